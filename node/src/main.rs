@@ -1,0 +1,3 @@
+//! The `dft` command.
+
+fn main() {}

@@ -1,0 +1,503 @@
+//! The manifest (`NAME.dft`): what a dataset consists of, and which hash each piece must have.
+//!
+//! Two parts. [`Info`] says what the dataset is; the SHA-256 of its canonical bytes is the
+//! [`ManifestId`], so an id names exactly one content for all time. [`Hints`] say where to ask;
+//! they are outside of the id and may change. Both are written as canonical CBOR (RFC 8949
+//! §4.2.1; the schema is in docs/PROTOCOL.md), and only bytes that re-encode to themselves are
+//! accepted. A [`Manifest`] that exists is valid: names are safe, counts agree, sizes are bounded.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use thiserror::Error;
+
+use crate::geometry::{Geometry, PieceIndex, PieceSize, PieceSizeError};
+use crate::id::{DIGEST_LEN, ManifestId, PeerId, PieceHash};
+use crate::layout::Layout;
+use crate::path::{Name, PathError, SafePath, SymlinkTarget};
+
+/// Largest manifest file, in bytes.
+pub const MANIFEST_LEN_MAX: usize = 64 * 1024 * 1024;
+/// Most entries (files, directories, symlinks) of one dataset.
+pub const ENTRY_COUNT_MAX: usize = 1_000_000;
+/// Largest file, in bytes: sums of sizes cannot overflow.
+pub const FILE_SIZE_MAX: u64 = 1 << 60;
+/// Most seeders that a manifest names.
+pub const SEEDER_COUNT_MAX: usize = 32;
+/// Most trackers that a manifest names.
+pub const TRACKER_COUNT_MAX: usize = 16;
+/// Longest address of a tracker, in bytes.
+pub const TRACKER_LEN_MAX: usize = 255;
+/// The version that is written and accepted.
+pub const MANIFEST_VERSION: u8 = 1;
+/// The permission bits that a dataset may carry: never setuid, setgid or sticky.
+pub const MODE_MASK: u16 = 0o777;
+
+/// Why bytes are no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ManifestError {
+    /// More than [`MANIFEST_LEN_MAX`] bytes.
+    #[error("it is larger than {} MiB", MANIFEST_LEN_MAX >> 20)]
+    TooLarge,
+    /// Not CBOR, or not of the schema.
+    #[error("it does not follow the manifest schema: {0}")]
+    Malformed(String),
+    /// It reads well, but would be written with other bytes.
+    #[error("it is not in canonical form")]
+    NotCanonical,
+    /// A version that this program does not know.
+    #[error("it has format version {0}, this program reads version {MANIFEST_VERSION}")]
+    Version(u64),
+    /// The piece size is not valid.
+    #[error(transparent)]
+    PieceSize(#[from] PieceSizeError),
+    /// A path is not safe.
+    #[error("the path «{path}» is not safe: {error}")]
+    Path {
+        /// The path, printable.
+        path: String,
+        /// What is wrong with it.
+        error: PathError,
+    },
+    /// A symbolic link points outside of the dataset.
+    #[error("the symbolic link «{0}» points outside of the dataset")]
+    Symlink(String),
+    /// No entry, the root is missing, or the root is a symbolic link.
+    #[error("the first entry is not the root file or directory")]
+    Root,
+    /// Entries are not in strictly ascending order of their paths.
+    #[error("the entry «{0}» is out of order or appears twice")]
+    Order(String),
+    /// An entry lies in something that is not a directory of the manifest.
+    #[error("the entry «{0}» lies in no directory of the manifest")]
+    Parent(String),
+    /// A file is larger than [`FILE_SIZE_MAX`], a mode has bits outside of [`MODE_MASK`], or
+    /// nanoseconds reach a second.
+    #[error("the entry «{0}» has a size, mode or time that is not allowed")]
+    Attributes(String),
+    /// More than [`ENTRY_COUNT_MAX`] entries.
+    #[error("it has more than {ENTRY_COUNT_MAX} entries")]
+    TooManyEntries,
+    /// More pieces than [`crate::geometry::PIECE_COUNT_MAX`].
+    #[error("it has more than {} pieces", crate::geometry::PIECE_COUNT_MAX)]
+    TooManyPieces,
+    /// Packs do not hold each small file exactly once, or one is larger than a piece.
+    #[error("its packs do not match its small files")]
+    PacksDontFit,
+    /// The number of hashes is not the number of pieces.
+    #[error("it has {hashes} piece hashes for {pieces} pieces")]
+    HashCount {
+        /// How many hashes there are.
+        hashes: usize,
+        /// How many pieces there are.
+        pieces: usize,
+    },
+    /// Too many hints, or a malformed one.
+    #[error("its hints are not valid: {0}")]
+    Hints(&'static str),
+}
+
+/// A modification time: seconds since 1970, and nanoseconds below one second.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Mtime {
+    /// Seconds since 1970-01-01 00:00 UTC; negative before.
+    pub seconds: i64,
+    /// Nanoseconds, less than 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// One file, directory or symbolic link of a dataset.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// A regular file.
+    File {
+        /// Where it lies.
+        path: SafePath,
+        /// Its length in bytes.
+        size: u64,
+        /// Its permission bits, within [`MODE_MASK`].
+        mode: u16,
+        /// When it was changed last.
+        mtime: Mtime,
+    },
+    /// A directory.
+    Directory {
+        /// Where it lies.
+        path: SafePath,
+        /// Its permission bits, within [`MODE_MASK`].
+        mode: u16,
+        /// When it was changed last.
+        mtime: Mtime,
+    },
+    /// A symbolic link that stays inside the dataset.
+    Symlink {
+        /// Where it lies.
+        path: SafePath,
+        /// What it points to.
+        target: SymlinkTarget,
+    },
+}
+
+impl Entry {
+    /// Where it lies, relative to the root of the dataset.
+    pub const fn path(&self) -> &SafePath {
+        match self {
+            Entry::File { path, .. } | Entry::Directory { path, .. } | Entry::Symlink { path, .. } => path,
+        }
+    }
+
+    /// The bytes of content: 0 for all but files.
+    pub const fn size(&self) -> u64 {
+        match self {
+            Entry::File { size, .. } => *size,
+            Entry::Directory { .. } | Entry::Symlink { .. } => 0,
+        }
+    }
+}
+
+/// What a dataset is. The SHA-256 of its canonical bytes is the manifest's id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// The file or directory that a fetch creates.
+    pub name: Name,
+    /// The size of a full piece.
+    pub piece_size: PieceSize,
+    /// The root first (a file or a directory, with the empty path), then all that it holds in
+    /// strictly ascending order of the paths.
+    pub entries: Vec<Entry>,
+    /// How many small files each pack holds (see [`crate::layout`]).
+    pub packs: Vec<u32>,
+    /// The hash of each piece, in the order of the layout.
+    pub hashes: Vec<PieceHash>,
+}
+
+/// An address where a peer takes links.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerAddr {
+    /// Who is expected there, where that is known.
+    pub peer: Option<PeerId>,
+    /// IP address and TCP port.
+    pub addr: SocketAddr,
+}
+
+/// Where to ask for a dataset. Not part of the id: whoever passes a manifest on may change them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hints {
+    /// Peers that are likely to have the data.
+    pub seeders: Vec<PeerAddr>,
+    /// Multiaddresses of trackers, as text.
+    pub trackers: Vec<String>,
+}
+
+/// A valid manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    id: ManifestId,
+    info: Info,
+    hints: Hints,
+    layout: Layout,
+}
+
+impl Manifest {
+    /// The manifest with this content, where it is valid.
+    pub fn new(info: Info, hints: Hints) -> Result<Self, ManifestError> {
+        check_entries(&info.entries)?;
+        check_hints(&hints)?;
+        let layout = Layout::new(&info.entries, info.piece_size, &info.packs)?;
+        let pieces = layout.geometry().piece_count();
+        if info.hashes.len() != pieces {
+            return Err(ManifestError::HashCount { hashes: info.hashes.len(), pieces });
+        }
+        let id = ManifestId::of_info(&to_cbor(&InfoCbor::from(&info)));
+        let manifest = Self { id, info, hints, layout };
+        if manifest.encode().len() > MANIFEST_LEN_MAX {
+            return Err(ManifestError::TooLarge);
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest that these bytes hold. Only the canonical form is accepted.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MANIFEST_LEN_MAX {
+            return Err(ManifestError::TooLarge);
+        }
+        let file: FileCbor =
+            serde_cbor::from_slice(bytes).map_err(|error| ManifestError::Malformed(error.to_string()))?;
+        if file.dft != u64::from(MANIFEST_VERSION) {
+            return Err(ManifestError::Version(file.dft));
+        }
+        let manifest = Self::new(file.info.try_into()?, file.hints.try_into()?)?;
+        if manifest.encode() != bytes {
+            return Err(ManifestError::NotCanonical);
+        }
+        Ok(manifest)
+    }
+
+    /// The canonical bytes: what is written to `NAME.dft`.
+    pub fn encode(&self) -> Vec<u8> {
+        to_cbor(&FileCbor {
+            dft: u64::from(MANIFEST_VERSION),
+            info: InfoCbor::from(&self.info),
+            hints: HintsCbor::from(&self.hints),
+        })
+    }
+
+    /// The SHA-256 of the canonical `info`.
+    pub const fn id(&self) -> ManifestId {
+        self.id
+    }
+
+    /// What the dataset is.
+    pub const fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Where to ask.
+    pub const fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// The same dataset with other hints.
+    pub fn with_hints(self, hints: Hints) -> Result<Self, ManifestError> {
+        check_hints(&hints)?;
+        Ok(Self { hints, ..self })
+    }
+
+    /// Where the bytes of each piece lie.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Number and lengths of the pieces.
+    pub const fn geometry(&self) -> &Geometry {
+        self.layout.geometry()
+    }
+
+    /// What `piece` must hash to.
+    pub fn hash(&self, piece: PieceIndex) -> PieceHash {
+        self.info.hashes[piece.index()]
+    }
+
+    /// All bytes of all files.
+    pub const fn total_bytes(&self) -> u64 {
+        self.layout.geometry().total_bytes()
+    }
+}
+
+fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
+    if entries.len() > ENTRY_COUNT_MAX {
+        return Err(ManifestError::TooManyEntries);
+    }
+    match entries.first() {
+        Some(Entry::File { path, .. } | Entry::Directory { path, .. }) if path.is_root() => {}
+        _ => return Err(ManifestError::Root),
+    }
+    // The directories from the root down to the entry before: in sorted order, an entry's parent
+    // is one of them.
+    let mut open: Vec<&SafePath> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let path = entry.path();
+        if index > 0 {
+            if *path <= *entries[index - 1].path() {
+                return Err(ManifestError::Order(path.to_string()));
+            }
+            let parent = path.parent().ok_or_else(|| ManifestError::Order(path.to_string()))?;
+            while open.last().is_some_and(|directory| **directory != parent) {
+                open.pop();
+            }
+            if open.is_empty() {
+                return Err(ManifestError::Parent(path.to_string()));
+            }
+        }
+        let (size, mode, mtime) = match entry {
+            Entry::File { size, mode, mtime, .. } => (*size, *mode, *mtime),
+            Entry::Directory { mode, mtime, .. } => {
+                open.push(path);
+                (0, *mode, *mtime)
+            }
+            Entry::Symlink { target, .. } => {
+                // The target was checked against some link; here it is checked against this one.
+                SymlinkTarget::new(path, target.as_bytes())
+                    .ok_or_else(|| ManifestError::Symlink(path.to_string()))?;
+                continue;
+            }
+        };
+        if size > FILE_SIZE_MAX || mode & !MODE_MASK != 0 || mtime.nanoseconds >= 1_000_000_000 {
+            return Err(ManifestError::Attributes(path.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn check_hints(hints: &Hints) -> Result<(), ManifestError> {
+    if hints.seeders.len() > SEEDER_COUNT_MAX {
+        return Err(ManifestError::Hints("too many seeders"));
+    }
+    if hints.trackers.len() > TRACKER_COUNT_MAX {
+        return Err(ManifestError::Hints("too many trackers"));
+    }
+    let printable =
+        |text: &String| text.len() <= TRACKER_LEN_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !hints.trackers.iter().all(printable) {
+        return Err(ManifestError::Hints("a tracker's address is too long or not printable"));
+    }
+    Ok(())
+}
+
+/// Encodes a value of our own types: nothing in them can fail to encode.
+fn to_cbor(value: &impl Serialize) -> Vec<u8> {
+    serde_cbor::to_vec(value).expect("a value of our own types always encodes to CBOR")
+}
+
+// The shapes as they are written. Fields stand in canonical order: by the length of their
+// encoded key, then bytewise. Only `Manifest::new` turns them into something that is used.
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCbor {
+    dft: u64,
+    info: InfoCbor,
+    hints: HintsCbor,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InfoCbor {
+    name: ByteBuf,
+    packs: Vec<u32>,
+    hashes: ByteBuf,
+    entries: Vec<EntryCbor>,
+    piece_size: u64,
+}
+
+/// Kind (0 file, 1 directory, 2 symlink), path, then what the kind has; what it lacks is left out.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum EntryCbor {
+    File(u8, ByteBuf, u64, u16, i64, u32),
+    Directory(u8, ByteBuf, u16, i64, u32),
+    Symlink(u8, ByteBuf, ByteBuf),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HintsCbor {
+    seeders: Vec<(Option<ByteBuf>, String)>,
+    trackers: Vec<String>,
+}
+
+const KIND_FILE: u8 = 0;
+const KIND_DIRECTORY: u8 = 1;
+const KIND_SYMLINK: u8 = 2;
+
+impl From<&Info> for InfoCbor {
+    fn from(info: &Info) -> Self {
+        let bytes = |bytes: &[u8]| ByteBuf::from(bytes);
+        let entry = |entry: &Entry| match entry {
+            Entry::File { path, size, mode, mtime } => EntryCbor::File(
+                KIND_FILE,
+                bytes(path.as_bytes()),
+                *size,
+                *mode,
+                mtime.seconds,
+                mtime.nanoseconds,
+            ),
+            Entry::Directory { path, mode, mtime } => EntryCbor::Directory(
+                KIND_DIRECTORY,
+                bytes(path.as_bytes()),
+                *mode,
+                mtime.seconds,
+                mtime.nanoseconds,
+            ),
+            Entry::Symlink { path, target } => {
+                EntryCbor::Symlink(KIND_SYMLINK, bytes(path.as_bytes()), bytes(target.as_bytes()))
+            }
+        };
+        Self {
+            name: bytes(info.name.as_bytes()),
+            packs: info.packs.clone(),
+            hashes: ByteBuf::from(info.hashes.iter().flat_map(|hash| *hash.as_bytes()).collect::<Vec<u8>>()),
+            entries: info.entries.iter().map(entry).collect(),
+            piece_size: u64::from(info.piece_size.bytes()),
+        }
+    }
+}
+
+impl TryFrom<InfoCbor> for Info {
+    type Error = ManifestError;
+
+    fn try_from(info: InfoCbor) -> Result<Self, ManifestError> {
+        if info.entries.len() > ENTRY_COUNT_MAX {
+            return Err(ManifestError::TooManyEntries);
+        }
+        let (hashes, rest) = info.hashes.as_chunks::<DIGEST_LEN>();
+        if !rest.is_empty() {
+            return Err(ManifestError::Malformed("the hashes are not a multiple of 32 bytes".into()));
+        }
+        Ok(Self {
+            name: Name::new(info.name.into_vec())
+                .map_err(|error| ManifestError::Path { path: "name".into(), error })?,
+            piece_size: PieceSize::new(info.piece_size)?,
+            entries: info.entries.into_iter().map(Entry::try_from).collect::<Result<_, _>>()?,
+            packs: info.packs,
+            hashes: hashes.iter().map(|hash| PieceHash::from_bytes(*hash)).collect(),
+        })
+    }
+}
+
+impl TryFrom<EntryCbor> for Entry {
+    type Error = ManifestError;
+
+    fn try_from(entry: EntryCbor) -> Result<Self, ManifestError> {
+        let safe = |path: ByteBuf| {
+            let path = path.into_vec();
+            SafePath::new(path.clone())
+                .map_err(|error| ManifestError::Path { path: path.escape_ascii().to_string(), error })
+        };
+        match entry {
+            EntryCbor::File(KIND_FILE, path, size, mode, seconds, nanoseconds) => {
+                Ok(Entry::File { path: safe(path)?, size, mode, mtime: Mtime { seconds, nanoseconds } })
+            }
+            EntryCbor::Directory(KIND_DIRECTORY, path, mode, seconds, nanoseconds) => {
+                Ok(Entry::Directory { path: safe(path)?, mode, mtime: Mtime { seconds, nanoseconds } })
+            }
+            EntryCbor::Symlink(KIND_SYMLINK, path, target) => {
+                let path = safe(path)?;
+                let target = SymlinkTarget::new(&path, target.into_vec())
+                    .ok_or_else(|| ManifestError::Symlink(path.to_string()))?;
+                Ok(Entry::Symlink { path, target })
+            }
+            _ => Err(ManifestError::Malformed("an entry is of no known kind".into())),
+        }
+    }
+}
+
+impl From<&Hints> for HintsCbor {
+    fn from(hints: &Hints) -> Self {
+        let seeder =
+            |hint: &PeerAddr| (hint.peer.map(|peer| ByteBuf::from(peer.as_bytes())), hint.addr.to_string());
+        Self { seeders: hints.seeders.iter().map(seeder).collect(), trackers: hints.trackers.clone() }
+    }
+}
+
+impl TryFrom<HintsCbor> for Hints {
+    type Error = ManifestError;
+
+    fn try_from(hints: HintsCbor) -> Result<Self, ManifestError> {
+        let seeder = |(peer, addr): (Option<ByteBuf>, String)| {
+            let peer = match peer {
+                None => None,
+                Some(bytes) => Some(
+                    PeerId::from_bytes(&bytes).ok_or(ManifestError::Hints("a seeder's id is too long"))?,
+                ),
+            };
+            let addr = addr.parse().map_err(|_| ManifestError::Hints("a seeder's address is not IP:PORT"))?;
+            Ok(PeerAddr { peer, addr })
+        };
+        Ok(Self {
+            seeders: hints.seeders.into_iter().map(seeder).collect::<Result<_, ManifestError>>()?,
+            trackers: hints.trackers,
+        })
+    }
+}
