@@ -14,5 +14,8 @@ pub mod id;
 pub mod layout;
 pub mod manifest;
 pub mod path;
+pub mod picker;
 pub mod piece_set;
+pub mod swarm;
 pub mod time;
+pub mod wire;

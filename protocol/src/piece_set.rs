@@ -73,6 +73,12 @@ impl PieceSet {
         self.bits.iter_ones().map(PieceIndex::new_unchecked)
     }
 
+    /// The first piece of the set at or behind piece number `start`.
+    pub fn first_from(&self, start: usize) -> Option<PieceIndex> {
+        let tail = self.bits.get(start..)?;
+        tail.first_one().map(|offset| PieceIndex::new_unchecked(start + offset))
+    }
+
     /// The pieces in both sets, starting at the word that holds piece number `start` and going
     /// around once: a cheap way to begin at a random place.
     pub fn iter_common_from<'a>(

@@ -1,0 +1,509 @@
+//! The swarm: one state machine per manifest and node, which decides whom to dial, which piece to
+//! ask of whom, and which request to serve next.
+//!
+//! # Calling contract
+//!
+//! ```text
+//! swarm.handle(event, now);                                // one input …
+//! while let Some(command) = swarm.poll_command() { … }     // … then drain all output
+//! swarm.poll_timeout()                                     // when to call handle_timeout
+//! ```
+//!
+//! [`Swarm::handle`] returns nothing: a peer that misbehaves becomes a [`Command::Disconnect`].
+//! Payload never enters: the driver stores it and says what arrived. The same events at the same
+//! times, with the same seed, give the same commands.
+//!
+//! # Where to read on
+//!
+//! [`picker`](crate::picker): which piece next. `download`: how many requests to whom, and what
+//! happens when they are late. `upload`: whose request is served next. `inject`: distinct pieces
+//! first from a seeder. `announce`: who is told what. `book`: whom to dial.
+//!
+//! # Invariants
+//!
+//! - Each piece is in exactly one [`PieceState`]; `set_piece` is the only place that changes it.
+//! - `picker` holds as open exactly the pieces that are `Missing` and wanted.
+//! - A piece is announced and served only when `Verified` or `Durable`.
+//! - A request waits in one `Link::requested` (two for a late piece), and dies with its link.
+
+mod announce;
+mod book;
+mod download;
+mod event;
+mod inject;
+mod link;
+mod upload;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::SeedableRng;
+use rand_xoshiro::Xoshiro256StarStar;
+
+pub use self::event::{Command, DisconnectReason, Event, LinkId, Notification, Violation};
+
+use self::book::AddressBook;
+use self::download::Latencies;
+use self::inject::Injector;
+use self::link::Link;
+use crate::geometry::{Geometry, PieceIndex};
+use crate::id::PeerId;
+use crate::manifest::PeerAddr;
+use crate::picker::Picker;
+use crate::piece_set::PieceSet;
+use crate::time::{Duration, Instant};
+use crate::wire::{Hello, Message, Site};
+
+/// Most links of one swarm: with more, announcements cost more than they help.
+pub const LINKS_MAX: usize = 80;
+/// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it.
+pub const LINKS_DIALLED_MAX: usize = 40;
+/// Most requests of one peer that wait at another. The asking end stays at half of it, so that
+/// answers which cross with requests never make an honest peer look like a flood.
+pub const REQUESTS_PER_LINK_MAX: usize = 256;
+/// Most peers that are remembered as banned.
+const BANNED_MAX: usize = 4096;
+/// How often waiting requests and uploads are looked at while there are some.
+const TICK_BUSY: Duration = Duration::from_millis(25);
+/// How often links are looked at otherwise.
+const TICK_IDLE: Duration = Duration::from_secs(1);
+/// A link on which nothing was sent for so long gets a keep-alive.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(10);
+/// A link on which nothing was heard for so long is closed: three keep-alives were lost.
+const SILENCE_MAX: Duration = Duration::from_secs(35);
+/// How long a peer may take requests without any answer.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
+
+/// What a swarm is told at the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this node is.
+    pub local: PeerId,
+    /// Where this node runs.
+    pub site: Option<Site>,
+    /// Whether missing pieces are fetched; a seeder only serves.
+    pub download: bool,
+    /// Uploads that run at once. Few, so that each piece arrives soon and can be passed on.
+    pub upload_slots: usize,
+    /// What all random choices follow from.
+    pub seed: u64,
+}
+
+/// Where a piece is on its way; it is in exactly one of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PieceState {
+    /// Not here, and not asked for.
+    Missing,
+    /// Asked of one peer, or of two where the first is late.
+    Requested {
+        /// Who was asked first.
+        first: LinkId,
+        /// Who was asked as well.
+        second: Option<LinkId>,
+        /// When the latest request was made.
+        since: Instant,
+    },
+    /// All its bytes arrived and are being hashed.
+    Received {
+        /// The link that carried it.
+        from: LinkId,
+    },
+    /// Its hash is right; it is served.
+    Verified,
+    /// It is on disk for good.
+    Durable,
+}
+
+/// Counters for whoever watches. All in bytes of pieces, without any headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Verified bytes that came from peers which were complete from the start.
+    pub from_seeders: u64,
+    /// Verified bytes that came from other peers.
+    pub from_peers: u64,
+    /// Bytes that arrived and were of no use: duplicates, and corrupt pieces.
+    pub wasted: u64,
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// Open links.
+    pub links: usize,
+    /// Open links to peers that have every piece.
+    pub complete_links: usize,
+}
+
+/// The state machine. See the module's documentation for how to drive it.
+#[derive(Debug)]
+pub struct Swarm {
+    config: Config,
+    geometry: Geometry,
+    rng: Xoshiro256StarStar,
+    pieces: Vec<PieceState>,
+    picker: Picker,
+    /// Verified and durable pieces.
+    have: PieceSet,
+    /// Pieces in state `Requested`.
+    requested: BTreeSet<PieceIndex>,
+    links: BTreeMap<LinkId, Link>,
+    peers: BTreeMap<PeerId, LinkId>,
+    banned: BTreeSet<PeerId>,
+    book: AddressBook,
+    injector: Option<Injector>,
+    latencies: Latencies,
+    turn: u64,
+    next_tick: Option<Instant>,
+    stats: Stats,
+    commands: VecDeque<Command>,
+}
+
+impl Swarm {
+    // ---- the life of a swarm ----
+
+    /// A swarm of a node that has the pieces in `have`, durably.
+    pub fn new(config: Config, geometry: Geometry, have: PieceSet) -> Self {
+        assert_eq!(have.capacity(), geometry.piece_count(), "the pieces that are here are of this manifest");
+        let mut open = PieceSet::empty(geometry.piece_count());
+        let mut pieces = vec![PieceState::Missing; geometry.piece_count()];
+        for piece in geometry.pieces() {
+            if have.contains(piece) {
+                pieces[piece.index()] = PieceState::Durable;
+            } else if config.download {
+                open.insert(piece);
+            }
+        }
+        let injector = have.is_full().then(|| Injector::new(have.clone()));
+        Self {
+            rng: Xoshiro256StarStar::seed_from_u64(config.seed),
+            config,
+            pieces,
+            picker: Picker::new(open),
+            have,
+            requested: BTreeSet::new(),
+            links: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            book: AddressBook::default(),
+            injector,
+            latencies: Latencies::default(),
+            turn: 0,
+            next_tick: None,
+            stats: Stats::default(),
+            commands: VecDeque::new(),
+            geometry,
+        }
+    }
+
+    // ---- handle_*: inputs ----
+
+    /// Takes one event in. Drain [`Swarm::poll_command`] afterwards.
+    pub fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::PeersFound(found) => self.handle_peers_found(found, now),
+            Event::DialFailed { addr, hopeless } => {
+                self.book.failed(addr, hopeless, now, &mut self.rng);
+                self.dial(now);
+            }
+            Event::LinkUp { link, peer, remote, dialled, hello } => {
+                self.handle_link_up(link, peer, remote, dialled, &hello, now);
+            }
+            Event::LinkDown { link } => self.drop_link(link, Duration::ZERO, now),
+            Event::Message { link, message } => self.handle_message(link, message, now),
+            Event::DataArriving { link } => self.handle_data_arriving(link, now),
+            Event::PieceReceived { link, piece } => self.handle_piece_received(link, piece, now),
+            Event::PieceDiscarded { link, piece } => self.handle_piece_discarded(link, piece, now),
+            Event::PieceChecked { link, piece, valid } => self.handle_piece_checked(link, piece, valid, now),
+            Event::PiecesDurable(pieces) => self.handle_pieces_durable(&pieces),
+            Event::PiecesLost(pieces) => self.handle_pieces_lost(&pieces, now),
+            Event::PieceSent { link, piece } => self.handle_piece_sent(link, piece, now),
+            Event::PieceUnreadable { link, piece } => self.handle_piece_unreadable(link, piece, now),
+            Event::Misbehaved { link, violation } => self.punish(link, violation, now),
+        }
+        self.plan_tick(now);
+    }
+
+    /// To be called at, or some time after, the instant of [`Swarm::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.flush_announcements(now);
+        if self.next_tick.is_some_and(|at| at <= now) {
+            self.next_tick = None;
+            self.tick_links(now);
+            self.dial(now);
+            self.request_from_all(now);
+            self.serve(now);
+        }
+        self.plan_tick(now);
+    }
+
+    // ---- poll_*: outputs ----
+
+    /// The next thing to do; `None` when nothing is left.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When to call [`Swarm::handle_timeout`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let announce = self.links.values().filter_map(|link| link.announce_at).min();
+        self.next_tick.into_iter().chain(announce).min()
+    }
+
+    // ---- what is known ----
+
+    /// The pieces that are verified or durable.
+    pub const fn have(&self) -> &PieceSet {
+        &self.have
+    }
+
+    /// Number and lengths of the pieces.
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The state of one piece.
+    pub fn piece_state(&self, piece: PieceIndex) -> PieceState {
+        self.pieces[piece.index()]
+    }
+
+    /// Counters, as of this moment.
+    pub fn stats(&self) -> Stats {
+        let complete_links = self.links.values().filter(|link| link.complete()).count();
+        Stats { links: self.links.len(), complete_links, ..self.stats }
+    }
+
+    /// Whether some linked peer lacks a piece that is here.
+    pub fn is_needed(&self) -> bool {
+        self.links
+            .values()
+            .any(|link| !link.complete() && link.have.count_common(&self.have) < self.have.count())
+    }
+
+    // ---- links ----
+
+    fn handle_peers_found(&mut self, found: Vec<PeerAddr>, now: Instant) {
+        for peer in found {
+            if peer.peer != Some(self.config.local) {
+                self.book.add(peer, now);
+            }
+        }
+        self.dial(now);
+    }
+
+    /// Whether this node looks for others. A complete one waits to be found.
+    fn dials(&self) -> bool {
+        self.config.download && !self.have.is_full()
+    }
+
+    fn dial(&mut self, now: Instant) {
+        if !self.dials() {
+            return;
+        }
+        let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        let skip: BTreeSet<PeerId> = self.peers.keys().chain(&self.banned).copied().collect();
+        let linked = self.links.values().filter_map(|link| link.listens_at).collect();
+        for addr in self.book.dial(wanted, &skip, &linked, now, &mut self.rng) {
+            self.commands.push_back(Command::Connect(addr));
+        }
+    }
+
+    fn handle_link_up(
+        &mut self,
+        id: LinkId,
+        peer: PeerId,
+        remote: std::net::SocketAddr,
+        dialled: bool,
+        hello: &Hello,
+        now: Instant,
+    ) {
+        if dialled {
+            self.book.succeeded(remote, peer);
+        }
+        if let Some(reason) = self.reason_to_refuse(peer, dialled) {
+            let hopeless = matches!(reason, DisconnectReason::Oneself | DisconnectReason::Violation(_));
+            let wait = Duration::from_secs(if hopeless { 600 } else { 10 });
+            self.book.link_ended(remote, wait, now);
+            self.commands.push_back(Command::Disconnect { link: id, reason });
+            return;
+        }
+        if let Some(old) = self.peers.get(&peer).copied() {
+            self.close(old, DisconnectReason::Duplicate, Duration::ZERO, now);
+        }
+        let mut link = Link::new(peer, remote, dialled, hello, self.geometry.piece_count(), now);
+        link.same_site = self.config.site == hello.site;
+        link.window = 2 * u64::from(self.geometry.piece_len_max());
+        if let Some(addr) = link.listens_at {
+            self.book.add(PeerAddr { peer: Some(peer), addr }, now);
+        }
+        self.links.insert(id, link);
+        self.peers.insert(peer, id);
+        self.introduce(id, now);
+        self.announce_at_link_up(id, now);
+    }
+
+    /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link
+    /// that the lower identity dialled.
+    fn reason_to_refuse(&self, peer: PeerId, dialled: bool) -> Option<DisconnectReason> {
+        if peer == self.config.local {
+            return Some(DisconnectReason::Oneself);
+        }
+        if self.banned.contains(&peer) {
+            return Some(DisconnectReason::Violation(Violation::Corrupt));
+        }
+        if let Some(old) = self.peers.get(&peer).and_then(|id| self.links.get(id)) {
+            let dialler_of_new = if dialled { self.config.local } else { peer };
+            let keeps_old = old.dialled != dialled && dialler_of_new > peer.min(self.config.local);
+            return keeps_old.then_some(DisconnectReason::Duplicate);
+        }
+        (self.links.len() >= LINKS_MAX).then_some(DisconnectReason::Full)
+    }
+
+    /// Tells a new peer of others, and each other node later of it: by the tracker, or when they
+    /// link up themselves. One direction is enough, and saves that both dial.
+    fn introduce(&mut self, newcomer: LinkId, now: Instant) {
+        let others = self.links.iter().filter(|(id, _)| **id != newcomer);
+        let mut peers: Vec<PeerAddr> = others
+            .filter_map(|(_, link)| Some(PeerAddr { peer: Some(link.peer), addr: link.listens_at? }))
+            .collect();
+        if peers.len() > crate::wire::PEERS_LEN_MAX {
+            use rand::seq::SliceRandom;
+            peers.shuffle(&mut self.rng);
+            peers.truncate(crate::wire::PEERS_LEN_MAX);
+        }
+        if !peers.is_empty() {
+            self.send(newcomer, Message::Peers(peers), now);
+        }
+    }
+
+    /// Closes a link from this end, and forgets it.
+    fn close(&mut self, id: LinkId, reason: DisconnectReason, wait: Duration, now: Instant) {
+        self.commands.push_back(Command::Disconnect { link: id, reason });
+        self.drop_link(id, wait, now);
+    }
+
+    /// Forgets a link: its requests are open again, what only it had is rare again.
+    fn drop_link(&mut self, id: LinkId, wait: Duration, now: Instant) {
+        let Some(link) = self.links.remove(&id) else {
+            return;
+        };
+        if self.peers.get(&link.peer) == Some(&id) {
+            self.peers.remove(&link.peer);
+        }
+        for piece in link.have.iter() {
+            self.picker.subtract(piece);
+        }
+        for piece in link.requested.keys().copied() {
+            self.release(piece, id);
+        }
+        self.take_back_offers(&link);
+        if let Some(addr) = link.listens_at {
+            self.book.link_ended(addr, wait.max(Duration::from_millis(250)), now);
+        }
+        self.request_from_all(now);
+        self.serve(now);
+    }
+
+    /// Ends the link to a peer that broke the rules, and does not talk to it again.
+    fn punish(&mut self, id: LinkId, violation: Violation, now: Instant) {
+        let Some(link) = self.links.get(&id) else {
+            return;
+        };
+        let (peer, remote) = (link.peer, link.remote);
+        // A peer that just does not answer may be stopped or overloaded: it may come back later.
+        let wait = if violation == Violation::Unresponsive {
+            Duration::from_secs(60)
+        } else {
+            if self.banned.len() < BANNED_MAX {
+                self.banned.insert(peer);
+            }
+            Duration::from_secs(600)
+        };
+        self.commands.push_back(Command::Notify(Notification::Banned { peer, remote, violation }));
+        self.close(id, DisconnectReason::Violation(violation), wait, now);
+    }
+
+    fn handle_message(&mut self, id: LinkId, message: Message, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.heard_at = now;
+        match message {
+            Message::Bitfield(set) => self.handle_bitfield(id, set, now),
+            Message::Have(list) => self.handle_have(id, list.pieces(), now),
+            Message::Lost(list) => self.handle_lost(id, list.pieces(), now),
+            Message::Request(list) => self.handle_request(id, list.pieces(), now),
+            Message::Cancel(list) => self.handle_cancel(id, list.pieces(), now),
+            Message::Reject(piece, reason) => self.handle_reject(id, piece, reason, now),
+            Message::Corrupt(piece) => self.handle_corrupt_report(piece),
+            Message::Peers(peers) => self.handle_peers_found(peers, now),
+            Message::KeepAlive => {}
+            Message::Data { .. } => unreachable!("data is reported by events of its own"),
+        }
+    }
+
+    fn send(&mut self, id: LinkId, message: Message, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.sent_at = now;
+            self.commands.push_back(Command::Send { link: id, message });
+        }
+    }
+
+    // ---- pieces ----
+
+    /// The one place where a piece changes its state.
+    fn set_piece(&mut self, piece: PieceIndex, state: PieceState) {
+        let old = std::mem::replace(&mut self.pieces[piece.index()], state);
+        match old {
+            PieceState::Missing => self.picker.close_piece(piece),
+            PieceState::Requested { .. } => {
+                self.requested.remove(&piece);
+            }
+            PieceState::Received { .. } | PieceState::Verified | PieceState::Durable => {}
+        }
+        match state {
+            PieceState::Missing => {
+                self.have.remove(piece);
+                if self.config.download {
+                    self.picker.open_piece(piece);
+                }
+            }
+            PieceState::Requested { .. } => {
+                self.requested.insert(piece);
+            }
+            PieceState::Received { .. } => {}
+            PieceState::Verified | PieceState::Durable => {
+                self.have.insert(piece);
+            }
+        }
+    }
+
+    fn piece_bytes(&self, piece: PieceIndex) -> u64 {
+        u64::from(self.geometry.piece_len(piece))
+    }
+
+    // ---- time ----
+
+    fn plan_tick(&mut self, now: Instant) {
+        let busy = !self.requested.is_empty() || self.links.values().any(|link| !link.queue.is_empty());
+        let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
+        if self.dials()
+            && let Some(due) = self.book.next_due()
+        {
+            at = at.min(due.max(now + TICK_BUSY));
+        }
+        self.next_tick = Some(self.next_tick.map_or(at, |planned| planned.min(at)));
+    }
+
+    /// Keeps links alive, and closes those that are dead or do not answer.
+    fn tick_links(&mut self, now: Instant) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            let Some(link) = self.links.get(&id) else {
+                continue;
+            };
+            if now.since(link.heard_at) >= SILENCE_MAX {
+                self.close(id, DisconnectReason::Silent, Duration::from_secs(1), now);
+            } else if link.unanswered_for(now) >= UNRESPONSIVE_AFTER {
+                self.punish(id, Violation::Unresponsive, now);
+            } else if now.since(link.sent_at) >= KEEP_ALIVE_AFTER {
+                self.send(id, Message::KeepAlive, now);
+            }
+        }
+    }
+}

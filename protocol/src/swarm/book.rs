@@ -1,0 +1,187 @@
+//! The address book: where peers may be found, and when to dial which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_xoshiro::Xoshiro256StarStar;
+
+use crate::id::PeerId;
+use crate::manifest::PeerAddr;
+use crate::time::{Duration, Instant};
+
+/// Most addresses that are remembered: anybody can make up addresses.
+const ADDRESSES_MAX: usize = 2048;
+/// Most dials under way at once.
+const DIALS_MAX: usize = 16;
+/// The wait after the first failed dial; it doubles with each further one.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// The longest wait between two dials of an address.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The wait before an address is dialled again where that looks pointless.
+const RETRY_HOPELESS: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+struct Contact {
+    peer: Option<PeerId>,
+    dialling: bool,
+    failures: u32,
+    retry_at: Instant,
+}
+
+/// Known addresses and how dialling them went.
+#[derive(Debug, Default)]
+pub(super) struct AddressBook {
+    contacts: BTreeMap<SocketAddr, Contact>,
+    dialling: usize,
+}
+
+impl AddressBook {
+    /// Remembers an address; where the book is full, in the place of one that failed.
+    pub(super) fn add(&mut self, found: PeerAddr, now: Instant) {
+        if found.addr.port() == 0 || found.addr.ip().is_unspecified() || found.addr.ip().is_multicast() {
+            return;
+        }
+        if let Some(contact) = self.contacts.get_mut(&found.addr) {
+            contact.peer = found.peer.or(contact.peer);
+            return;
+        }
+        if self.contacts.len() >= ADDRESSES_MAX {
+            let worst = self.contacts.iter().filter(|(_, contact)| !contact.dialling && contact.failures > 0);
+            let Some(worst) = worst.max_by_key(|(_, contact)| contact.failures).map(|(addr, _)| *addr) else {
+                return;
+            };
+            self.contacts.remove(&worst);
+        }
+        let contact = Contact { peer: found.peer, dialling: false, failures: 0, retry_at: now };
+        self.contacts.insert(found.addr, contact);
+    }
+
+    /// Chooses addresses to dial: at random among those that are due, up to `wanted`.
+    pub(super) fn dial(
+        &mut self,
+        wanted: usize,
+        skip: &BTreeSet<PeerId>,
+        linked: &BTreeSet<SocketAddr>,
+        now: Instant,
+        rng: &mut Xoshiro256StarStar,
+    ) -> Vec<PeerAddr> {
+        let room = wanted.min(DIALS_MAX.saturating_sub(self.dialling));
+        if room == 0 {
+            return Vec::new();
+        }
+        let mut due: Vec<PeerAddr> = (self.contacts.iter())
+            .filter(|(addr, contact)| {
+                !contact.dialling
+                    && contact.retry_at <= now
+                    && !linked.contains(addr)
+                    && !contact.peer.is_some_and(|peer| skip.contains(&peer))
+            })
+            .map(|(addr, contact)| PeerAddr { peer: contact.peer, addr: *addr })
+            .collect();
+        due.shuffle(rng);
+        due.truncate(room);
+        for chosen in &due {
+            if let Some(contact) = self.contacts.get_mut(&chosen.addr) {
+                contact.dialling = true;
+                self.dialling += 1;
+            }
+        }
+        due
+    }
+
+    /// The earliest time at which an address is due that is not being dialled.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.contacts.values().filter(|contact| !contact.dialling).map(|contact| contact.retry_at).min()
+    }
+
+    /// A dial ended with a link to `peer`.
+    pub(super) fn succeeded(&mut self, addr: SocketAddr, peer: PeerId) {
+        self.ended(addr, |contact| {
+            contact.peer = Some(peer);
+            contact.failures = 0;
+        });
+    }
+
+    /// A dial came to nothing.
+    pub(super) fn failed(
+        &mut self,
+        addr: SocketAddr,
+        hopeless: bool,
+        now: Instant,
+        rng: &mut Xoshiro256StarStar,
+    ) {
+        let jitter = rng.random_range(0.75..1.25);
+        self.ended(addr, |contact| {
+            contact.failures = contact.failures.saturating_add(1);
+            let doubled = RETRY_MIN * 2u32.pow(contact.failures.saturating_sub(1).min(10));
+            let wait = if hopeless { RETRY_HOPELESS } else { doubled.min(RETRY_MAX) };
+            contact.retry_at = now + wait.mul_f64(jitter);
+        });
+    }
+
+    /// A link to `addr` ended: it is not dialled at once.
+    pub(super) fn link_ended(&mut self, addr: SocketAddr, wait: Duration, now: Instant) {
+        if let Some(contact) = self.contacts.get_mut(&addr) {
+            contact.retry_at = contact.retry_at.max(now + wait);
+        }
+    }
+
+    fn ended(&mut self, addr: SocketAddr, change: impl FnOnce(&mut Contact)) {
+        if let Some(contact) = self.contacts.get_mut(&addr)
+            && contact.dialling
+        {
+            contact.dialling = false;
+            self.dialling -= 1;
+            change(contact);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn at(port: u16) -> PeerAddr {
+        PeerAddr { peer: None, addr: SocketAddr::from(([10, 0, 0, 1], port)) }
+    }
+
+    #[test]
+    fn a_dead_address_is_dialled_less_and_less_often() {
+        let mut rng = Xoshiro256StarStar::seed_from_u64(1);
+        let mut book = AddressBook::default();
+        let (mut now, mut waits) = (Instant::START, Vec::new());
+        book.add(at(1), now);
+        for _ in 0..10 {
+            assert_eq!(book.dial(5, &BTreeSet::new(), &BTreeSet::new(), now, &mut rng), [at(1)]);
+            assert!(book.dial(5, &BTreeSet::new(), &BTreeSet::new(), now, &mut rng).is_empty());
+            book.failed(at(1).addr, false, now, &mut rng);
+            let due = book.next_due().unwrap();
+            waits.push(due.since(now));
+            now = due;
+        }
+        assert!(waits[0] < Duration::from_secs(1), "{waits:?}");
+        assert!(waits[9] >= RETRY_MAX.mul_f64(0.75) && waits[9] <= RETRY_MAX.mul_f64(1.25), "{waits:?}");
+    }
+
+    #[test]
+    fn made_up_addresses_fill_the_book_and_no_more() {
+        let mut book = AddressBook::default();
+        for port in 0..=u16::MAX {
+            book.add(at(port), Instant::START);
+        }
+        assert_eq!(book.contacts.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn only_so_many_dials_run_at_once() {
+        let mut rng = Xoshiro256StarStar::seed_from_u64(1);
+        let mut book = AddressBook::default();
+        (1..100).for_each(|port| book.add(at(port), Instant::START));
+        let dials = book.dial(100, &BTreeSet::new(), &BTreeSet::new(), Instant::START, &mut rng);
+        assert_eq!(dials.len(), DIALS_MAX);
+    }
+}

@@ -1,0 +1,319 @@
+//! What is asked of whom, and what happens to the answers.
+//!
+//! Each link has a window: the bytes that may be asked for and not yet here. It grows while
+//! pieces come quickly after they were asked for, and shrinks while they wait long in the peer's
+//! queue; so a link's pipe is full, and a peer that is slow or busy holds few of our requests.
+//!
+//! When no open piece is left for a link (the *end-game*), it may be asked for a piece that
+//! another peer is late with; whoever is second is cancelled.
+
+use super::{Command, LinkId, Notification, PieceState, Swarm, Violation};
+use crate::geometry::PieceIndex;
+use crate::swarm::link::Outstanding;
+use crate::time::{Duration, Instant};
+use crate::wire::{DATA_LEN_MAX, Message, PieceList, RejectReason};
+
+/// A piece that comes sooner than this after its request lets the window grow.
+const LATENCY_LOW: Duration = Duration::from_millis(50);
+/// A piece that comes later than this lets it shrink.
+const LATENCY_HIGH: Duration = Duration::from_millis(200);
+/// The largest window: a bandwidth-delay product of 10 Gbit/s and 13 ms.
+const WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// The smallest window, in pieces: one being sent, one that waits.
+const WINDOW_MIN_PIECES: u64 = 2;
+/// A piece is late after this time, whatever others took.
+const LATE_MIN: Duration = Duration::from_millis(100);
+/// A piece is late after this time where nothing is known of what others took.
+const LATE_UNKNOWN: Duration = Duration::from_secs(1);
+/// So many latest latencies make the 95th percentile.
+const LATENCIES_LEN: usize = 64;
+/// A peer that sent so many corrupt pieces is banned. One may be the fault of a disk or a
+/// memory; it is not asked for that piece again.
+const CORRUPT_MAX: u32 = 2;
+/// A peer that so often rejects what it announced is banned.
+const LIES_MAX: u32 = 16;
+
+/// The latest times from a request to its piece.
+#[derive(Debug, Default)]
+pub(super) struct Latencies {
+    ring: Vec<Duration>,
+    next: usize,
+}
+
+impl Latencies {
+    fn add(&mut self, latency: Duration) {
+        if self.ring.len() < LATENCIES_LEN {
+            self.ring.push(latency);
+        } else {
+            self.ring[self.next] = latency;
+        }
+        self.next = (self.next + 1) % LATENCIES_LEN;
+    }
+
+    /// The time after which a piece is late: the 95th percentile of the latest.
+    fn late_after(&self) -> Duration {
+        if self.ring.len() < LATENCIES_LEN / 8 {
+            return LATE_UNKNOWN;
+        }
+        let mut sorted = self.ring.clone();
+        sorted.sort_unstable();
+        sorted[sorted.len() * 95 / 100].max(LATE_MIN)
+    }
+}
+
+impl Swarm {
+    // ---- asking ----
+
+    pub(super) fn request_from_all(&mut self, now: Instant) {
+        if self.picker.open().is_empty() && self.requested.is_empty() {
+            return;
+        }
+        // Near ones first, then those whose queue is short.
+        let mut ids: Vec<(bool, u64, LinkId)> =
+            self.links.iter().map(|(id, link)| (!link.same_site, link.in_flight, *id)).collect();
+        ids.sort_unstable();
+        for (_, _, id) in ids {
+            self.request_from(id, now);
+        }
+    }
+
+    /// Fills the window of a link with requests.
+    pub(super) fn request_from(&mut self, id: LinkId, now: Instant) {
+        let mut pieces = Vec::new();
+        let mut cancels = Vec::new();
+        while let Some(link) = self.links.get(&id) {
+            let pick = self.picker.pick(&link.have, &mut self.rng);
+            let (piece, first) = match pick {
+                Some(piece) => (piece, None),
+                None => match self.late_piece(id, now) {
+                    Some((piece, first)) => (piece, Some(first)),
+                    None => break,
+                },
+            };
+            let len = self.piece_bytes(piece);
+            let Some(link) = self.links.get_mut(&id).filter(|link| link.has_room(len)) else {
+                break;
+            };
+            if link.requested.is_empty() {
+                link.served_us_at = now;
+            }
+            link.requested.insert(piece, Outstanding { since: now, cancelled: false });
+            link.in_flight += len;
+            pieces.push(piece);
+            let state = match first {
+                None => PieceState::Requested { first: id, second: None, since: now },
+                // Blocks of a long piece are written as they arrive, by one source only.
+                Some(first) if len > u64::from(DATA_LEN_MAX) => {
+                    cancels.push((first, piece));
+                    PieceState::Requested { first: id, second: None, since: now }
+                }
+                Some(first) => PieceState::Requested { first, second: Some(id), since: now },
+            };
+            self.set_piece(piece, state);
+        }
+        for (first, piece) in cancels {
+            self.cancel(first, piece, now);
+        }
+        for list in PieceList::split(&pieces) {
+            self.send(id, Message::Request(list), now);
+        }
+    }
+
+    /// A piece that another peer is late with and `id` has: the one that waits longest.
+    fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, LinkId)> {
+        let link = self.links.get(&id)?;
+        let late_after = self.latencies.late_after();
+        let mut latest: Option<(Instant, PieceIndex, LinkId)> = None;
+        for &piece in &self.requested {
+            let PieceState::Requested { first, second: None, since } = self.pieces[piece.index()] else {
+                continue;
+            };
+            let late = now.since(since) >= late_after;
+            let other = first != id && !link.requested.contains_key(&piece);
+            if late && other && link.have.contains(piece) && latest.is_none_or(|(at, ..)| since < at) {
+                latest = Some((since, piece, first));
+            }
+        }
+        latest.map(|(_, piece, first)| (piece, first))
+    }
+
+    fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        let request = self.links.get_mut(&id).and_then(|link| link.requested.get_mut(&piece));
+        if let Some(request) = request
+            && !request.cancelled
+        {
+            request.cancelled = true;
+            self.send(id, Message::Cancel(PieceList::one(piece)), now);
+        }
+    }
+
+    // ---- answers ----
+
+    pub(super) fn handle_data_arriving(&mut self, id: LinkId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.heard_at = now;
+            link.served_us_at = now;
+        }
+    }
+
+    pub(super) fn handle_piece_received(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        let Some(request) = self.take_answer(id, piece, now) else {
+            return;
+        };
+        let latency = now.since(request.since);
+        self.latencies.add(latency);
+        self.adapt_window(id, piece, latency);
+        match self.pieces[piece.index()] {
+            PieceState::Requested { first, second, .. } => {
+                self.set_piece(piece, PieceState::Received { from: id });
+                for other in [Some(first), second].into_iter().flatten().filter(|other| *other != id) {
+                    self.cancel(other, piece, now);
+                }
+            }
+            _ => self.stats.wasted += self.piece_bytes(piece),
+        }
+        self.request_from(id, now);
+    }
+
+    pub(super) fn handle_piece_discarded(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        let Some(request) = self.take_answer(id, piece, now) else {
+            return;
+        };
+        self.stats.wasted += self.piece_bytes(piece);
+        if !request.cancelled {
+            // The driver dropped it for a reason of its own: it is still wanted.
+            self.release(piece, id);
+        }
+        self.request_from(id, now);
+    }
+
+    pub(super) fn handle_reject(
+        &mut self,
+        id: LinkId,
+        piece: PieceIndex,
+        reason: RejectReason,
+        now: Instant,
+    ) {
+        let Some(request) = self.take_answer(id, piece, now) else {
+            return;
+        };
+        if request.cancelled {
+            self.request_from(id, now);
+            return;
+        }
+        self.release(piece, id);
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        match reason {
+            RejectReason::Missing | RejectReason::Cancelled => {
+                if link.have.remove(piece) {
+                    self.picker.subtract(piece);
+                    link.lie_count += 1;
+                }
+                if link.lie_count >= LIES_MAX {
+                    self.punish(id, Violation::Lied, now);
+                    return;
+                }
+            }
+            RejectReason::Busy => link.window = (link.window / 2).max(1),
+        }
+        self.request_from_all(now);
+    }
+
+    /// Takes a request out of those that wait. An answer to no request is a violation.
+    fn take_answer(&mut self, id: LinkId, piece: PieceIndex, now: Instant) -> Option<Outstanding> {
+        let len = self.piece_bytes(piece);
+        let link = self.links.get_mut(&id)?;
+        link.heard_at = now;
+        link.served_us_at = now;
+        let request = link.requested.remove(&piece);
+        match request {
+            Some(_) => link.in_flight -= len,
+            None => self.punish(id, Violation::UnrequestedAnswer, now),
+        }
+        request
+    }
+
+    fn adapt_window(&mut self, id: LinkId, piece: PieceIndex, latency: Duration) {
+        let len = self.piece_bytes(piece);
+        let min = WINDOW_MIN_PIECES * u64::from(self.geometry.piece_len_max());
+        if let Some(link) = self.links.get_mut(&id) {
+            if latency < LATENCY_LOW {
+                link.window += len;
+            } else if latency > LATENCY_HIGH {
+                link.window = link.window.saturating_sub(len);
+            }
+            link.window = link.window.clamp(min, WINDOW_MAX.max(min));
+        }
+    }
+
+    pub(super) fn handle_piece_checked(&mut self, id: LinkId, piece: PieceIndex, valid: bool, now: Instant) {
+        if self.pieces[piece.index()] != (PieceState::Received { from: id }) {
+            // The second of two sources: it was counted as wasted when it arrived.
+            if !valid {
+                self.handle_corrupt(id, piece, now);
+            }
+            return;
+        }
+        let len = self.piece_bytes(piece);
+        if !valid {
+            self.stats.wasted += len;
+            self.set_piece(piece, PieceState::Missing);
+            self.handle_corrupt(id, piece, now);
+            self.request_from_all(now);
+            return;
+        }
+        let from_seeder = self.links.get(&id).is_some_and(|link| link.seeder);
+        if from_seeder {
+            self.stats.from_seeders += len;
+        } else {
+            self.stats.from_peers += len;
+        }
+        self.set_piece(piece, PieceState::Verified);
+        self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
+        self.announce(piece, now);
+        if self.have.is_full() {
+            self.commands.push_back(Command::Notify(Notification::AllVerified));
+        }
+    }
+
+    fn handle_corrupt(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.corrupt_count += 1;
+        link.refused.insert(piece);
+        if link.have.remove(piece) {
+            self.picker.subtract(piece);
+        }
+        let banned = link.corrupt_count >= CORRUPT_MAX;
+        self.send(id, Message::Corrupt(piece), now);
+        if banned {
+            self.punish(id, Violation::Corrupt, now);
+        }
+    }
+
+    pub(super) fn handle_pieces_durable(&mut self, pieces: &[PieceIndex]) {
+        for &piece in pieces {
+            if self.pieces[piece.index()] == PieceState::Verified {
+                self.set_piece(piece, PieceState::Durable);
+            }
+        }
+    }
+
+    /// A request to `id` is over without its piece: whoever else was asked goes on, or the piece
+    /// is open again.
+    pub(super) fn release(&mut self, piece: PieceIndex, id: LinkId) {
+        let PieceState::Requested { first, second, since } = self.pieces[piece.index()] else {
+            return;
+        };
+        let state = match (first == id, second) {
+            (true, Some(other)) => PieceState::Requested { first: other, second: None, since },
+            (true, None) => PieceState::Missing,
+            (false, Some(other)) if other == id => PieceState::Requested { first, second: None, since },
+            (false, _) => return,
+        };
+        self.set_piece(piece, state);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the swarm knows of one link.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use crate::geometry::PieceIndex;
+use crate::id::PeerId;
+use crate::piece_set::PieceSet;
+use crate::time::{Duration, Instant};
+use crate::wire::Hello;
+
+/// A request that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outstanding {
+    /// When it was made.
+    pub since: Instant,
+    /// Taken back, not yet answered.
+    pub cancelled: bool,
+}
+
+/// One link, both directions.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub peer: PeerId,
+    pub remote: SocketAddr,
+    /// Where the peer takes links, where it does.
+    pub listens_at: Option<SocketAddr>,
+    pub dialled: bool,
+    /// Complete when the link came up: a seeder, in this swarm's eyes.
+    pub seeder: bool,
+    pub same_site: bool,
+    /// When something arrived last, and when something was sent last.
+    pub heard_at: Instant,
+    pub sent_at: Instant,
+
+    // Download: what we want from it.
+    /// The pieces that we may request.
+    pub have: PieceSet,
+    pub requested: BTreeMap<PieceIndex, Outstanding>,
+    /// Bytes of all requests that wait for their answer.
+    pub in_flight: u64,
+    /// How many bytes we let be in flight.
+    pub window: u64,
+    /// When payload or an answer came last, or requests began to wait.
+    pub served_us_at: Instant,
+    /// Pieces that it sent corrupt: not asked of it again.
+    pub refused: BTreeSet<PieceIndex>,
+    pub corrupt_count: u32,
+    pub lie_count: u32,
+
+    // Upload: what it wants from us.
+    /// Requests that wait to be served.
+    pub queue: VecDeque<PieceIndex>,
+    /// Pieces handed to the network, and when.
+    pub sending: Vec<(PieceIndex, Instant)>,
+    /// Which turn it was when it was served last.
+    pub turn: u64,
+    /// Pieces to announce to it.
+    pub unannounced: Vec<PieceIndex>,
+    pub announce_at: Option<Instant>,
+    /// It was told of everything that we have: no offers.
+    pub told_all: bool,
+    /// Pieces offered to it and not yet requested by it.
+    pub offers: BTreeSet<PieceIndex>,
+    /// How many offers it may leave unrequested.
+    pub offers_max: usize,
+}
+
+impl Link {
+    pub(super) fn new(
+        peer: PeerId,
+        remote: SocketAddr,
+        dialled: bool,
+        hello: &Hello,
+        piece_count: usize,
+        now: Instant,
+    ) -> Self {
+        let listens_at = (hello.listen_port != 0).then(|| SocketAddr::new(remote.ip(), hello.listen_port));
+        Self {
+            peer,
+            remote,
+            listens_at,
+            dialled,
+            seeder: hello.complete,
+            same_site: true,
+            heard_at: now,
+            sent_at: now,
+            have: PieceSet::empty(piece_count),
+            requested: BTreeMap::new(),
+            in_flight: 0,
+            window: 0,
+            served_us_at: now,
+            refused: BTreeSet::new(),
+            corrupt_count: 0,
+            lie_count: 0,
+            queue: VecDeque::new(),
+            sending: Vec::new(),
+            turn: 0,
+            unannounced: Vec::new(),
+            announce_at: None,
+            told_all: false,
+            offers: BTreeSet::new(),
+            offers_max: super::inject::OFFERS_MIN,
+        }
+    }
+
+    /// Whether the peer has everything.
+    pub(super) fn complete(&self) -> bool {
+        self.seeder || self.have.is_full()
+    }
+
+    /// Whether the window has room for another request. A window always admits one.
+    pub(super) fn has_room(&self, len: u64) -> bool {
+        self.requested.len() < super::REQUESTS_PER_LINK_MAX / 2
+            && (self.requested.is_empty() || self.in_flight + len <= self.window)
+    }
+
+    /// How long requests have waited without any sign of an answer.
+    pub(super) fn unanswered_for(&self, now: Instant) -> Duration {
+        if self.requested.is_empty() { Duration::ZERO } else { now.since(self.served_us_at) }
+    }
+}

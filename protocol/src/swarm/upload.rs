@@ -1,0 +1,154 @@
+//! Whose request is served next.
+//!
+//! Few uploads run at a time, so that each piece arrives soon and its receiver can pass it on:
+//! ten pieces sent side by side all arrive late. A free slot goes to the peer that has waited
+//! longest for its turn; a newcomer that has nothing goes first, and of one peer's requests the
+//! rarest piece. An upload that takes much longer than others keeps no slot: a stuck peer must
+//! not keep the rest waiting.
+
+use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
+use crate::geometry::PieceIndex;
+use crate::time::{Duration, Instant};
+use crate::wire::{Message, PieceList, RejectReason};
+
+/// Pieces of one link that are handed to the network at once: one on its way, one behind it.
+const SENDING_PER_LINK_MAX: usize = 2;
+/// Most uploads that run at once, those that gave up their slot included.
+const UPLOADS_MAX: usize = 64;
+/// An upload counts against the slots for so long.
+const SLOT_HELD_MAX: Duration = Duration::from_millis(100);
+
+impl Swarm {
+    pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
+        let mut rejected = Vec::new();
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        for &piece in pieces {
+            let known = link.queue.contains(&piece) || link.sending.iter().any(|(sent, _)| *sent == piece);
+            if known || link.queue.len() + link.sending.len() >= REQUESTS_PER_LINK_MAX {
+                self.punish(id, Violation::RequestFlood, now);
+                return;
+            }
+            link.offers.remove(&piece);
+            if self.have.contains(piece) {
+                link.queue.push_back(piece);
+            } else {
+                rejected.push(piece);
+            }
+        }
+        if link.offers.is_empty() {
+            // It asks as fast as it is offered: offer more at a time.
+            link.offers_max = (link.offers_max * 2).min(super::inject::OFFERS_MAX);
+        }
+        for piece in rejected {
+            self.send(id, Message::Reject(piece, RejectReason::Missing), now);
+        }
+        self.offer(id, now);
+        self.serve(now);
+    }
+
+    pub(super) fn handle_cancel(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
+        for &piece in pieces {
+            let Some(link) = self.links.get_mut(&id) else {
+                return;
+            };
+            if let Some(position) = link.queue.iter().position(|queued| *queued == piece) {
+                link.queue.remove(position);
+                self.send(id, Message::Reject(piece, RejectReason::Cancelled), now);
+            }
+        }
+    }
+
+    /// Starts uploads while slots are free.
+    pub(super) fn serve(&mut self, now: Instant) {
+        loop {
+            let sends = self.links.values().flat_map(|link| &link.sending);
+            let running = sends.clone().count();
+            let held = sends.filter(|(_, since)| now.since(*since) < SLOT_HELD_MAX).count();
+            if held >= self.config.upload_slots || running >= UPLOADS_MAX {
+                return;
+            }
+            let ready = self
+                .links
+                .iter()
+                .filter(|(_, link)| !link.queue.is_empty() && link.sending.len() < SENDING_PER_LINK_MAX);
+            // One at a time to each before a second to any.
+            let next = ready.min_by_key(|(_, link)| (link.sending.len(), !link.have.is_empty(), link.turn));
+            let Some(id) = next.map(|(id, _)| *id) else {
+                return;
+            };
+            self.start_upload(id, now);
+        }
+    }
+
+    fn start_upload(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let rarest = (0..link.queue.len()).min_by_key(|at| self.picker.availability(link.queue[*at]));
+        let Some(piece) = rarest.and_then(|at| link.queue.remove(at)) else {
+            return;
+        };
+        self.turn += 1;
+        link.turn = self.turn;
+        link.sent_at = now;
+        link.sending.push((piece, now));
+        self.commands.push_back(Command::SendPiece { link: id, piece });
+    }
+
+    pub(super) fn handle_piece_sent(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        self.stats.sent += self.piece_bytes(piece);
+        self.end_upload(id, piece);
+        self.offer(id, now);
+        self.serve(now);
+    }
+
+    pub(super) fn handle_piece_unreadable(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+        self.end_upload(id, piece);
+        self.send(id, Message::Reject(piece, RejectReason::Missing), now);
+        self.serve(now);
+    }
+
+    fn end_upload(&mut self, id: LinkId, piece: PieceIndex) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.sending.retain(|(sent, _)| *sent != piece);
+        }
+    }
+
+    /// Somebody got this piece with a wrong hash: from here, perhaps.
+    pub(super) fn handle_corrupt_report(&mut self, piece: PieceIndex) {
+        if self.have.contains(piece) {
+            self.commands.push_back(Command::Recheck(piece));
+        }
+    }
+
+    /// Pieces are not here any more: stops serving them, and says so.
+    pub(super) fn handle_pieces_lost(&mut self, pieces: &[PieceIndex], now: Instant) {
+        let lost: Vec<PieceIndex> =
+            pieces.iter().copied().filter(|piece| self.have.contains(*piece)).collect();
+        for &piece in &lost {
+            self.set_piece(piece, super::PieceState::Missing);
+            if let Some(injector) = &mut self.injector {
+                injector.forget(piece);
+            }
+        }
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            for list in PieceList::split(&lost) {
+                self.send(id, Message::Lost(list), now);
+            }
+            for &piece in &lost {
+                let Some(link) = self.links.get_mut(&id) else {
+                    continue;
+                };
+                link.offers.remove(&piece);
+                if let Some(position) = link.queue.iter().position(|queued| *queued == piece) {
+                    link.queue.remove(position);
+                    self.send(id, Message::Reject(piece, RejectReason::Missing), now);
+                }
+            }
+        }
+        self.request_from_all(now);
+    }
+}
