@@ -26,7 +26,10 @@ impl PieceSet {
 
     /// The set of all `piece_count` pieces.
     pub fn full(piece_count: usize) -> Self {
-        Self { bits: BitVec::repeat(true, piece_count), count: piece_count }
+        let mut bits = BitVec::repeat(true, piece_count);
+        // The words are read as a whole: what is behind the last piece must be zero.
+        bits.set_uninitialized(false);
+        Self { bits, count: piece_count }
     }
 
     /// How many pieces the manifest has.

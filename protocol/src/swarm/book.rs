@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn made_up_addresses_fill_the_book_and_no_more() {
         let mut book = AddressBook::default();
-        for port in 0..=u16::MAX {
+        for port in 0..5000 {
             book.add(at(port), Instant::START);
         }
         assert_eq!(book.contacts.len(), ADDRESSES_MAX);
