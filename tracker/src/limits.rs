@@ -92,7 +92,7 @@ impl Limits {
 
     fn close_half(&mut self, connection: ConnectionId) {
         if let Some(Some(ip)) = self.half_open.remove(&connection) {
-            count_down(&mut self.of_ip, ip);
+            count_down(&mut self.of_ip, &ip);
         }
     }
 
@@ -115,19 +115,20 @@ impl Limits {
 
     fn close(&mut self, connection: ConnectionId) {
         if let Some((peer, ip)) = self.established.remove(&connection) {
-            count_down(&mut self.of_peer, peer);
+            count_down(&mut self.of_peer, &peer);
             if let Some(ip) = ip {
-                count_down(&mut self.of_ip, ip);
+                count_down(&mut self.of_ip, &ip);
             }
         }
     }
 }
 
-fn count_down<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
+/// One less for `key`; a count of zero is no entry.
+fn count_down<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Where to start reading: [`Registry::announce`], then [`Registry::peers`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -206,8 +207,8 @@ impl Registry {
             self.manifests.remove(&manifest);
         }
         self.expiry.remove(&(kept.expires, manifest, peer));
-        count_down(&mut self.of_identity, peer);
-        count_down(&mut self.of_ip, kept.record.observed);
+        count_down(&mut self.of_identity, &peer);
+        count_down(&mut self.of_ip, &kept.record.observed);
         true
     }
 
@@ -321,11 +322,12 @@ fn same_subnet(one: IpAddr, other: IpAddr) -> bool {
     }
 }
 
-fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
+/// One less for `key`; a count of zero is no entry.
+fn count_down<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }

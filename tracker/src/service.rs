@@ -8,8 +8,9 @@
 //!
 //! Where to start reading: [`Service::ask`], then `Core::answer`.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -48,9 +49,8 @@ pub enum ServiceError {
 pub enum Notice {
     /// The database was damaged: the tracker started empty.
     Damaged(Damaged),
-    /// The database cannot be used: the tracker refuses all announcements.
-    Unusable(StoreError),
-    /// Changes could not be written: their announcements were refused.
+    /// Changes cannot be written: their announcements are refused until they can. Said once per
+    /// row of failures.
     NotWritten(StoreError),
 }
 
@@ -93,8 +93,10 @@ impl Service {
     ) -> impl Future<Output = Response> + Send + use<> {
         let (answer, response) = oneshot::channel();
         let question = Question { peer, observed: observed.to_canonical(), request, answer };
-        // A full queue drops the question, and with it the sender of its answer.
-        let _ = self.queue.as_ref().map(|queue| queue.try_send(question));
+        if let Some(queue) = &self.queue {
+            // A full queue drops the question, and with it the sender of its answer.
+            let _ = queue.try_send(question);
+        }
         async { response.await.unwrap_or_else(|_| refused("the tracker is overloaded or stopping")) }
     }
 }
@@ -113,33 +115,17 @@ fn refused(reason: &str) -> Response {
     Response::Refused(Reason::new(reason))
 }
 
-/// The thread: open, then batch by batch until the last handle is gone. `_state` keeps the lock.
+/// The thread: batch by batch until the last handle is gone.
 fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)) {
-    let (store, stored) = match Store::open(&state.database()) {
-        Ok((store, stored, damaged)) => {
-            if let Some(damaged) = damaged {
-                notify(Notice::Damaged(damaged));
-            }
-            (store, stored)
-        }
-        Err(error) => {
-            notify(Notice::Unusable(error));
-            while let Ok(question) = questions.recv() {
-                let _ = question.answer.send(refused("the tracker cannot use its state directory"));
-            }
-            return;
-        }
-    };
     let mut core = Core::new(std::time::Instant::now());
-    let mut changes = core.restore(stored, SystemTime::now());
+    let mut disk = Disk { path: state.database(), store: None, failing: false, notify };
+    let mut changes = disk.open().map_or_else(Vec::new, |stored| core.restore(stored, SystemTime::now()));
     loop {
         let mut answers = Vec::new();
         match questions.recv_timeout(EXPIRE_EVERY) {
             Ok(first) => {
-                for question in std::iter::once(first)
-                    .chain(std::iter::from_fn(|| questions.try_recv().ok()))
-                    .take(BATCH_LEN_MAX)
-                {
+                let waiting = std::iter::from_fn(|| questions.try_recv().ok());
+                for question in std::iter::once(first).chain(waiting).take(BATCH_LEN_MAX) {
                     let response = core.answer(&question, SystemTime::now(), &mut changes);
                     answers.push((question.answer, response));
                 }
@@ -148,21 +134,81 @@ fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)
             Err(RecvTimeoutError::Disconnected) => return,
         }
         core.expire(&mut changes);
-        if !changes.is_empty() {
-            match store.commit(&changes) {
-                Ok(()) => {}
-                Err(error) => {
-                    notify(Notice::NotWritten(error));
-                    core.forget_what_is_durable(&changes);
-                    for (_, response) in &mut answers {
-                        *response = refused("the tracker cannot write its state");
-                    }
-                }
+        if !changes.is_empty() && !disk.commit(&changes, &mut core) {
+            for (_, response) in &mut answers {
+                *response = refused("the tracker cannot write its state");
             }
-            changes.clear();
         }
+        changes.clear();
         for (answer, response) in answers {
             let _ = answer.send(response);
+        }
+    }
+}
+
+/// The store, which is opened again after a failure: redb refuses everything after one failed
+/// write, and a full disk may have room again.
+struct Disk<Notify> {
+    path: PathBuf,
+    store: Option<Store>,
+    failing: bool,
+    notify: Notify,
+}
+
+impl<Notify: Fn(Notice)> Disk<Notify> {
+    /// Opens the store and returns what it holds; `None` where it cannot be opened now.
+    fn open(&mut self) -> Option<Vec<StoredRecord>> {
+        match Store::open(&self.path) {
+            Ok((store, stored, damaged)) => {
+                if let Some(damaged) = damaged {
+                    (self.notify)(Notice::Damaged(damaged));
+                }
+                self.store = Some(store);
+                Some(stored)
+            }
+            Err(error) => {
+                self.failed(error);
+                None
+            }
+        }
+    }
+
+    /// Whether the changes are durable.
+    fn commit(&mut self, changes: &[Change], core: &mut Core) -> bool {
+        let left_over = match &self.store {
+            Some(_) => Vec::new(),
+            None => match self.open() {
+                Some(stored) => core.unknown(&stored),
+                None => {
+                    core.durable_until.clear();
+                    return false;
+                }
+            },
+        };
+        let Some(store) = &self.store else { return false };
+        let result = if left_over.is_empty() {
+            store.commit(changes)
+        } else {
+            store.commit(&[left_over.as_slice(), changes].concat())
+        };
+        match result {
+            Ok(()) => {
+                self.failing = false;
+                true
+            }
+            Err(error) => {
+                self.store = None;
+                core.durable_until.clear();
+                self.failed(error);
+                false
+            }
+        }
+    }
+
+    /// Says so once per row of failures.
+    fn failed(&mut self, error: StoreError) {
+        if !std::mem::replace(&mut self.failing, true) {
+            (self.notify)(Notice::NotWritten(error));
         }
     }
 }
@@ -174,17 +220,12 @@ struct Core {
     started: std::time::Instant,
     // When each record expires by what is on disk: a mere renewal is written only when a restart
     // could otherwise see it expired within one interval.
-    durable_until: std::collections::HashMap<(ManifestId, PeerId), Instant>,
+    durable_until: HashMap<(ManifestId, PeerId), Instant>,
 }
 
 impl Core {
     fn new(started: std::time::Instant) -> Self {
-        Self {
-            registry: Registry::default(),
-            rng: rand::make_rng(),
-            started,
-            durable_until: std::collections::HashMap::new(),
-        }
+        Self { registry: Registry::default(), rng: rand::make_rng(), started, durable_until: HashMap::new() }
     }
 
     fn now(&self) -> Instant {
@@ -277,12 +318,13 @@ impl Core {
         }
     }
 
-    /// After a failed commit: the next announcement of each of these is written again.
-    fn forget_what_is_durable(&mut self, changes: &[Change]) {
-        for change in changes {
-            if let Change::Put(stored) = change {
-                self.durable_until.remove(&(stored.manifest, stored.peer));
-            }
-        }
+    /// Removals of what the store holds and the registry doesn't: it left while the store could
+    /// not be written.
+    fn unknown(&self, stored: &[StoredRecord]) -> Vec<Change> {
+        stored
+            .iter()
+            .filter(|stored| self.registry.record(stored.manifest, stored.peer).is_none())
+            .map(|stored| Change::Remove(stored.manifest, stored.peer))
+            .collect()
     }
 }
