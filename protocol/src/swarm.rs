@@ -17,7 +17,8 @@
 //!
 //! [`picker`](crate::picker): which piece next. `download`: how many requests to whom, and what
 //! happens when they are late. `upload`: whose request is served next. `inject`: distinct pieces
-//! first from a seeder. `announce`: who is told what. `book`: whom to dial.
+//! first from a seeder. `announce`: who is told what. `book`: whom to dial. `invariants`: what
+//! must hold between two events.
 //!
 //! # Invariants
 //!
@@ -31,6 +32,7 @@ mod book;
 mod download;
 mod event;
 mod inject;
+mod invariants;
 mod link;
 mod upload;
 

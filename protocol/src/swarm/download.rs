@@ -81,7 +81,7 @@ impl Swarm {
     pub(super) fn request_from(&mut self, id: LinkId, now: Instant) {
         let mut pieces = Vec::new();
         let mut cancels = Vec::new();
-        while let Some(link) = self.links.get(&id) {
+        while let Some(link) = self.links.get(&id).filter(|link| link.may_have_room()) {
             let pick = self.picker.pick(&link.have, &mut self.rng);
             let (piece, first) = match pick {
                 Some(piece) => (piece, None),

@@ -35,6 +35,11 @@ impl Injector {
         self.pool.is_empty()
     }
 
+    /// The pieces that no peer has and none was offered.
+    pub(super) const fn pool(&self) -> &PieceSet {
+        &self.pool
+    }
+
     /// The next piece to offer.
     pub(super) fn next(&mut self) -> Option<PieceIndex> {
         let piece = self.pool.first_from(self.cursor).or_else(|| self.pool.first_from(0))?;

@@ -109,6 +109,12 @@ impl Link {
         self.seeder || self.have.is_full()
     }
 
+    /// Whether the window has room for another request of some length: cheap to ask before a
+    /// piece is picked.
+    pub(super) fn may_have_room(&self) -> bool {
+        self.has_room(1)
+    }
+
     /// Whether the window has room for another request. A window always admits one.
     pub(super) fn has_room(&self, len: u64) -> bool {
         self.requested.len() < super::REQUESTS_PER_LINK_MAX / 2
