@@ -230,6 +230,7 @@ impl Swarm {
             self.dial(now);
             self.request_from_all(now);
             self.serve(now);
+            self.maybe_stop_injecting(now);
         }
         self.plan_tick(now);
     }
@@ -482,7 +483,9 @@ impl Swarm {
     // ---- time ----
 
     fn plan_tick(&mut self, now: Instant) {
-        let busy = !self.requested.is_empty() || self.links.values().any(|link| !link.queue.is_empty());
+        let busy = !self.requested.is_empty()
+            || self.injector.as_ref().is_some_and(Injector::is_draining)
+            || self.links.values().any(|link| !link.queue.is_empty());
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()

@@ -15,6 +15,8 @@ use crate::wire::{Message, PieceList};
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(200);
+/// An upload that takes longer does not keep the last offers from being made to others.
+const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -51,7 +53,7 @@ impl Swarm {
         self.injector = Some(Injector::new(self.have.clone()));
     }
 
-    /// Offers more pieces to a peer, and ends the injection with the last one.
+    /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
@@ -63,11 +65,25 @@ impl Swarm {
             link.offers.insert(piece);
             offered.push(piece);
         }
-        let done = injector.is_done();
+        injector.moved(now);
         for list in PieceList::split(&offered) {
             self.send(id, Message::Have(list), now);
         }
-        if done {
+        self.maybe_stop_injecting(now);
+    }
+
+    /// Ends the injection when every piece is with some peer, or when it is stuck though this
+    /// end has nothing left to send.
+    pub(super) fn maybe_stop_injecting(&mut self, now: Instant) {
+        let Some(injector) = &self.injector else {
+            return;
+        };
+        let sends = |link: &Link| {
+            let fresh = |(_, since): &(PieceIndex, Instant)| now.since(*since) < SENDING_PATIENCE;
+            !link.queue.is_empty() || link.sending.iter().any(fresh)
+        };
+        let stuck = injector.is_stuck(now) && !self.links.values().any(sends);
+        if (injector.is_done() || stuck) && !self.links.is_empty() {
             self.stop_injecting(now);
         }
     }
