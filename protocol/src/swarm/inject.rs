@@ -14,6 +14,9 @@
 //! So the drain ends when nothing is missing elsewhere, or when nothing moves for a while: then a
 //! peer sits on an offer.
 
+use rand::RngExt;
+use rand_xoshiro::Xoshiro256StarStar;
+
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
@@ -35,15 +38,19 @@ pub(super) struct Injector {
     offered: PieceSet,
     /// When something moved last.
     moved_at: Instant,
-    /// Where the next offer is looked for. Offers go in ascending order: a seeder's disk reads
-    /// sequentially.
+    /// Where the next offer is looked for. Offers go in ascending order, and once around: a
+    /// seeder's disk reads sequentially.
     cursor: usize,
 }
 
 impl Injector {
-    pub(super) fn new(pool: PieceSet) -> Self {
+    /// Starts at a random piece: two seeders of one swarm, who may not know of each other, offer
+    /// different ones.
+    pub(super) fn new(pool: PieceSet, rng: &mut Xoshiro256StarStar) -> Self {
         let offered = PieceSet::empty(pool.capacity());
-        Self { pool, offered, moved_at: Instant::START, cursor: 0 }
+        let mut injector = Self { pool, offered, moved_at: Instant::START, cursor: 0 };
+        injector.jump(rng);
+        injector
     }
 
     /// Whether some peer has each piece.
@@ -78,6 +85,11 @@ impl Injector {
         self.pool.remove(piece);
         self.offered.insert(piece);
         Some(piece)
+    }
+
+    /// Goes on at a random piece.
+    pub(super) fn jump(&mut self, rng: &mut Xoshiro256StarStar) {
+        self.cursor = rng.random_range(0..self.pool.capacity().max(1));
     }
 
     /// Some peer has `piece`, or it is not here any more.

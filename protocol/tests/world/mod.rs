@@ -47,6 +47,8 @@ pub struct Terms {
     pub durable_delay: Duration,
     /// Bytes that one direction of a link takes before they are read at the other end.
     pub socket_buffer: u64,
+    /// Of these, bytes that may wait to be sent (`TCP_NOTSENT_LOWAT`).
+    pub unsent_max: u64,
     /// Bytes that are on the wire as one.
     pub chunk: u64,
     /// Uploads that run at once.
@@ -61,9 +63,10 @@ impl Default for Terms {
             latency: Duration::from_micros(100),
             hash_delay: Duration::from_millis(1),
             durable_delay: Duration::from_millis(200),
-            socket_buffer: 128 << 10,
+            socket_buffer: 256 << 10,
+            unsent_max: 32 << 10,
             chunk: 16 << 10,
-            upload_slots: 4,
+            upload_slots: 2,
             check_every: 1,
         }
     }
@@ -133,11 +136,27 @@ enum Happening {
     /// An event for a swarm, if it still lives the same life.
     Tell(usize, u64, Event),
     /// A dial reaches the host at this address.
-    Dialled { from: usize, life: u64, addr: SocketAddr },
-    LinkUp { host: usize, link: LinkId, dialled: bool },
-    LinkDown { host: usize, link: LinkId },
+    Dialled {
+        from: usize,
+        life: u64,
+        addr: SocketAddr,
+    },
+    LinkUp {
+        host: usize,
+        link: LinkId,
+        dialled: bool,
+    },
+    LinkDown {
+        host: usize,
+        link: LinkId,
+    },
     UplinkFree(usize),
-    Delivered { to: LinkId, chunk: Chunk },
+    /// There may be room in the socket of this end.
+    Pump(LinkId),
+    Delivered {
+        to: LinkId,
+        chunk: Chunk,
+    },
     Durable(usize, u64, Vec<PieceIndex>),
     Lose(usize, Vec<PieceIndex>),
     Cut(usize, usize),
@@ -335,7 +354,8 @@ impl World {
             Happening::LinkUp { host, link, dialled } => self.link_up(host, link, dialled),
             Happening::LinkDown { host, link } => self.link_down(host, link),
             Happening::UplinkFree(host) => self.uplink_free(host),
-            Happening::Delivered { to, chunk } => self.delivered(to, chunk),
+            Happening::Pump(link) => self.pump(link),
+            Happening::Delivered { to, chunk } => self.delivered(to, &chunk),
             Happening::Durable(host, life, pieces) => {
                 if self.hosts[host].life == life {
                     pieces.iter().for_each(|piece| {
@@ -394,7 +414,9 @@ impl World {
             site: None,
             download: plan.download,
             upload_slots: self.terms.upload_slots,
-            seed: u64::try_from(host).unwrap() + 1000 * self.hosts[host].life + rand::RngExt::random::<u64>(&mut self.rng),
+            seed: u64::try_from(host).unwrap()
+                + 1000 * self.hosts[host].life
+                + rand::RngExt::random::<u64>(&mut self.rng),
         };
         let have = self.hosts[host].durable.clone();
         let complete = have.is_full();
@@ -450,7 +472,7 @@ impl World {
             Command::Send { link, message } => {
                 if self.hosts[host].links.contains_key(&link) {
                     self.check_message(host, link, &message);
-                    self.send(host, link, message);
+                    self.send(host, link, &message);
                 }
             }
             Command::SendPiece { link, piece } => {
@@ -479,17 +501,17 @@ impl World {
         }
     }
 
-    fn send(&mut self, host: usize, link: LinkId, message: Message) {
+    fn send(&mut self, host: usize, link: LinkId, message: &Message) {
         match self.hosts[host].plan.conduct {
             Conduct::Silent => return,
             Conduct::Flooding => {
                 if let Message::Request(_) = message {
-                    self.network.push_message(link, &message, &self.geometry);
+                    self.network.push_message(link, message, &self.geometry);
                 }
             }
             _ => {}
         }
-        self.network.push_message(link, &message, &self.geometry);
+        self.network.push_message(link, message, &self.geometry);
         self.pump(link);
     }
 
@@ -497,7 +519,7 @@ impl World {
         self.hosts[host].pieces_sent += 1;
         let corrupt = match self.hosts[host].plan.conduct {
             Conduct::Rejecting => {
-                self.send(host, link, Message::Reject(piece, RejectReason::Missing));
+                self.send(host, link, &Message::Reject(piece, RejectReason::Missing));
                 let event = Event::PieceSent { link, piece };
                 self.plan(self.now, Happening::Tell(host, self.hosts[host].life, event));
                 return;
@@ -611,10 +633,13 @@ impl World {
 
     pub fn banned(&self, host: usize) -> BTreeSet<(usize, String)> {
         let number = |peer: &PeerId| self.hosts.iter().position(|host| host.peer == *peer).unwrap();
-        let banned = self.hosts[host].notifications.iter().filter_map(|(_, notification)| match notification {
-            Notification::Banned { peer, violation, .. } => Some((number(peer), format!("{violation:?}"))),
-            _ => None,
-        });
+        let banned =
+            self.hosts[host].notifications.iter().filter_map(|(_, notification)| match notification {
+                Notification::Banned { peer, violation, .. } => {
+                    Some((number(peer), format!("{violation:?}")))
+                }
+                _ => None,
+            });
         banned.collect()
     }
 

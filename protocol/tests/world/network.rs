@@ -41,6 +41,8 @@ struct End {
     open: bool,
     outgoing: VecDeque<Outgoing>,
     socket: VecDeque<Chunk>,
+    /// Bytes in the socket.
+    unsent: u64,
     /// Bytes in the socket and under way.
     buffered: u64,
 }
@@ -79,7 +81,7 @@ impl Network {
         let ours = LinkId(u64::try_from(self.ends.len()).unwrap());
         for host in [from, to] {
             let (outgoing, socket) = (VecDeque::new(), VecDeque::new());
-            self.ends.push(End { host, open: true, outgoing, socket, buffered: 0 });
+            self.ends.push(End { host, open: true, outgoing, socket, unsent: 0, buffered: 0 });
         }
         (ours, Self::other_end(ours))
     }
@@ -104,6 +106,7 @@ impl Network {
             end.open = false;
             end.outgoing.clear();
             end.socket.clear();
+            end.unsent = 0;
         }
         was_open
     }
@@ -139,7 +142,7 @@ impl World {
         let host = end.host;
         let was_empty = end.socket.is_empty();
         let mut sent = Vec::new();
-        while end.open && end.buffered < self.terms.socket_buffer {
+        while end.open && end.buffered < self.terms.socket_buffer && end.unsent < self.terms.unsent_max {
             let chunk = match end.outgoing.front_mut() {
                 None => break,
                 Some(Outgoing::Message(chunk)) => {
@@ -160,6 +163,7 @@ impl World {
                 }
             };
             end.buffered += chunk.len();
+            end.unsent += chunk.len();
             end.socket.push_back(chunk);
         }
         if was_empty && !end.socket.is_empty() {
@@ -181,6 +185,7 @@ impl World {
             let Some(chunk) = self.network.ends[slot(link)].socket.pop_front() else {
                 continue;
             };
+            self.network.ends[slot(link)].unsent -= chunk.len();
             if !self.network.ends[slot(link)].socket.is_empty() {
                 self.network.ports[host].ready.push_back(link);
             }
@@ -196,6 +201,7 @@ impl World {
             port.down_free_at = port.down_free_at.max(arrives) + down;
             self.network.ports[host].sending = true;
             self.plan_in(up, Happening::UplinkFree(host));
+            self.plan(now, Happening::Pump(link));
             if self.hosts[to].plan.conduct == Conduct::Stuck && matches!(chunk, Chunk::Data { .. }) {
                 return;
             }
@@ -209,7 +215,7 @@ impl World {
         self.start_sending(host);
     }
 
-    pub(super) fn delivered(&mut self, to: LinkId, chunk: Chunk) {
+    pub(super) fn delivered(&mut self, to: LinkId, chunk: &Chunk) {
         let from = Network::other_end(to);
         let end = &mut self.network.ends[slot(from)];
         end.buffered -= chunk.len();
@@ -218,6 +224,6 @@ impl World {
         }
         self.pump(from);
         let host = self.network.host_of(to);
-        self.arrived(host, to, &chunk);
+        self.arrived(host, to, chunk);
     }
 }
