@@ -34,6 +34,8 @@ pub struct ConnectionLimits {
     pub per_ip: usize,
     /// Incoming connections that have not finished their handshake.
     pub half_open: usize,
+    /// Those from one IP address, so that one host that never finishes keeps nobody out.
+    pub half_open_per_ip: usize,
 }
 
 /// Why a connection was refused.
@@ -80,6 +82,11 @@ impl Limits {
         }
         let ip = ip_of(remote).filter(|ip| !ip.is_loopback());
         if let Some(ip) = ip {
+            // At most `half_open` entries to look at, once per connection.
+            let half_open = self.half_open.values().filter(|other| **other == Some(ip)).count();
+            if half_open >= self.limits.half_open_per_ip {
+                return Err(Refusal::HalfOpen);
+            }
             let count = self.of_ip.entry(ip).or_default();
             if *count >= self.limits.per_ip {
                 return Err(Refusal::Ip);
@@ -191,7 +198,8 @@ impl NetworkBehaviour for Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: ConnectionLimits = ConnectionLimits { total: 4, per_peer: 2, per_ip: 3, half_open: 3 };
+    const LIMITS: ConnectionLimits =
+        ConnectionLimits { total: 4, per_peer: 2, per_ip: 3, half_open: 3, half_open_per_ip: 2 };
 
     fn remote(ip: &str) -> Multiaddr {
         format!("/ip4/{ip}/tcp/9").parse().expect("a multiaddress")
@@ -227,11 +235,17 @@ mod tests {
     fn half_open_connections_are_bounded_and_leave_no_trace() {
         let mut limits = Limits::new(LIMITS);
         let open = |limits: &mut Limits, number: usize| {
-            limits.open_half(ConnectionId::new_unchecked(number), &remote(&format!("10.0.1.{number}")))
+            limits.open_half(ConnectionId::new_unchecked(number), &remote(&format!("10.0.1.{}", number / 2)))
         };
-        assert_eq!([open(&mut limits, 1), open(&mut limits, 2), open(&mut limits, 3)], [Ok(()); 3]);
-        assert_eq!(open(&mut limits, 4), Err(Refusal::HalfOpen));
-        for number in 1..=3 {
+        let all = [2, 3, 4].map(|number| open(&mut limits, number));
+        assert_eq!(all, [Ok(()); 3]);
+        assert_eq!(open(&mut limits, 5), Err(Refusal::HalfOpen), "as many as there may be");
+        limits.close_half(ConnectionId::new_unchecked(4));
+        assert_eq!(
+            limits.open_half(ConnectionId::new_unchecked(6), &remote("10.0.1.1")),
+            Err(Refusal::HalfOpen)
+        );
+        for number in 2..=3 {
             limits.close_half(ConnectionId::new_unchecked(number));
         }
         assert!(limits.half_open.is_empty() && limits.of_ip.is_empty());

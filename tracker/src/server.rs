@@ -29,7 +29,7 @@ use crate::state::{StateDir, StateError};
 
 /// The connections of a standalone tracker: 512 peers and the same again, in 1,100 descriptors.
 pub const SERVER_CONNECTIONS: ConnectionLimits =
-    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128 };
+    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128, half_open_per_ip: 32 };
 /// A connection without requests is closed after this: longer than an announce interval, so that
 /// a live peer keeps its connection.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -15,6 +15,8 @@ mod datasets;
 mod lan;
 mod multicast;
 mod task;
+#[cfg(test)]
+mod tests;
 mod trackers;
 
 use std::io;

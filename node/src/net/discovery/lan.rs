@@ -206,3 +206,129 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(number: usize) -> Multiaddr {
+        format!("/ip4/10.0.{}.{}/tcp/9", number / 250, number % 250).parse().expect("a multiaddress")
+    }
+
+    /// Asks whoever may be asked at `now`.
+    fn ask_all(lan: &mut Lan, now: Instant) -> Vec<PeerId> {
+        std::iter::from_fn(|| lan.next_to_ask(now)).map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn a_flood_is_bounded_in_memory_and_in_rate() {
+        let start = Instant::now();
+        let mut lan = Lan::new(start);
+        for number in 0..3 * CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), Some(addr(number)), start);
+        }
+        assert_eq!(lan.candidates.len(), CANDIDATES_MAX);
+        let burst = usize::try_from(QUESTIONS_BURST).expect("few");
+        let mut asked = 0;
+        let second = Duration::from_secs(1);
+        let mut now = start;
+        while now < start + second {
+            for peer in ask_all(&mut lan, now) {
+                asked += 1;
+                lan.failed(&peer, now);
+            }
+            let due = lan.poll_timeout().expect("somebody is waiting");
+            assert!(due > now || asked < burst, "the loop may sleep");
+            now = due;
+        }
+        let per_second = usize::try_from(second.as_nanos() / QUESTION_EVERY.as_nanos()).expect("few");
+        assert!((per_second..=per_second + burst).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn few_are_asked_at_a_time() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..100 {
+            lan.heard_of(PeerId::random(), Some(addr(number)), now);
+        }
+        let asked = ask_all(&mut lan, now);
+        assert_eq!((asked.len(), lan.poll_timeout()), (ASKED_MAX, None));
+        lan.answered(&asked[0], false, now);
+        assert_eq!(ask_all(&mut lan, now).len(), 1);
+    }
+
+    #[test]
+    fn who_serves_is_kept_in_a_flood_and_asked_again() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let serves = PeerId::random();
+        lan.heard_of(serves, Some(addr(1)), now);
+        assert_eq!(ask_all(&mut lan, now), [serves]);
+        lan.answered(&serves, true, now);
+        for number in 0..2 * CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), Some(addr(number)), now);
+        }
+        let later = now + ASK_SERVING_AGAIN;
+        let mut asked = Vec::new();
+        for round in 0..1000 {
+            let turn = ask_all(&mut lan, later + QUESTION_EVERY * round);
+            for peer in &turn {
+                lan.failed(peer, later + ASK_SERVING_AGAIN);
+            }
+            asked.extend(turn);
+        }
+        assert!(asked.contains(&serves));
+    }
+
+    #[test]
+    fn enough_serving_peers_end_the_questions() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..SERVING_MAX + 50 {
+            lan.heard_of(PeerId::random(), Some(addr(number)), now);
+        }
+        let mut served = 0;
+        for round in 0..200 {
+            let now = now + QUESTION_EVERY * round;
+            for peer in ask_all(&mut lan, now) {
+                lan.answered(&peer, true, now);
+                served += 1;
+            }
+        }
+        // Those that were on their way when enough had answered may come on top.
+        assert!((SERVING_MAX..SERVING_MAX + ASKED_MAX).contains(&served), "{served}");
+        assert_eq!(lan.count(State::Serves), SERVING_MAX);
+    }
+
+    #[test]
+    fn a_peer_that_asks_is_asked_and_then_forgotten() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let peer = PeerId::random();
+        lan.asked_by(peer, now);
+        assert_eq!(lan.next_to_ask(now), Some((peer, vec![])));
+        lan.asked_by(peer, now);
+        assert_eq!(lan.next_to_ask(now), None, "a question is on its way");
+        lan.answered(&peer, true, now);
+        assert!(lan.candidates.is_empty(), "without an address it cannot be asked again");
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let peer = PeerId::random();
+        for number in [1, 1, 2, 3, 4, 5] {
+            lan.heard_of(peer, Some(addr(number)), now);
+        }
+        let kept: Vec<Multiaddr> = [2, 3, 4, 5].map(addr).to_vec();
+        assert_eq!(lan.next_to_ask(now), Some((peer, kept.clone())));
+        lan.failed(&peer, now);
+        for addr in &kept {
+            lan.expired(&peer, addr);
+        }
+        assert!(lan.candidates.is_empty());
+        assert_eq!(lan.poll_timeout(), None);
+    }
+}

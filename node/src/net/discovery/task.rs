@@ -40,10 +40,11 @@ use super::{Config, DiscoveryError, Event, Source};
 
 /// Connections of a process without an embedded tracker: its trackers, and the peers of the LAN
 /// that it asks and that ask it.
-const CONNECTIONS: ConnectionLimits = ConnectionLimits { total: 192, per_peer: 3, per_ip: 32, half_open: 64 };
+const CONNECTIONS: ConnectionLimits =
+    ConnectionLimits { total: 192, per_peer: 3, per_ip: 32, half_open: 64, half_open_per_ip: 16 };
 /// Connections of a process with an embedded tracker: 512 peers may announce at a time.
 const CONNECTIONS_AS_TRACKER: ConnectionLimits =
-    ConnectionLimits { total: 640, per_peer: 3, per_ip: 256, half_open: 128 };
+    ConnectionLimits { total: 640, per_peer: 3, per_ip: 256, half_open: 128, half_open_per_ip: 32 };
 /// An unused connection is closed after this. Questions on the LAN are rare, announcements come
 /// every 30 s: a new connection costs less than 512 idle ones.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -495,11 +496,13 @@ impl Task {
         if let Some(embedded) = &self.embedded {
             let _ = embedded.service.ask(self.own, self.own_ip(), Request::Leave { manifest }).await;
         }
-        let peers: Vec<PeerId> =
-            self.trackers.up_peers().filter(|peer| self.swarm.is_connected(peer)).collect();
-        let mut open: Vec<_> = peers
-            .iter()
-            .map(|peer| self.swarm.behaviour_mut().tracker.send_request(peer, Request::Leave { manifest }))
+        let tracker = &mut self.swarm.behaviour_mut().tracker;
+        let mut open: Vec<_> = self
+            .trackers
+            .up()
+            .map(|(peer, addrs)| {
+                tracker.send_request_with_addresses(&peer, Request::Leave { manifest }, addrs)
+            })
             .collect();
         while !open.is_empty() {
             if let SwarmEvent::Behaviour(BehaviourEvent::Tracker(

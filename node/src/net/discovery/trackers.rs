@@ -235,9 +235,10 @@ impl Trackers {
         }
     }
 
-    /// Who took an announcement last and is likely to be still connected.
-    pub(super) fn up_peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.trackers.iter().filter(|tracker| tracker.up == Some(true)).filter_map(|tracker| tracker.peer)
+    /// Who took an announcement last, and where it can be dialled.
+    pub(super) fn up(&self) -> impl Iterator<Item = (PeerId, Vec<Multiaddr>)> + '_ {
+        let up = self.trackers.iter().filter(|tracker| tracker.up == Some(true));
+        up.filter_map(|tracker| Some((tracker.peer?, tracker.resolved.clone())))
     }
 }
 
@@ -303,5 +304,122 @@ impl Tracker {
                 Step::Dial { tracker: number, identity: self.identity, addr }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "12D3KooWGLLz1Jj4W2V8syJY1q6S3FSMzgLXDEaBoMEwNvvWmPDu";
+
+    /// Trackers at the addresses of `list`, and when they were made.
+    fn trackers(list: &[&str], own: PeerId) -> (Trackers, Instant) {
+        let addrs = list.iter().map(|addr| addr.parse().expect("a multiaddress")).collect();
+        let start = Instant::now();
+        (Trackers::new(addrs, own, 1, start), start)
+    }
+
+    /// The pause until the next step, which is a dial, in seconds; the dial is taken on.
+    fn next_dial(trackers: &mut Trackers, now: &mut Instant) -> f64 {
+        let due = trackers.poll_timeout().expect("a step").max(*now);
+        let pause = due - *now;
+        *now = due;
+        assert!(matches!(trackers.poll_step(due), Some(Step::Dial { .. })));
+        trackers.dial_started(0, ConnectionId::new_unchecked(1));
+        assert_eq!(trackers.poll_step(due), None, "one thing at a time");
+        pause.as_secs_f64()
+    }
+
+    #[test]
+    fn a_dead_tracker_is_tried_less_and_less_and_told_once() {
+        let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        let mut pauses = Vec::new();
+        let mut told = 0;
+        for _ in 0..12 {
+            pauses.push(next_dial(&mut trackers, &mut now));
+            told += usize::from(trackers.failed(0, "refused".into(), now).is_some());
+        }
+        assert_eq!(told, 1);
+        let limits = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0, 60.0];
+        for (pause, limit) in pauses.iter().zip(limits) {
+            assert!(*pause <= limit && *pause >= limit / 2.0, "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn announcements_come_quickly_first_and_then_at_the_interval() {
+        // what the tracker asks for, the least and the most that is granted, in seconds
+        for (interval, least, most) in [(30, 27.0, 30.0), (0, 4.5, 5.0), (u32::MAX, 540.0, 600.0)] {
+            let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+            let peer = PeerId::random();
+            next_dial(&mut trackers, &mut now);
+            trackers.connected(0, peer, now);
+            let mut pauses = Vec::new();
+            for round in 0..5 {
+                let due = trackers.poll_timeout().expect("a step");
+                pauses.push((due - now).as_secs_f64());
+                now = due;
+                assert_eq!(trackers.poll_step(now), Some(Step::Announce { tracker: 0, peer }));
+                let change = trackers.answered(0, interval, now);
+                assert_eq!(change.is_some(), round == 0);
+            }
+            assert_eq!(pauses[..3], [0.0, 1.0, 2.0]);
+            assert!(pauses[3..].iter().all(|pause| (least..=most).contains(pause)), "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_tried_before_a_pause() {
+        let (mut trackers, now) = trackers(&["/dns4/host/tcp/9"], PeerId::random());
+        let resolve = Step::Resolve { tracker: 0, host: "host".into(), port: 9 };
+        assert_eq!(trackers.poll_step(now).as_ref(), Some(&resolve));
+        let found = ["10.0.0.1:9", "[fd00::1]:9", "10.0.0.2:9"].map(|addr| addr.parse().expect("an address"));
+        assert_eq!(trackers.resolved(0, &found, now), None);
+        let mut dialled = Vec::new();
+        while let Some(Step::Dial { addr, .. }) = trackers.poll_step(now) {
+            dialled.push(addr.to_string());
+            trackers.failed(0, "refused".into(), now);
+        }
+        assert_eq!(dialled, ["/ip4/10.0.0.1/tcp/9", "/ip4/10.0.0.2/tcp/9"]);
+        let due = trackers.poll_timeout().expect("a step");
+        assert!(due > now);
+        assert_eq!(trackers.poll_step(due), Some(resolve), "the name is looked up again");
+        assert_eq!(trackers.resolved(0, &[], due), None, "down was told already");
+    }
+
+    #[test]
+    fn nobody_asks_itself() {
+        let own: PeerId = PEER.parse().expect("a PeerId");
+        let (mut trackers, now) = trackers(&[&format!("/ip4/10.0.0.1/tcp/9/p2p/{PEER}")], own);
+        assert_eq!((trackers.poll_step(now), trackers.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn trackers_are_few_and_distinct() {
+        let list: Vec<String> = (0..100).map(|host| format!("/ip4/10.0.0.{}/tcp/9", host / 2)).collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let (mut trackers, now) = trackers(&list, PeerId::random());
+        let steps = std::iter::from_fn(|| trackers.poll_step(now)).count();
+        assert_eq!(steps, TRACKERS_MAX);
+    }
+
+    #[test]
+    fn a_broken_connection_is_noticed_before_the_next_turn() {
+        let (mut trackers, now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        let peer = PeerId::random();
+        let mut at = now;
+        next_dial(&mut trackers, &mut at);
+        trackers.connected(0, peer, at);
+        for _ in 0..3 {
+            trackers.poll_step(at);
+            trackers.answered(0, 30, at);
+            at = trackers.poll_timeout().expect("the next announcement");
+        }
+        let broken = at - Duration::from_secs(20);
+        trackers.disconnected(peer, broken);
+        let due = trackers.poll_timeout().expect("a step");
+        assert!(due - broken <= BACKOFF_MIN);
+        assert!(matches!(trackers.poll_step(due), Some(Step::Dial { .. })));
     }
 }
