@@ -289,14 +289,15 @@ pub fn listen_on_ipv6_too<B: NetworkBehaviour>(swarm: &mut Swarm<B>, port: u16) 
 }
 
 /// The addresses at which others reach `swarm`, each with its identity: loopback only where
-/// there is nothing else, link-local IPv6 never.
+/// there is nothing else, link-local IPv6 never, IPv4 first.
 pub fn public_addrs<B: NetworkBehaviour>(swarm: &Swarm<B>) -> Vec<Multiaddr> {
     let identity = *swarm.local_peer_id();
     let (loopback, public): (Vec<_>, Vec<_>) = swarm
         .listeners()
         .filter(|addr| !matches!(ip_of(addr), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local()))
         .partition(|addr| ip_of(addr).is_some_and(|ip| ip.is_loopback()));
-    let addrs = if public.is_empty() { loopback } else { public };
+    let mut addrs = if public.is_empty() { loopback } else { public };
+    addrs.sort_unstable_by_key(|addr| ip_of(addr));
     addrs.into_iter().map(|addr| addr.clone().with(Protocol::P2p(identity))).collect()
 }
 

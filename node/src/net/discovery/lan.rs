@@ -43,6 +43,9 @@ struct Candidate {
     addrs: Vec<Multiaddr>,
     state: State,
     due: Instant,
+    // It asked us for the dataset since it was asked last: it goes before those of whom only
+    // mDNS told, which may be inventions.
+    asked_us: bool,
     // Larger is more recent.
     heard: u64,
 }
@@ -71,6 +74,7 @@ impl Lan {
             addrs: Vec::new(),
             state: State::Waiting,
             due: now,
+            asked_us: false,
             heard: 0,
         });
         candidate.heard = self.heard;
@@ -91,6 +95,7 @@ impl Lan {
             && candidate.state == State::Waiting
         {
             candidate.due = now;
+            candidate.asked_us = true;
         }
     }
 
@@ -116,8 +121,9 @@ impl Lan {
             .candidates
             .iter_mut()
             .filter(|(_, candidate)| candidate.due <= now && candidate.may_be_asked(enough))
-            .min_by_key(|(_, candidate)| (candidate.due, candidate.heard))?;
+            .min_by_key(|(_, candidate)| (!candidate.asked_us, candidate.due, candidate.heard))?;
         candidate.state = State::Asked;
+        candidate.asked_us = false;
         self.allowance -= 1;
         Some((*peer, candidate.addrs.clone()))
     }
@@ -176,7 +182,7 @@ impl Lan {
             .candidates
             .iter()
             .filter(|(_, candidate)| candidate.state == State::Waiting)
-            .min_by_key(|(_, candidate)| candidate.heard)
+            .min_by_key(|(_, candidate)| (candidate.asked_us, candidate.heard))
             .map(|(peer, _)| *peer);
         oldest.is_some_and(|peer| self.candidates.remove(&peer).is_some())
     }
@@ -299,6 +305,22 @@ mod tests {
         // Those that were on their way when enough had answered may come on top.
         assert!((SERVING_MAX..SERVING_MAX + ASKED_MAX).contains(&served), "{served}");
         assert_eq!(lan.count(State::Serves), SERVING_MAX);
+    }
+
+    #[test]
+    fn a_peer_that_asks_goes_before_a_flood() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), Some(addr(number)), now);
+        }
+        let asks = PeerId::random();
+        let later = now + QUESTION_EVERY;
+        lan.asked_by(asks, later);
+        for number in 0..CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), Some(addr(number)), later);
+        }
+        assert_eq!(lan.next_to_ask(later).map(|(peer, _)| peer), Some(asks));
     }
 
     #[test]

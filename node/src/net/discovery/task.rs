@@ -14,7 +14,7 @@ use dft_protocol::id::PeerId as DftPeerId;
 use dft_protocol::manifest::PeerAddr;
 use dft_tracker::address::{ip_of, peer_id_from_libp2p, socket_addr_of};
 use dft_tracker::limits::{ConnectionLimits, Limits};
-use dft_tracker::protocol::{Announce, PEERS_PER_RESPONSE_MAX, Request, Response, TrackerCodec};
+use dft_tracker::protocol::{Announce, Request, Response, TrackerCodec};
 use dft_tracker::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs};
 use dft_tracker::server::{
     self, Answers, listen_on_ipv6_too, public_addrs, remote_ip, request_response_config, tracker_behaviour,
@@ -48,9 +48,12 @@ const CONNECTIONS_AS_TRACKER: ConnectionLimits =
 /// An unused connection is closed after this. Questions on the LAN are rare, announcements come
 /// every 30 s: a new connection costs less than 512 idle ones.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Peers that a tracker is asked for, and that are taken from its answer: as many as a swarm has
+/// links to; every answer is another sample.
+const PEERS_WANTED: u16 = 64;
 /// Events that wait for a slow reader, beyond the channel: what was found is found again, so the
-/// oldest is given up.
-const OUTBOX_LEN_MAX: usize = 256;
+/// oldest is given up. Each holds at most 512 addresses, 50 KB.
+const OUTBOX_LEN_MAX: usize = 64;
 /// How long to wait for further listen addresses before they are told.
 const LISTEN_SETTLE: Duration = Duration::from_millis(20);
 /// How long a name lookup may take.
@@ -121,6 +124,7 @@ pub(super) struct Task {
     // Where each connection leads; bounded by the connection limits.
     remotes: HashMap<ConnectionId, IpAddr>,
     mdns: Mdns,
+    warned_of_mdns: bool,
     // Set while listen addresses changed and were not told yet.
     tell_listening: Option<Instant>,
     outbox: VecDeque<Event>,
@@ -163,6 +167,7 @@ impl Task {
             lookups: FuturesUnordered::new(),
             remotes: HashMap::new(),
             mdns,
+            warned_of_mdns: false,
             tell_listening: None,
             outbox: VecDeque::new(),
             listening,
@@ -210,6 +215,9 @@ impl Task {
         if self.tell_listening.is_some_and(|due| due <= now) {
             self.tell_listening = None;
             self.start_mdns(Family::V6);
+            if self.mdns == Mdns::Waiting && !std::mem::replace(&mut self.warned_of_mdns, true) {
+                self.tell(Event::Warning("no network interface: peers on the LAN cannot be found".into()));
+            }
             let addrs = public_addrs(&self.swarm);
             *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = addrs.clone();
             self.tell(Event::Listening { addrs });
@@ -338,20 +346,13 @@ impl Task {
                 };
                 (tracker, found)
             })),
-            Step::Dial { tracker, identity, addr } => {
-                let opts = match identity {
-                    Some(identity) => DialOpts::peer_id(identity)
-                        .addresses(vec![addr])
-                        .condition(PeerCondition::Always)
-                        .allocate_new_port()
-                        .build(),
-                    None => DialOpts::unknown_peer_id().address(addr).allocate_new_port().build(),
-                };
-                self.trackers.dial_started(tracker, opts.connection_id());
-                if let Err(error) = self.swarm.dial(opts) {
-                    let change = self.trackers.failed(tracker, reason_of(&error), now);
-                    self.tell_change(change);
-                }
+            Step::DialKnown { tracker, identity, addrs } => {
+                let opts = DialOpts::peer_id(identity).addresses(addrs).condition(PeerCondition::Always);
+                self.dial_tracker(tracker, opts.allocate_new_port().build(), now);
+            }
+            Step::Dial { tracker, addr } => {
+                let opts = DialOpts::unknown_peer_id().address(addr);
+                self.dial_tracker(tracker, opts.allocate_new_port().build(), now);
             }
             Step::Announce { tracker, peer } => {
                 if self.swarm.is_connected(&peer) {
@@ -366,6 +367,14 @@ impl Task {
         }
     }
 
+    fn dial_tracker(&mut self, tracker: usize, opts: DialOpts, now: Instant) {
+        self.trackers.dial_started(tracker, opts.connection_id());
+        if let Err(error) = self.swarm.dial(opts) {
+            let change = self.trackers.failed(tracker, reason_of(&error), now);
+            self.tell_change(change);
+        }
+    }
+
     fn announcement(&self) -> Announce {
         Announce {
             manifest: self.config.manifest,
@@ -373,7 +382,7 @@ impl Task {
             addrs: self.link_addrs(),
             complete: self.config.complete,
             site: self.config.site.clone(),
-            want: PEERS_PER_RESPONSE_MAX,
+            want: PEERS_WANTED,
         }
     }
 
@@ -416,7 +425,8 @@ impl Task {
                 }
                 Message::Response { request_id, response } => {
                     if let Some(tracker) = self.trackers.asked(request_id) {
-                        self.on_tracker_response(tracker, response, now);
+                        let local = self.remotes.get(&connection_id).is_some_and(IpAddr::is_loopback);
+                        self.on_tracker_response(tracker, response, local, now);
                     }
                 }
             },
@@ -430,13 +440,14 @@ impl Task {
         }
     }
 
-    fn on_tracker_response(&mut self, tracker: usize, response: Response, now: Instant) {
+    /// `local`: the tracker runs on this host.
+    fn on_tracker_response(&mut self, tracker: usize, response: Response, local: bool, now: Instant) {
         match response {
             Response::Peers { interval_s, peers } => {
                 let source = Source::Tracker(self.trackers.addr(tracker).clone());
                 let change = self.trackers.answered(tracker, interval_s, now);
                 self.tell_change(change);
-                self.tell_found(&peers, source);
+                self.tell_found(&peers, local, source);
             }
             Response::Refused(reason) => {
                 let change = self.trackers.failed(tracker, format!("it refuses: {}", reason.as_str()), now);
@@ -450,13 +461,14 @@ impl Task {
         }
     }
 
-    fn tell_found(&mut self, found: &[FoundPeer], source: Source) {
-        let own = self.own;
-        let addrs = |found: &FoundPeer| {
-            let peer = found.peer;
-            found.addrs.as_slice().to_vec().into_iter().map(move |addr| PeerAddr { peer: Some(peer), addr })
+    /// Tells of peers that a tracker named. Only one on this host may send us to this host.
+    fn tell_found(&mut self, found: &[FoundPeer], local: bool, source: Source) {
+        let addrs = |found: &FoundPeer| -> Vec<PeerAddr> {
+            let allowed = found.addrs.as_slice().iter().filter(|addr| local || !addr.ip().is_loopback());
+            allowed.map(|addr| PeerAddr { peer: Some(found.peer), addr: *addr }).collect()
         };
-        let peers: Vec<PeerAddr> = found.iter().filter(|found| found.peer != own).flat_map(addrs).collect();
+        let others = found.iter().filter(|found| found.peer != self.own);
+        let peers: Vec<PeerAddr> = others.take(usize::from(PEERS_WANTED)).flat_map(addrs).collect();
         if !peers.is_empty() {
             self.tell(Event::PeersFound { peers, source });
         }
@@ -485,7 +497,7 @@ impl Task {
             embedded.due = Instant::now() + pause;
         }
         if let Response::Peers { peers, .. } = response {
-            self.tell_found(&peers, Source::EmbeddedTracker);
+            self.tell_found(&peers, true, Source::EmbeddedTracker);
         }
     }
 

@@ -167,6 +167,27 @@ async fn trackers_go_by_name_and_by_address_without_identity() {
 }
 
 #[tokio::test]
+async fn addresses_with_one_identity_are_one_tracker() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let Some(Protocol::P2p(identity)) = tracker.addr.iter().last() else { panic!("no identity") };
+    // A port that refuses: its listener is gone.
+    let gone = std::net::TcpListener::bind((LOOPBACK, 0)).and_then(|port| port.local_addr()).expect("a port");
+    let dead = dft_tracker::address::to_multiaddr(gone).with(Protocol::P2p(identity));
+    let mut node =
+        Node::start(Config { trackers: vec![dead.clone(), tracker.addr.clone()], ..config(1) }).await;
+    let first = node
+        .until(|event| match event {
+            Event::TrackerUp { addr } => Some(Ok(addr)),
+            Event::TrackerDown { reason, .. } => Some(Err(reason)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, Ok(dead));
+    tracker.stop().await;
+}
+
+#[tokio::test]
 async fn a_tracker_with_another_identity_is_down() {
     let state = tempfile::tempdir().expect("a directory");
     let tracker = Tracker::start(state.path()).await;

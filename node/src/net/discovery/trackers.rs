@@ -34,8 +34,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub(super) enum Step {
     /// Look up the addresses of `host`.
     Resolve { tracker: usize, host: String, port: u16 },
-    /// Connect to `addr`; it must be `identity` where that is known.
-    Dial { tracker: usize, identity: Option<PeerId>, addr: Multiaddr },
+    /// Connect to whichever of `addrs` is fastest, where `identity` must answer.
+    DialKnown { tracker: usize, identity: PeerId, addrs: Vec<Multiaddr> },
+    /// Connect to `addr`, whoever answers there.
+    Dial { tracker: usize, addr: Multiaddr },
     /// Announce over a connection to `peer`, or dial where there is none any more.
     Announce { tracker: usize, peer: PeerId },
 }
@@ -63,6 +65,8 @@ enum Phase {
 struct Tracker {
     /// As it was configured.
     addr: Multiaddr,
+    /// Further addresses of the same identity: a seeder names its tracker once per interface.
+    alternatives: Vec<Multiaddr>,
     identity: Option<PeerId>,
     /// Who answered last.
     peer: Option<PeerId>,
@@ -89,8 +93,11 @@ impl Trackers {
     pub(super) fn new(addrs: Vec<Multiaddr>, own: PeerId, seed: u64, now: Instant) -> Self {
         let mut trackers: Vec<Tracker> = Vec::new();
         for addr in addrs {
-            if trackers.len() < TRACKERS_MAX && !trackers.iter().any(|known| known.addr == addr) {
-                trackers.push(Tracker::new(addr, own, now));
+            let tracker = Tracker::new(addr, own, now);
+            if let Some(known) = trackers.iter_mut().find(|known| known.is_same(&tracker)) {
+                known.add_alternative(tracker.addr);
+            } else if trackers.len() < TRACKERS_MAX {
+                trackers.push(tracker);
             }
         }
         Self { trackers, rng: SmallRng::seed_from_u64(seed) }
@@ -199,7 +206,8 @@ impl Trackers {
         tracker.peer = None;
         tracker.phase = Phase::Waiting;
         tracker.tried += 1;
-        if tracker.tried < tracker.resolved.len() {
+        // With a known identity, all addresses were tried at once.
+        if tracker.identity.is_none() && tracker.tried < tracker.resolved.len() {
             tracker.resolved.rotate_left(1);
             tracker.due = now;
             return None;
@@ -255,6 +263,7 @@ impl Tracker {
         };
         let mut tracker = Self {
             addr,
+            alternatives: Vec::new(),
             identity,
             peer: None,
             resolved: Vec::new(),
@@ -273,8 +282,22 @@ impl Tracker {
     fn forget_lookup(&mut self) {
         self.resolved = match self.host() {
             Some(_) => Vec::new(),
-            None => vec![self.addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()],
+            None => std::iter::once(&self.addr).chain(&self.alternatives).map(without_identity).collect(),
         };
+    }
+
+    /// Whether `other` is another address of this tracker, or the same once more.
+    fn is_same(&self, other: &Tracker) -> bool {
+        let same_identity = self.identity.is_some() && self.identity == other.identity;
+        self.addr == other.addr || same_identity && self.host().is_none() && other.host().is_none()
+    }
+
+    fn add_alternative(&mut self, addr: Multiaddr) {
+        let known = addr == self.addr || self.alternatives.contains(&addr);
+        if !known && self.alternatives.len() + 1 < ADDRS_PER_TRACKER_MAX {
+            self.alternatives.push(addr);
+            self.forget_lookup();
+        }
     }
 
     /// The host name and port that are to be looked up.
@@ -293,18 +316,21 @@ impl Tracker {
             self.phase = Phase::Stepping;
             return Step::Announce { tracker: number, peer };
         }
-        match (self.resolved.first(), self.host()) {
-            (None, Some((host, port))) => {
-                self.phase = Phase::Resolving;
-                Step::Resolve { tracker: number, host, port }
-            }
-            (addr, _) => {
-                self.phase = Phase::Stepping;
-                let addr = addr.cloned().unwrap_or_else(|| self.addr.clone());
-                Step::Dial { tracker: number, identity: self.identity, addr }
-            }
+        if let (Some((host, port)), true) = (self.host(), self.resolved.is_empty()) {
+            self.phase = Phase::Resolving;
+            return Step::Resolve { tracker: number, host, port };
+        }
+        self.phase = Phase::Stepping;
+        match self.identity {
+            Some(identity) => Step::DialKnown { tracker: number, identity, addrs: self.resolved.clone() },
+            // Never empty here: without a host name, the configured address is in it.
+            None => Step::Dial { tracker: number, addr: self.resolved[0].clone() },
         }
     }
+}
+
+fn without_identity(addr: &Multiaddr) -> Multiaddr {
+    addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }
 
 #[cfg(test)]
@@ -393,6 +419,23 @@ mod tests {
         let own: PeerId = PEER.parse().expect("a PeerId");
         let (mut trackers, now) = trackers(&[&format!("/ip4/10.0.0.1/tcp/9/p2p/{PEER}")], own);
         assert_eq!((trackers.poll_step(now), trackers.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn addresses_of_one_identity_are_dialled_at_once() {
+        let identity: PeerId = PEER.parse().expect("a PeerId");
+        let list: Vec<String> =
+            (0..20).map(|host| format!("/ip4/10.0.0.{}/tcp/9/p2p/{PEER}", host / 2)).collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let (mut trackers, now) = trackers(&list, PeerId::random());
+        let Some(Step::DialKnown { tracker: 0, identity: dialled, addrs }) = trackers.poll_step(now) else {
+            panic!("no dial");
+        };
+        assert_eq!((dialled, addrs.len()), (identity, ADDRS_PER_TRACKER_MAX));
+        assert_eq!(addrs[1].to_string(), "/ip4/10.0.0.1/tcp/9");
+        assert_eq!(trackers.poll_step(now), None);
+        assert!(trackers.failed(0, "refused".into(), now).is_some());
+        assert_eq!(trackers.poll_step(now), None, "a pause");
     }
 
     #[test]
