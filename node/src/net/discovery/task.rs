@@ -24,7 +24,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::mdns;
-use libp2p::request_response::{self, Message, ProtocolSupport};
+use libp2p::request_response::{self, Message, OutboundFailure, ProtocolSupport};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
@@ -123,6 +123,8 @@ pub(super) struct Task {
     lookups: FuturesUnordered<Lookup>,
     // Where each connection leads; bounded by the connection limits.
     remotes: HashMap<ConnectionId, IpAddr>,
+    // The dials whose peer is to be asked; bounded by how many are asked at a time.
+    asking: HashMap<ConnectionId, PeerId>,
     mdns: Mdns,
     warned_of_mdns: bool,
     // Set while listen addresses changed and were not told yet.
@@ -166,6 +168,7 @@ impl Task {
             answers: Answers::new(),
             lookups: FuturesUnordered::new(),
             remotes: HashMap::new(),
+            asking: HashMap::new(),
             mdns,
             warned_of_mdns: false,
             tell_listening: None,
@@ -278,7 +281,7 @@ impl Task {
                 if let Some(tracker) = self.trackers.dialing(connection_id) {
                     self.trackers.connected(tracker, peer_id, now);
                 }
-                if endpoint.is_dialer() && self.lan.is_asked(&peer_id) {
+                if self.asking.remove(&connection_id).is_some() {
                     self.send_question(&peer_id);
                 }
             }
@@ -288,8 +291,8 @@ impl Task {
                     self.trackers.disconnected(peer_id, now);
                 }
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
-                self.on_dial_failed(connection_id, peer_id, &error, now);
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.on_dial_failed(connection_id, &error, now);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Tracker(event)) => self.on_tracker(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Datasets(event)) => self.on_datasets(event, now),
@@ -311,13 +314,7 @@ impl Task {
         }
     }
 
-    fn on_dial_failed(
-        &mut self,
-        connection: ConnectionId,
-        peer: Option<PeerId>,
-        error: &DialError,
-        now: Instant,
-    ) {
+    fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError, now: Instant) {
         if let Some(tracker) = self.trackers.dialing(connection) {
             if matches!(error, DialError::LocalPeerId { .. }) {
                 self.trackers.is_own(tracker);
@@ -325,11 +322,14 @@ impl Task {
                 let change = self.trackers.failed(tracker, reason_of(error), now);
                 self.tell_change(change);
             }
-        } else if let Some(peer) = peer
-            && self.lan.is_asked(&peer)
-            && !self.swarm.is_connected(&peer)
-        {
-            self.lan.failed(&peer, now);
+        }
+        if let Some(peer) = self.asking.remove(&connection) {
+            // It may have connected to us meanwhile.
+            if self.swarm.is_connected(&peer) {
+                self.send_question(&peer);
+            } else {
+                self.lan.failed(&peer, now);
+            }
         }
     }
 }
@@ -558,7 +558,7 @@ impl Task {
                 for (peer, addr) in found {
                     // Only what TCP can reach, and never this host by its loopback.
                     if socket_addr_of(&addr).is_some_and(|addr| !addr.ip().is_loopback()) {
-                        self.lan.heard_of(peer, Some(addr), now);
+                        self.lan.heard_of(peer, addr, now);
                     }
                 }
                 let kept =
@@ -581,14 +581,13 @@ impl Task {
         if self.swarm.is_connected(&peer) {
             return self.send_question(&peer);
         }
-        let opts = DialOpts::peer_id(peer)
-            .addresses(addrs)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .allocate_new_port()
-            .build();
+        let opts = DialOpts::peer_id(peer).addresses(addrs).condition(PeerCondition::Always);
+        let opts = opts.allocate_new_port().build();
+        let connection = opts.connection_id();
         match self.swarm.dial(opts) {
-            // Being dialled already (as a tracker) leads to a connection as well.
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Ok(()) => {
+                self.asking.insert(connection, peer);
+            }
             Err(_) => self.lan.failed(&peer, now),
         }
     }
@@ -625,7 +624,11 @@ impl Task {
                     }
                 }
             },
-            request_response::Event::OutboundFailure { peer, .. } => self.lan.failed(&peer, now),
+            request_response::Event::OutboundFailure { peer, error, .. } => match error {
+                // Another program that uses libp2p.
+                OutboundFailure::UnsupportedProtocols => self.lan.answered(&peer, false, now),
+                _ => self.lan.failed(&peer, now),
+            },
             _ => {}
         }
     }
