@@ -1,8 +1,9 @@
-//! How many connections a libp2p swarm keeps: in all, per peer, per IP address, and half-open.
+//! How many incoming connections a libp2p swarm keeps: in all, per peer, per IP address, and
+//! half-open.
 //!
-//! A behaviour that only says no. Its tables hold live connections and nothing else, so they are
-//! bounded by the limits themselves. Connections that this side opens count in all and per peer,
-//! and are never refused for their address.
+//! A behaviour that only says no. Its tables hold live incoming connections and nothing else, so
+//! they are bounded by the limits themselves. Connections that this side opens are its own
+//! business: others must not be able to use up the room for them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,9 +25,9 @@ use crate::address::ip_of;
 /// The limits of one swarm.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Established connections in all.
+    /// Incoming connections in all.
     pub total: usize,
-    /// Established connections with one peer: a second one covers a reconnect whose predecessor
+    /// Incoming connections of one peer: a second one covers a reconnect whose predecessor
     /// has not been noticed to be dead.
     pub per_peer: usize,
     /// Incoming connections from one IP address, half-open ones included. Loopback is exempt:
@@ -113,11 +114,13 @@ impl Limits {
         Ok(())
     }
 
+    /// A connection is established. Only incoming ones were half-open before; the count of
+    /// their address moves along.
     fn establish(&mut self, connection: ConnectionId, peer: PeerId) {
-        // The count of the address moves along from the half-open entry.
-        let ip = self.half_open.remove(&connection).flatten();
-        *self.of_peer.entry(peer).or_default() += 1;
-        self.established.insert(connection, (peer, ip));
+        if let Some(ip) = self.half_open.remove(&connection) {
+            *self.of_peer.entry(peer).or_default() += 1;
+            self.established.insert(connection, (peer, ip));
+        }
     }
 
     fn close(&mut self, connection: ConnectionId) {
@@ -167,12 +170,11 @@ impl NetworkBehaviour for Limits {
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        peer: PeerId,
+        _: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_established(peer).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
