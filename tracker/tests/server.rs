@@ -1,12 +1,13 @@
 //! `dft tracker` and its clients, over loopback.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use dft_protocol::id::ManifestId;
 use dft_tracker::address::{peer_id_from_libp2p, socket_addr_of};
-use dft_tracker::protocol::{Announce, Request, Response, TrackerCodec};
+use dft_tracker::protocol::{Announce, PROTOCOL, Request, Response, TrackerCodec};
 use dft_tracker::registry::{FoundPeer, LinkAddrs};
 use dft_tracker::server::{self, ServerConfig, ServerError, new_swarm, tracker_behaviour};
 use dft_tracker::state::StateError;
@@ -15,7 +16,7 @@ use libp2p::identity::Keypair;
 use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::{Multiaddr, Swarm};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, tcp, tls, yamux};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -60,6 +61,21 @@ impl Client {
     fn new() -> Self {
         let behaviour = tracker_behaviour(ProtocolSupport::Outbound);
         let swarm = new_swarm(Keypair::generate_ed25519(), behaviour, HANG).expect("a certificate");
+        Self { swarm }
+    }
+
+    /// One that sends up to `streams` requests at a time, whatever the tracker thinks of it.
+    fn with_streams(streams: usize) -> Self {
+        let config = request_response::Config::default().with_max_concurrent_streams(streams);
+        let swarm = SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), tls::Config::new, yamux::Config::default)
+            .expect("a certificate")
+            .with_behaviour(|_| {
+                request_response::Behaviour::new([(PROTOCOL, ProtocolSupport::Outbound)], config)
+            })
+            .expect("a behaviour")
+            .build();
         Self { swarm }
     }
 
@@ -181,6 +197,37 @@ async fn one_identity_gets_few_connections() {
     };
     tokio::time::timeout(HANG, closed).await.expect("the connection too many is closed");
     assert_eq!(ports(&Client::new().announce(&tracker.addr, 1).await), []);
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_is_cut_off_and_hurts_nobody_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tracker = start(directory.path()).await;
+    let mut flooder = Client::with_streams(1000);
+    let peer = flooder.connect(&tracker.addr).await.expect("a connection");
+    let mut open = HashSet::new();
+    for _ in 0..200 {
+        open.insert(
+            flooder.swarm.behaviour_mut().send_request(&peer, Request::Leave { manifest: manifest() }),
+        );
+    }
+    // Every request ends, most of them without an answer.
+    let ended = async {
+        while !open.is_empty() {
+            if let SwarmEvent::Behaviour(
+                request_response::Event::Message { message: Message::Response { request_id, .. }, .. }
+                | request_response::Event::OutboundFailure { request_id, .. },
+            ) = flooder.swarm.select_next_some().await
+            {
+                open.remove(&request_id);
+            }
+        }
+    };
+    let mut other = Client::new();
+    let both = async { tokio::join!(ended, other.announce(&tracker.addr, 1)) };
+    let ((), found) = tokio::time::timeout(HANG, both).await.expect("nothing hangs");
+    assert_eq!(ports(&found), []);
     tracker.stop().await;
 }
 
