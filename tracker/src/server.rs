@@ -114,17 +114,9 @@ pub async fn run(
         observed: HashMap::new(),
         answers: Answers::new(),
     };
-    server.announce_ready(ready, notify).await?;
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            event = server.swarm.select_next_some() => server.handle(event)?,
-            Some((channel, response)) = server.answers.next() => {
-                // The asker may have gone meanwhile.
-                let _ = server.swarm.behaviour_mut().tracker.send_response(channel, response);
-            }
-        }
+    tokio::select! {
+        () = shutdown => Ok(()),
+        result = server.serve(ready, notify) => result,
     }
 }
 
@@ -140,6 +132,24 @@ struct Server {
 }
 
 impl Server {
+    /// Ends only with an error.
+    async fn serve(
+        &mut self,
+        ready: impl FnOnce(Ready),
+        notify: impl Fn(Notice) + Send + 'static,
+    ) -> Result<(), ServerError> {
+        self.announce_ready(ready, notify).await?;
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.handle(event)?,
+                Some((channel, response)) = self.answers.next() => {
+                    // The asker may have gone meanwhile.
+                    let _ = self.swarm.behaviour_mut().tracker.send_response(channel, response);
+                }
+            }
+        }
+    }
+
     /// Waits for the listen addresses, remembers the port, starts the service and reports.
     async fn announce_ready(
         &mut self,

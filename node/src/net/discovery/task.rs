@@ -132,6 +132,8 @@ struct Embedded {
     due: Instant,
     answers: usize,
     asked: Option<BoxFuture<'static, Response>>,
+    // Something about us changed since it was asked.
+    news: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,7 +162,13 @@ impl Task {
             own,
             trackers: Trackers::new(config.trackers.clone(), local, rand::random(), now),
             lan: Lan::new(now),
-            embedded: service.map(|service| Embedded { service, due: now, answers: 0, asked: None }),
+            embedded: service.map(|service| Embedded {
+                service,
+                due: now,
+                answers: 0,
+                asked: None,
+                news: false,
+            }),
             answers: Answers::new(),
             lookups: FuturesUnordered::new(),
             remotes: HashMap::new(),
@@ -220,6 +228,8 @@ impl Task {
             let addrs = public_addrs(&self.swarm);
             *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = addrs.clone();
             self.tell(Event::Listening { addrs });
+            // What was announced so far lacks these addresses.
+            self.announce_now();
         }
         if let Mdns::Flooded(family, until) = self.mdns
             && until <= now

@@ -78,6 +78,8 @@ struct Tracker {
     due: Instant,
     answers: usize,
     failures: u32,
+    /// Something about us changed since the announcement that is on its way was made.
+    news: bool,
     /// What was told last.
     up: Option<bool>,
 }
@@ -189,7 +191,11 @@ impl Trackers {
         let interval = Duration::from_secs(interval_s.clamp(INTERVAL_S_MIN, INTERVAL_S_MAX).into());
         let jitter = self.rng.random_range(0.9..=1.0);
         let tracker = &mut self.trackers[tracker];
-        let pause = FIRST_PAUSES.get(tracker.answers).copied().unwrap_or(interval.mul_f64(jitter));
+        let pause = if std::mem::take(&mut tracker.news) {
+            Duration::ZERO
+        } else {
+            FIRST_PAUSES.get(tracker.answers).copied().unwrap_or(interval.mul_f64(jitter))
+        };
         tracker.answers += 1;
         tracker.failures = 0;
         tracker.phase = Phase::Waiting;
@@ -204,6 +210,7 @@ impl Trackers {
         let jitter = self.rng.random_range(0.5..=1.0);
         let tracker = &mut self.trackers[tracker];
         tracker.peer = None;
+        tracker.news = false;
         tracker.phase = Phase::Waiting;
         tracker.tried += 1;
         // With a known identity, all addresses were tried at once.
@@ -237,8 +244,10 @@ impl Trackers {
     /// Something about us changed: announce to every tracker that is up.
     pub(super) fn announce_now(&mut self, now: Instant) {
         for tracker in &mut self.trackers {
-            if tracker.phase == Phase::Waiting && tracker.up == Some(true) {
-                tracker.due = now;
+            match tracker.phase {
+                Phase::Waiting if tracker.up == Some(true) => tracker.due = now,
+                Phase::Asked(_) => tracker.news = true,
+                _ => {}
             }
         }
     }
@@ -272,6 +281,7 @@ impl Tracker {
             due: now,
             answers: 0,
             failures: 0,
+            news: false,
             up: None,
         };
         tracker.forget_lookup();
@@ -346,6 +356,14 @@ mod tests {
         (Trackers::new(addrs, own, 1, start), start)
     }
 
+    /// Only a behaviour makes request ids.
+    fn request_id() -> OutboundRequestId {
+        let manifest = dft_protocol::id::ManifestId::from_bytes([1; 32]);
+        let request = dft_tracker::protocol::Request::Leave { manifest };
+        dft_tracker::server::tracker_behaviour(libp2p::request_response::ProtocolSupport::Outbound)
+            .send_request(&PeerId::random(), request)
+    }
+
     /// The pause until the next step, which is a dial, in seconds; the dial is taken on.
     fn next_dial(trackers: &mut Trackers, now: &mut Instant) -> f64 {
         let due = trackers.poll_timeout().expect("a step").max(*now);
@@ -393,6 +411,29 @@ mod tests {
             assert_eq!(pauses[..3], [0.0, 1.0, 2.0]);
             assert!(pauses[3..].iter().all(|pause| (least..=most).contains(pause)), "{pauses:?}");
         }
+    }
+
+    #[test]
+    fn news_are_announced_at_once() {
+        let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        trackers.announce_now(now);
+        next_dial(&mut trackers, &mut now);
+        trackers.connected(0, PeerId::random(), now);
+        trackers.poll_step(now);
+        trackers.answered(0, 30, now);
+        assert_ne!(trackers.poll_timeout(), Some(now));
+        trackers.announce_now(now);
+        assert_eq!(trackers.poll_timeout(), Some(now));
+        // The same while an announcement is on its way.
+        trackers.poll_step(now);
+        trackers.announced(0, request_id());
+        trackers.announce_now(now);
+        assert_eq!(trackers.poll_timeout(), None);
+        trackers.answered(0, 30, now);
+        assert_eq!(trackers.poll_timeout(), Some(now));
+        trackers.poll_step(now);
+        trackers.answered(0, 30, now);
+        assert_ne!(trackers.poll_timeout(), Some(now));
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Task {
         self.trackers.announce_now(now);
         if let Some(embedded) = &mut self.embedded {
             embedded.due = now;
+            embedded.news = embedded.asked.is_some();
         }
     }
 
@@ -184,7 +185,11 @@ impl Task {
 
     pub(super) fn on_embedded(&mut self, response: Response) {
         if let Some(embedded) = &mut self.embedded {
-            let pause = EMBEDDED_PAUSES[embedded.answers.min(EMBEDDED_PAUSES.len() - 1)];
+            let pause = if std::mem::take(&mut embedded.news) {
+                Duration::ZERO
+            } else {
+                EMBEDDED_PAUSES[embedded.answers.min(EMBEDDED_PAUSES.len() - 1)]
+            };
             embedded.asked = None;
             embedded.answers += 1;
             embedded.due = Instant::now() + pause;
