@@ -271,7 +271,7 @@ impl Record {
         RecordCbor::new(manifest.as_bytes(), &durable.to_bytes()).to_bytes()
     }
 
-    fn decode(bytes: &[u8]) -> Self {
+    pub(super) fn decode(bytes: &[u8]) -> Self {
         let Ok(record) = serde_cbor::from_slice::<RecordCbor>(bytes) else { return Self::Damaged };
         let Ok(manifest) = <[u8; 32]>::try_from(&record.manifest[..]) else { return Self::Damaged };
         // Checksum and canonical form at once.

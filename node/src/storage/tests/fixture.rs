@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use dft_protocol::geometry::{PieceIndex, PieceSize};
 use dft_protocol::manifest::{Hints, Manifest};
+use dft_protocol::piece_set::PieceSet;
 use tempfile::TempDir;
 
 use crate::storage::{FetchOptions, ScanOptions, StorageError, Store, hash, scan, verify};
@@ -103,11 +104,24 @@ pub(super) fn everything(root: &Path) {
     }
 }
 
+/// A few entries with all the ways to write them: for tests that repeat a fetch many times.
+pub(super) fn a_little(root: &Path) {
+    put(&root.join("large"), &bytes(2 * PIECE + 99, 1));
+    put(&root.join("read-only/small"), &bytes(900, 2));
+    put(&root.join("read-only/\u{1b}odd"), &bytes(500, 3));
+    put(&root.join("empty"), b"");
+    let sparse = File::create(root.join("sparse")).unwrap();
+    sparse.set_len(9 * PIECE as u64).unwrap();
+    sparse.write_all_at(&bytes(100, 5), 4 * PIECE as u64).unwrap();
+    symlink("large", root.join("link")).unwrap();
+    set_mode(&root.join("large"), 0o400);
+    set_mode(&root.join("read-only"), 0o555);
+}
+
 /// A seeded dataset.
 pub(super) struct Seeded {
     pub(super) manifest: Arc<Manifest>,
     pub(super) store: Store,
-    pub(super) root: PathBuf,
 }
 
 impl Seeded {
@@ -117,7 +131,7 @@ impl Seeded {
         let info = hash(&scan, Some(piece_size), &|_| {}, &AtomicBool::new(false)).unwrap();
         let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
         let store = Store::seed(manifest.clone(), scan).unwrap();
-        Self { manifest, store, root: root.to_owned() }
+        Self { manifest, store }
     }
 
     pub(super) fn piece(&self, piece: PieceIndex) -> Vec<u8> {
@@ -150,6 +164,33 @@ impl Seeded {
         }
         store.flush()?;
         store.finish()
+    }
+
+    /// Tries to complete on one store again and again, as long as errors are reported.
+    pub(super) fn complete_stubbornly(&self, store: &Store) -> PathBuf {
+        const ATTEMPTS_MAX: u32 = 4;
+        for _ in 1..ATTEMPTS_MAX {
+            if let Ok(path) = self.complete(store) {
+                return path;
+            }
+        }
+        self.complete(store).unwrap()
+    }
+
+    /// Whether `bytes_of` reads each piece of the set as it is in the source.
+    pub(super) fn assert_pieces(&self, pieces: &PieceSet, data: &Path) {
+        for piece in pieces.iter() {
+            let mut found = Vec::new();
+            for span in self.manifest.layout().spans(piece) {
+                let name =
+                    std::ffi::OsStr::from_bytes(self.manifest.info().entries[span.entry].path().as_bytes());
+                let path = if name.is_empty() { data.to_owned() } else { data.join(name) };
+                let mut part = vec![0; span.len as usize];
+                File::open(path).unwrap().read_exact_at(&mut part, span.offset).unwrap();
+                found.extend(part);
+            }
+            assert!(found == self.piece(piece), "piece {piece} is recorded, but not there");
+        }
     }
 
     /// The tree at `path` is the source in all that the manifest says.

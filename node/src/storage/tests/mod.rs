@@ -1,5 +1,6 @@
 //! Whole datasets through the storage: from a tree on disk to a manifest, to pieces, to an equal
 //! tree; and the same with every call to the disk failing once.
 
+mod faults;
 mod fixture;
 mod round_trip;
