@@ -1,15 +1,18 @@
 //! Every call that changes the disk fails once, or is the last one before the process or the
 //! machine dies; then the fetch goes on and must come out equal.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use dft_protocol::geometry::PieceIndex;
 use dft_protocol::piece_set::PieceSet;
 
-use super::fixture::{Scratch, Seeded, a_little, names, put};
+use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, names, put, set_mode};
+use crate::storage::disk::Operation;
 use crate::storage::disk::fault::{self, Effect};
 use crate::storage::part::Record;
-use crate::storage::{StorageError, verify};
+use crate::storage::{StorageError, Store, verify};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -32,6 +35,8 @@ enum Then {
     /// With the same store, where one was opened.
     SameStore,
     NextFetch,
+    /// With the next fetch, after someone removed what has the final name.
+    FinalLost,
 }
 
 /// Runs a fetch with `effect` at each call in turn.
@@ -49,7 +54,8 @@ fn at_each_call(effect: Effect, before: Before, then: Then) {
             Before::Nothing => seeded.open(&target),
             Before::OldTree => seeded.open_forced(&target),
         };
-        fault::arm(None, n, effect);
+        let operation = (effect == Effect::LostSync).then_some(Operation::Sync);
+        fault::arm(operation, n, effect);
         let opened = open();
         let result = match &opened {
             Ok(store) => seeded.complete(store),
@@ -64,6 +70,11 @@ fn at_each_call(effect: Effect, before: Before, then: Then) {
         let context = format!("{effect:?} at call {n}, {before:?}");
         assert!(fired || !failed, "{context}: {result:?}");
         assert_state(&seeded, &target, before, &context);
+        if then == Then::FinalLost && target.join("source").exists() {
+            set_mode(&target.join("source"), 0o700);
+            let _ = fs::set_permissions(target.join("source/read-only"), Permissions::from_mode(0o700));
+            fs::remove_dir_all(target.join("source")).unwrap();
+        }
         let store = open().unwrap_or_else(|error| panic!("{context}: {error}"));
         let path = if store.is_finished() { target.join("source") } else { seeded.complete(&store).unwrap() };
         seeded.assert_equal(&path);
@@ -121,6 +132,17 @@ fn a_kill_at_any_call_leaves_the_old_tree_or_the_new_one() {
 }
 
 #[test]
+fn a_kill_and_a_loss_of_the_final_tree_are_survived() {
+    at_each_call(Effect::Crash, Before::Nothing, Then::FinalLost);
+    at_each_call(Effect::Crash, Before::OldTree, Then::FinalLost);
+}
+
+#[test]
+fn what_a_failed_sync_drops_is_fetched_again() {
+    at_each_call(Effect::LostSync, Before::Nothing, Then::SameStore);
+}
+
+#[test]
 fn a_power_cut_at_any_call_is_survived() {
     at_each_call(Effect::PowerCut, Before::Nothing, Then::NextFetch);
 }
@@ -144,4 +166,71 @@ fn errors_of_the_disk_have_their_kind() {
     assert!(matches!(write(EDQUOT), StorageError::Quota { .. }));
     assert!(matches!(write(EIO), StorageError::Io { .. }));
     assert!(write(ENOSPC).is_out_of_space() && !write(EIO).is_out_of_space());
+}
+
+/// A store with one piece that is not there yet, and that piece.
+fn one_piece_to_fetch(scratch: &Scratch) -> (Seeded, Store, PieceIndex) {
+    let source = scratch.directory("source");
+    put(&source.join("file"), &bytes(PIECE, 1));
+    let seeded = Seeded::new(&source);
+    let store = seeded.open(&scratch.directory("target")).unwrap();
+    let piece = seeded.manifest.geometry().piece(0).unwrap();
+    (seeded, store, piece)
+}
+
+#[test]
+fn no_later_flush_vouches_for_what_a_failed_one_dropped() {
+    let scratch = Scratch::new();
+    let (seeded, store, piece) = one_piece_to_fetch(&scratch);
+    let bytes = seeded.piece(piece);
+    store.write(piece, 0, &bytes).unwrap();
+    store.verified(piece);
+    fault::arm(Some(Operation::Sync), 0, Effect::LostSync);
+    let error = store.flush().unwrap_err();
+    assert!(fault::disarm());
+    assert!(matches!(&error, StorageError::NotDurable { pieces, .. } if pieces[..] == [piece]), "{error}");
+    store.verified(piece);
+    assert_eq!(store.flush().unwrap(), []);
+    store.write(piece, 1, &bytes[1..]).unwrap();
+    store.verified(piece);
+    assert_eq!(store.flush().unwrap(), [], "its first byte was not written again");
+    store.write(piece, 0, &bytes[..1]).unwrap();
+    store.verified(piece);
+    assert_eq!(store.flush().unwrap(), [piece]);
+    assert!(store.rehash(piece).unwrap());
+}
+
+#[test]
+fn a_piece_that_was_half_written_at_a_failed_flush_does_not_count() {
+    let scratch = Scratch::new();
+    let source = scratch.directory("source");
+    put(&source.join("file"), &bytes(2 * PIECE, 1));
+    let seeded = Seeded::new(&source);
+    let store = seeded.open(&scratch.directory("target")).unwrap();
+    let pieces: Vec<_> = seeded.manifest.geometry().pieces().collect();
+    let halves = seeded.piece(pieces[0]);
+    let (first, second) = halves.split_at(PIECE / 2);
+    store.write(pieces[0], 0, first).unwrap();
+    store.write(pieces[1], 0, &seeded.piece(pieces[1])).unwrap();
+    store.verified(pieces[1]);
+    fault::arm(Some(Operation::Sync), 0, Effect::LostSync);
+    let error = store.flush().unwrap_err();
+    fault::disarm();
+    assert!(matches!(error, StorageError::NotDurable { pieces: lost, .. } if lost == pieces));
+    store.write(pieces[0], u32::try_from(first.len()).unwrap(), second).unwrap();
+    store.verified(pieces[0]);
+    assert_eq!(store.flush().unwrap(), []);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_costs_no_piece() {
+    let scratch = Scratch::new();
+    let (seeded, store, piece) = one_piece_to_fetch(&scratch);
+    store.write(piece, 0, &seeded.piece(piece)).unwrap();
+    store.verified(piece);
+    fault::arm(Some(Operation::Rename), 0, Effect::Error(ENOSPC));
+    let error = store.flush().unwrap_err();
+    fault::disarm();
+    assert!(matches!(error, StorageError::DiskFull { .. }), "{error}");
+    assert_eq!(store.flush().unwrap(), [piece], "the same bytes are recorded by the next flush");
 }
