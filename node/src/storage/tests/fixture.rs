@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use dft_protocol::geometry::{PieceIndex, PieceSize};
-use dft_protocol::manifest::{Hints, Manifest};
+use dft_protocol::id::PieceHash;
+use dft_protocol::manifest::{Entry, Hints, Manifest};
 use dft_protocol::piece_set::PieceSet;
 use tempfile::TempDir;
 
-use crate::storage::{FetchOptions, ScanOptions, StorageError, Store, hash, scan, verify};
+use crate::storage::{FetchOptions, Scan, ScanOptions, StorageError, Store, hash, scan, verify};
 
 /// The smallest piece size: small files make many pieces.
 pub(super) const PIECE: usize = 4096;
@@ -127,11 +128,33 @@ pub(super) struct Seeded {
 impl Seeded {
     pub(super) fn new(root: &Path) -> Self {
         let scan = scan(&[root.to_owned()], None, &ScanOptions::default()).unwrap();
-        let piece_size = PieceSize::new(PIECE as u64).unwrap();
+        Self::from_scan(scan, PieceSize::new(PIECE as u64).unwrap())
+    }
+
+    pub(super) fn from_scan(scan: Scan, piece_size: PieceSize) -> Self {
         let info = hash(&scan, Some(piece_size), &|_| {}, &AtomicBool::new(false)).unwrap();
         let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
         let store = Store::seed(manifest.clone(), scan).unwrap();
         Self { manifest, store }
+    }
+
+    /// A dataset of 32 TiB, made up: it is never read.
+    pub(super) fn with_huge_file(scan: Scan) -> Self {
+        let seeded = Self::from_scan(scan, PieceSize::new(16 << 20).unwrap());
+        let mut info = seeded.manifest.info().clone();
+        if let Some(Entry::File { size, .. }) = info.entries.first_mut() {
+            *size = 32 << 40;
+        }
+        info.hashes = vec![PieceHash::from_bytes([1; 32]); 1 << 21];
+        let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
+        Self { manifest, ..seeded }
+    }
+
+    /// The pieces of the file at this path.
+    pub(super) fn pieces_of(&self, path: &str) -> Vec<PieceIndex> {
+        let entries = &self.manifest.info().entries;
+        let entry = entries.iter().position(|entry| entry.path().as_bytes() == path.as_bytes());
+        self.store.pieces_of(entry.unwrap())
     }
 
     pub(super) fn piece(&self, piece: PieceIndex) -> Vec<u8> {

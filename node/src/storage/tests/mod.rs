@@ -3,4 +3,7 @@
 
 mod faults;
 mod fixture;
+mod resume;
 mod round_trip;
+mod seeding;
+mod verifying;
