@@ -138,14 +138,14 @@ impl Seeded {
         Self { manifest, store }
     }
 
-    /// A dataset of 32 TiB, made up: it is never read.
+    /// A dataset of 24 TiB, made up: it is never read.
     pub(super) fn with_huge_file(scan: Scan) -> Self {
         let seeded = Self::from_scan(scan, PieceSize::new(16 << 20).unwrap());
         let mut info = seeded.manifest.info().clone();
         if let Some(Entry::File { size, .. }) = info.entries.first_mut() {
-            *size = 32 << 40;
+            *size = 24 << 40;
         }
-        info.hashes = vec![PieceHash::from_bytes([1; 32]); 1 << 21];
+        info.hashes = vec![PieceHash::from_bytes([1; 32]); 3 << 19];
         let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
         Self { manifest, ..seeded }
     }
