@@ -154,6 +154,12 @@ impl Part {
         Ok(Some(Self { target, directory, path, name, _lock: lock, is_new }))
     }
 
+    /// Whether names that differ in case only are one name here.
+    pub(super) fn folds_case(&self) -> Result<bool, StorageError> {
+        let other_case = Attributes::at(&*self.directory, &LOCK.to_ascii_uppercase());
+        Ok(other_case.map_err(StorageError::at("look at", &self.path))?.is_some())
+    }
+
     /// The tree that is being assembled.
     pub(super) fn data(&self) -> Tree {
         Tree::new(self.directory.clone(), DATA, &self.path)

@@ -15,6 +15,7 @@ use crate::storage::part::Record;
 use crate::storage::{StorageError, Store, verify};
 
 const EIO: i32 = 5;
+const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
 
@@ -119,6 +120,11 @@ fn a_full_disk_is_survived_by_the_next_fetch() {
 #[test]
 fn a_failed_call_leaves_the_old_tree_or_the_new_one() {
     at_each_call(Effect::Error(EIO), Before::OldTree, Then::NextFetch);
+}
+
+#[test]
+fn an_old_tree_is_replaced_where_names_cannot_be_exchanged() {
+    at_each_call(Effect::Error(EINVAL), Before::OldTree, Then::NextFetch);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn what_cannot_be_sent_is_left_out_with_a_report() {
     put(&root.join("file"), b"x");
     let exclude = vec![root.join("root.dft"), root.join("not there")];
     let options = ScanOptions { exclude, ..ScanOptions::default() };
-    let scanned = scan(&[root.clone()], None, &options).unwrap();
+    let scanned = scan(std::slice::from_ref(&root), None, &options).unwrap();
     assert_eq!(paths(&scanned.entries), ["", "file"]);
     let skipped: Vec<_> =
         scanned.skipped.iter().map(|skipped| (skipped.path.clone(), skipped.reason)).collect();
@@ -106,7 +106,7 @@ fn symlinks_that_leave_the_tree_are_refused_or_left_out() {
         let root = scratch.directory("root");
         symlink(target, root.join("link")).unwrap();
         put(&root.join("z"), b"x");
-        let error = scan(&[root.clone()], None, &ScanOptions::default()).unwrap_err();
+        let error = scan(std::slice::from_ref(&root), None, &ScanOptions::default()).unwrap_err();
         assert!(matches!(error, StorageError::UnsafeSymlink { .. }), "{error}");
         assert!(error.hint().is_some());
         let options = ScanOptions { skip_unsafe: true, ..ScanOptions::default() };
@@ -226,7 +226,7 @@ fn a_file_that_changes_is_named_and_its_pieces_known() {
         let root = scratch.directory("source");
         put(&root.join("file"), &bytes(3 * PIECE, 1));
         put(&root.join("other"), &bytes(PIECE, 2));
-        let scanned = scan(&[root.clone()], None, &ScanOptions::default()).unwrap();
+        let scanned = scan(std::slice::from_ref(&root), None, &ScanOptions::default()).unwrap();
         let seeded = Seeded::from_scan(scanned.clone(), PieceSize::new(PIECE as u64).unwrap());
         let pieces: Vec<_> = seeded.manifest.geometry().pieces().collect();
         assert_eq!(seeded.piece(pieces[2]).len(), PIECE, "it may be open when it changes");
@@ -258,7 +258,7 @@ fn what_was_hashed_before_is_not_hashed_again() {
     let scratch = Scratch::new();
     let (root, cache) = (scratch.directory("source"), scratch.directory("cache"));
     everything(&root);
-    let scan_it = || scan(&[root.clone()], None, &ScanOptions::default()).unwrap();
+    let scan_it = || scan(std::slice::from_ref(&root), None, &ScanOptions::default()).unwrap();
     let scanned = scan_it();
     let info = hash(&scanned, None, &|_| {}, &AtomicBool::new(false)).unwrap();
     assert!(SeedCache::new(&scanned, &info).is_none(), "it was made just before");

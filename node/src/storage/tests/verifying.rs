@@ -49,7 +49,7 @@ fn each_difference_is_named() {
                 keeping_time(root, || {
                     fs::remove_file(root.join("link")).unwrap();
                     symlink("pack", root.join("link")).unwrap();
-                })
+                });
             },
             &["«link» points to \"pack\""],
         ),
@@ -59,7 +59,7 @@ fn each_difference_is_named() {
                 keeping_time(root, || {
                     fs::remove_dir(root.join("directory")).unwrap();
                     symlink("pack", root.join("directory")).unwrap();
-                })
+                });
             },
             &["«directory» is a symbolic link, not a directory"],
         ),
