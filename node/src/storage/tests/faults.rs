@@ -42,7 +42,7 @@ enum Then {
 
 /// Runs a fetch with `effect` at each call in turn.
 fn at_each_call(effect: Effect, before: Before, then: Then) {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.directory("source");
     a_little(&source);
     let seeded = Seeded::new(&source);
@@ -155,7 +155,7 @@ fn a_power_cut_at_any_call_is_survived() {
 
 #[test]
 fn errors_of_the_disk_have_their_kind() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.directory("source");
     a_little(&source);
     let seeded = Seeded::new(&source);
@@ -186,7 +186,7 @@ fn one_piece_to_fetch(scratch: &Scratch) -> (Seeded, Store, PieceIndex) {
 
 #[test]
 fn no_later_flush_vouches_for_what_a_failed_one_dropped() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let (seeded, store, piece) = one_piece_to_fetch(&scratch);
     let bytes = seeded.piece(piece);
     store.write(piece, 0, &bytes).unwrap();
@@ -208,7 +208,7 @@ fn no_later_flush_vouches_for_what_a_failed_one_dropped() {
 
 #[test]
 fn a_piece_that_was_half_written_at_a_failed_flush_does_not_count() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.directory("source");
     put(&source.join("file"), &bytes(2 * PIECE, 1));
     let seeded = Seeded::new(&source);
@@ -230,7 +230,7 @@ fn a_piece_that_was_half_written_at_a_failed_flush_does_not_count() {
 
 #[test]
 fn a_record_that_cannot_be_written_costs_no_piece() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let (seeded, store, piece) = one_piece_to_fetch(&scratch);
     store.write(piece, 0, &seeded.piece(piece)).unwrap();
     store.verified(piece);

@@ -9,10 +9,13 @@ use std::sync::atomic::AtomicBool;
 
 use dft_protocol::geometry::{PieceIndex, PieceSize};
 use dft_protocol::id::PieceHash;
-use dft_protocol::manifest::{Entry, Hints, Manifest};
+use dft_protocol::manifest::{Entry, Hints, Manifest, Mtime};
+use dft_protocol::path::{Name, SafePath};
 use dft_protocol::piece_set::PieceSet;
 use tempfile::TempDir;
 
+use crate::storage::part::remove_all;
+use crate::storage::tree::{Tree, open_directory};
 use crate::storage::{FetchOptions, Scan, ScanOptions, StorageError, Store, hash, scan, verify};
 
 /// The smallest piece size: small files make many pieces.
@@ -31,6 +34,12 @@ impl Scratch {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// In memory where there is such a place: for tests that sync thousands of times and lose
+    /// data on purpose, not by the disk.
+    pub(super) fn in_memory() -> Self {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Self::new(), Self)
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -44,14 +53,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        fn open_up(path: &Path) {
-            let Ok(metadata) = path.symlink_metadata() else { return };
-            if metadata.is_dir() {
-                let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
-                fs::read_dir(path).into_iter().flatten().flatten().for_each(|entry| open_up(&entry.path()));
-            }
+        // The standard library's way gives up at closed directories and at great depths.
+        let (Some(parent), Some(name)) = (self.path().parent(), self.path().file_name()) else { return };
+        if let Ok(directory) = open_directory(parent) {
+            let tree = Tree::new(Arc::new(directory), name.as_bytes(), parent);
+            let _ = remove_all(&tree, &mut |_| false);
         }
-        open_up(self.path());
     }
 }
 
@@ -146,6 +153,21 @@ impl Seeded {
             *size = 24 << 40;
         }
         info.hashes = vec![PieceHash::from_bytes([1; 32]); 3 << 19];
+        let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
+        Self { manifest, ..seeded }
+    }
+
+    /// A dataset of empty directories at these paths, which need not exist.
+    pub(super) fn made_up(name: &str, directories: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let seeded = Self::new(&scratch.directory("empty"));
+        let mut info = seeded.manifest.info().clone();
+        info.name = Name::new(name).unwrap();
+        let (mode, mtime) = (0o755, Mtime::default());
+        info.entries.extend(directories.iter().map(|path| {
+            let path = SafePath::new(*path).unwrap();
+            Entry::Directory { path, mode, mtime }
+        }));
         let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
         Self { manifest, ..seeded }
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use dft_protocol::geometry::PieceIndex;
 
 use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, everything, names, put, set_mode};
-use crate::storage::{FetchOptions, StorageError, Store};
+use crate::storage::{FetchOptions, StorageError, Store, verify};
 
 /// A source with one of everything, and a fetch of it of which some pieces are there.
 struct Begun {
@@ -386,4 +386,38 @@ fn threads_write_read_and_flush_at_once() {
     });
     assert!(store.durable().is_full());
     begun.seeded.assert_equal(&store.finish().unwrap());
+}
+
+#[test]
+fn a_dataset_that_brings_a_part_directory_is_refused() {
+    let scratch = Scratch::new();
+    let cases: [(&str, &[&str]); 4] = [
+        (".other.dft-part", &[]),
+        ("data", &[".other.dft-part"]),
+        ("data", &["a", "a/.other.DFT-part"]),
+        ("data", &[".other.dft-part", ".other.dft-part/data"]),
+    ];
+    for (name, directories) in cases {
+        let seeded = Seeded::made_up(name, directories);
+        let error = seeded.open(scratch.path()).err().unwrap();
+        assert!(matches!(error, StorageError::ReservedName { .. }), "{error}");
+        assert!(names(scratch.path()).is_empty());
+    }
+}
+
+#[test]
+fn the_longest_path_is_created_and_found() {
+    // Longer by one than the kernel takes in one call.
+    let scratch = Scratch::new();
+    let name = "n".repeat(255);
+    let longest = [format!("{name}/").repeat(15), "n".repeat(254), "/n".to_owned()].concat();
+    assert_eq!(longest.len(), dft_protocol::path::PATH_LEN_MAX);
+    let slashes = longest.match_indices('/').map(|(at, _)| &longest[..at]);
+    let directories: Vec<&str> = slashes.chain([&longest[..]]).collect();
+    let seeded = Seeded::made_up("deep", &directories);
+    let store = seeded.open(scratch.path()).unwrap();
+    drop(store);
+    let path = seeded.open(scratch.path()).unwrap().finish().unwrap();
+    let differences = verify(&seeded.manifest, &path, &|_| {}).unwrap();
+    assert!(differences.is_empty());
 }
