@@ -380,13 +380,13 @@ impl Driver {
                     let store = self.store.clone();
                     self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece) });
                 }
-                Command::Notify(notification) => self.notify(notification),
+                Command::Notify(notification) => self.notify(&notification),
             }
         }
     }
 
-    fn notify(&mut self, notification: Notification) {
-        match notification {
+    fn notify(&mut self, notification: &Notification) {
+        match *notification {
             Notification::PieceVerified { piece, .. } => {
                 let len = u64::from(self.manifest.geometry().piece_len(piece));
                 self.have_bytes += len;

@@ -39,7 +39,7 @@ pub struct Listening {
 
 impl Listening {
     /// Listens as was asked for; where no port was, on the remembered ones if they are free.
-    pub fn start(net: &NetArgs, identity: Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
+    pub fn start(net: &NetArgs, identity: &Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
         let start = |port| {

@@ -46,7 +46,7 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
     if store.is_finished() {
         return fetch.already_complete(store.final_path());
     }
-    let listening = Listening::start(&fetch.args.net, Identity::generate(), None)?;
+    let listening = Listening::start(&fetch.args.net, &Identity::generate(), None)?;
     let listen = listening.endpoint().listen_addrs().iter().map(ToString::to_string).collect::<Vec<_>>();
     let have = store.durable();
     let discovering = listening.discover(&fetch.manifest, have.is_full(), None).await?;

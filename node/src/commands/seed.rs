@@ -38,7 +38,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let manifest = Manifest::new(info, Hints::default())
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
 
-    let listening = Listening::start(&args.net, state.identity()?, state.ports())?;
+    let listening = Listening::start(&args.net, &state.identity()?, state.ports())?;
     let endpoint = listening.endpoint().clone();
     let mut discovering = listening.discover(&manifest, true, Some(state.tracker())).await?;
     let manifest = Arc::new(with_hints(manifest, &args, endpoint.port(), &endpoint, &mut discovering).await?);
