@@ -11,4 +11,10 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod cli;
+mod crash;
+mod disk;
 mod laboratory;
+mod lan;
+mod loopback;
+mod steps;
