@@ -19,8 +19,11 @@ use super::scene::tail;
 
 /// How long a test waits for anything before it fails: far beyond what a loaded machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a process that is being waited for is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often a process that is being waited for is looked at: after each hundredth of the time
+/// that it runs, within these bounds, so that short runs are timed well and long ones disturbed
+/// little.
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 /// The kernel counts CPU time in these, everywhere that Linux shows it (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -265,7 +268,8 @@ impl Process {
                 panic!("{} has not ended within {} s\n{stderr}", self.name, patience.as_secs());
             }
             self.sample_memory();
-            std::thread::sleep(POLL_INTERVAL);
+            let interval = self.started.elapsed() / 100;
+            std::thread::sleep(interval.clamp(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX));
         }
         let elapsed = self.started.elapsed();
         // A process that ended and was not waited for yet still has its CPU times.
