@@ -1,2 +1,16 @@
 //! The dft node: the command line, storage, links and discovery around the state machine of
 //! `dft-protocol`.
+//!
+//! From the outside in: [`cli`] is what may be typed, [`commands`] has a file for each verb,
+//! [`session`] puts a node together, [`driver`] is its loop, [`net`] and [`storage`] do the work.
+
+pub mod buffers;
+pub mod cli;
+pub mod commands;
+pub mod driver;
+pub mod failure;
+pub mod net;
+pub mod report;
+pub mod session;
+pub mod settings;
+pub mod storage;

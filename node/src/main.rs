@@ -1,3 +1,60 @@
-//! The `dft` command.
+//! The `dft` command: reads the command line, runs one verb, and turns its result into an exit
+//! code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use dft::cli::{Cli, Command};
+use dft::failure::{Failure, Kind};
+use dft::{commands, report};
+
+/// Threads that move bytes; more than a few gain nothing below 40 Gbit/s.
+const WORKERS_MAX: usize = 4;
+/// Threads that hash, read and write. The pool of buffers bounds how much they have to do.
+const BLOCKING_MAX: usize = 32;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap says which it is.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+        }
+    };
+    let json = wants_json(&cli.command);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS_MAX))
+        .max_blocking_threads(BLOCKING_MAX)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(commands::run(cli.command));
+            // A blocking read of a dead network disk must not keep us.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            result
+        }
+        Err(error) => Err(Failure::new(Kind::Other, format!("cannot start: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::print_failure(&failure, json);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn wants_json(command: &Command) -> bool {
+    match command {
+        Command::Seed(args) => args.json,
+        Command::Fetch(args) => args.json,
+        Command::Tracker(args) => args.json,
+        Command::Show(args) => args.json,
+        Command::Verify(args) => args.json,
+        Command::Demo(args) => args.json,
+        Command::Completions { .. } | Command::Man => false,
+    }
+}

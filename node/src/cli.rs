@@ -1,0 +1,256 @@
+//! What may be typed: the command line, and nothing about what it does.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dft_protocol::geometry::PieceSize;
+use dft_protocol::wire::Site;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  anything that has no code of its own
+  2  wrong usage
+  3  the manifest is missing, damaged or not valid
+  4  no source: nobody has the data, or all refuse
+  5  the disk: full, read-only, in use, or failing
+  6  integrity: the data is not what the manifest says
+  130  interrupted before it was complete; run the same command again to go on";
+
+/// Sends files and datasets to every machine of a small network, at the speed of the network.
+#[derive(Parser, Debug)]
+#[command(name = "dft", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One verb each.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Hash files or directories, write NAME.dft, and serve them until interrupted
+    Seed(SeedArgs),
+    /// Fetch what a manifest describes, and share it meanwhile
+    Fetch(FetchArgs),
+    /// Run a tracker of its own, for networks without multicast and beyond one LAN
+    Tracker(TrackerArgs),
+    /// Show what a manifest holds
+    Show(ShowArgs),
+    /// Check a file or directory against its manifest
+    Verify(VerifyArgs),
+    /// Watch a whole swarm at work on this machine: one seeder, several peers
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// On or off.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+/// How to take part in the network; the same for all who do.
+#[derive(Args, Clone, Debug)]
+pub struct NetArgs {
+    /// Listen on this address only; a loopback address also turns mDNS off
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = "Network")]
+    pub listen: IpAddr,
+    /// Listen on TCP port N for links, N+1 for peers and trackers [default: any that is free]
+    #[arg(long, value_name = "N", help_heading = "Network")]
+    pub port: Option<u16>,
+    /// Ask this tracker: HOST:PORT or a multiaddress; may be repeated
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub tracker: Vec<String>,
+    /// Don't look for peers by multicast
+    #[arg(long, help_heading = "Network")]
+    pub no_mdns: bool,
+    /// Encrypt links; both ends must agree
+    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true, help_heading = "Network")]
+    pub encryption: Switch,
+    /// A label of the place where this machine is: peers of one site prefer each other
+    #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]
+    pub site: Option<Site>,
+}
+
+/// `dft seed`
+#[derive(Args, Debug)]
+pub struct SeedArgs {
+    /// The files and directories to serve, in place
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Where to write the manifest [default: NAME.dft in the current directory]
+    #[arg(short, long, value_name = "NAME.dft")]
+    pub output: Option<PathBuf>,
+    /// The name under which it is fetched [default: that of PATH, or of the manifest]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The size of a piece, a power of two from 4K to 16M [default: by the total size]
+    #[arg(long, value_name = "SIZE", value_parser = parse_piece_size)]
+    pub piece_size: Option<PieceSize>,
+    /// Leave when N peers have everything
+    #[arg(long, value_name = "N")]
+    pub exit_after_copies: Option<u64>,
+    /// Hash everything again, even what looks unchanged
+    #[arg(long)]
+    pub rehash: bool,
+    /// Leave out symbolic links that point outside of the dataset, rather than fail
+    #[arg(long)]
+    pub skip_unsafe: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub net: NetArgs,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft fetch`
+#[derive(Args, Debug)]
+pub struct FetchArgs {
+    /// The manifest: NAME.dft
+    pub manifest: PathBuf,
+    /// The directory in which NAME is created
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// A peer that may have the data: HOST:PORT; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Vec<String>,
+    /// When complete, share for up to this long while connected peers still need something
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub linger: Duration,
+    /// Give up after this long without any progress [default: 60s with no peer, 5m with some]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Replace what is there under that name, once the fetch is complete
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub net: NetArgs,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft tracker`
+#[derive(Args, Debug)]
+pub struct TrackerArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4711")]
+    pub listen: SocketAddr,
+    /// Where its state is kept [default: dft/tracker in the user's state directory]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft show`
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// The manifest: NAME.dft
+    pub manifest: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft verify`
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The manifest: NAME.dft
+    pub manifest: PathBuf,
+    /// The file or directory to check, or the directory that holds it [default: here]
+    pub path: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft demo`
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// What to send [default: a generated dataset]
+    pub path: Option<PathBuf>,
+    /// How many peers fetch it
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub peers: u16,
+    /// The size of the generated dataset
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, conflicts_with = "path")]
+    pub size: u64,
+    /// Encrypt links
+    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
+    pub encryption: Switch,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_site(text: &str) -> Result<Site, String> {
+    Site::new(text).ok_or_else(|| "a site is 1 to 64 printable ASCII characters without spaces".into())
+}
+
+fn parse_piece_size(text: &str) -> Result<PieceSize, String> {
+    PieceSize::new(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+/// «30», «30s», «5m», «1h 30m»: a number alone is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; for example 30s, 5m, 1h"))
+}
+
+/// «65536», «64K», «64KiB», «16M», «1G»: powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err("a size is a number and K, M, G or T".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a size is a number and K, M, G or T".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_as_people_write_them() {
+        for (text, bytes) in [("0", 0), ("65536", 65536), ("64K", 65536), ("64KiB", 65536), ("1m", 1 << 20)] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "K", "-1", "1.5M", "1X", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert!(parse_duration("soon").is_err());
+    }
+}

@@ -1,0 +1,492 @@
+//! The one loop that drives a swarm: events in, commands out, and no waiting in between.
+//!
+//! The driver owns the [`Swarm`] and the links of one manifest. Whatever takes time (dialling,
+//! hashing, flushing) runs elsewhere and comes back as an input. Others see it through a
+//! [`Handle`]: snapshots for whoever draws progress, updates for what happened.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::id::PeerId;
+use dft_protocol::manifest::{Manifest, PeerAddr};
+use dft_protocol::swarm::{
+    Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm, Violation,
+};
+use dft_protocol::time::Instant as SwarmInstant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::net::link::io::{Intake, LinkHandle, Report};
+use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
+use crate::storage::{StorageError, Store};
+
+/// Uploads that run at once. Measured with 10 receivers at 50 Mbit/s; see docs/PERFORMANCE.md.
+pub const UPLOAD_SLOTS: usize = 4;
+/// Verified bytes are made durable at the latest when they are so many …
+const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
+/// … or so old. A kill costs nothing of them (they are hashed again), a power cut these.
+const FLUSH_AFTER: Duration = Duration::from_secs(5);
+/// How often watchers see a new snapshot.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
+/// Reports that wait for the driver; links wait while there are more.
+const REPORTS_MAX: usize = 1024;
+/// Reports that are taken in before the commands of all of them are carried out.
+const REPORTS_PER_TURN: usize = 64;
+/// How long links may take to send what is queued when a node leaves.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
+/// Something that a person or a program may want to know.
+#[derive(Debug)]
+pub enum Update {
+    /// Every piece is verified and on disk, and the final name is in place.
+    Complete {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The disk failed.
+    StorageFailed(StorageError),
+    /// A peer has every piece, and had not before.
+    PeerCompleted(PeerId),
+    /// A peer broke the rules.
+    Banned {
+        /// Who.
+        peer: PeerId,
+        /// From where.
+        remote: SocketAddr,
+        /// What it did.
+        violation: Violation,
+    },
+    /// A seeded file is not as it was: its pieces are not offered any more.
+    Changed {
+        /// What the storage says.
+        error: StorageError,
+        /// How many pieces are gone.
+        pieces: usize,
+    },
+    /// A peer could not be reached, or refused.
+    DialFailed {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        error: LinkError,
+    },
+}
+
+/// How things stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Bytes of verified pieces.
+    pub have_bytes: u64,
+    /// The swarm's counters.
+    pub stats: Stats,
+    /// Dials that are under way.
+    pub dialling: usize,
+    /// A linked peer lacks something that is here.
+    pub needed: bool,
+}
+
+/// The outside's hold on a running driver.
+pub struct Handle {
+    control: mpsc::Sender<Control>,
+    updates: mpsc::UnboundedReceiver<Update>,
+    snapshots: watch::Receiver<Snapshot>,
+}
+
+impl Handle {
+    /// Passes on addresses of peers.
+    pub async fn found(&self, peers: Vec<PeerAddr>) {
+        let _ = self.control.send(Control::Found(peers)).await;
+    }
+
+    /// The next thing that happened; `None` when the driver is gone.
+    pub async fn update(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.snapshots.borrow()
+    }
+
+    /// Ends all links in good order. What is verified is made durable.
+    pub async fn shutdown(self) -> Snapshot {
+        let (done, wait) = oneshot::channel();
+        if self.control.send(Control::Shutdown(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+        *self.snapshots.borrow()
+    }
+}
+
+enum Control {
+    Found(Vec<PeerAddr>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Work that was done elsewhere.
+enum Done {
+    Dialled { addr: SocketAddr, result: Result<Open, LinkError> },
+    Flushed(Result<Vec<PieceIndex>, StorageError>),
+    Finished(Result<PathBuf, StorageError>),
+    Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
+}
+
+/// What a driver is made of.
+pub struct DriverConfig {
+    /// What is sent or fetched.
+    pub manifest: Arc<Manifest>,
+    /// Where its pieces are.
+    pub store: Arc<Store>,
+    /// Opens links.
+    pub endpoint: Arc<Endpoint>,
+    /// Whether missing pieces are fetched.
+    pub download: bool,
+}
+
+/// Starts the driver of a manifest.
+pub fn start(config: DriverConfig) -> Handle {
+    let DriverConfig { manifest, store, endpoint, download } = config;
+    let have = store.durable();
+    let swarm_config = Config {
+        local: endpoint.identity().peer(),
+        site: endpoint.site().cloned(),
+        download,
+        upload_slots: UPLOAD_SLOTS,
+        seed: rand::random(),
+    };
+    let swarm = Swarm::new(swarm_config, manifest.geometry().clone(), have);
+    let complete = Arc::new(AtomicBool::new(swarm.have().is_full()));
+    let (opened_sender, opened) = mpsc::channel(64);
+    endpoint.serve(manifest.id(), Route { opened: opened_sender, complete: complete.clone() });
+    let (report_sender, reports) = mpsc::channel(REPORTS_MAX);
+    let (done_sender, done) = mpsc::unbounded_channel();
+    let (control, control_receiver) = mpsc::channel(16);
+    let (updates, update_receiver) = mpsc::unbounded_channel();
+    let have_bytes = swarm.have().iter().map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
+    let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
+    let driver = Driver {
+        intake: Intake::new(manifest.clone(), store.clone()),
+        manifest,
+        store,
+        endpoint,
+        swarm,
+        complete,
+        links: HashMap::new(),
+        next_link: 0,
+        started: Instant::now(),
+        report_sender,
+        done_sender,
+        updates,
+        snapshot,
+        have_bytes,
+        dialling: 0,
+        unflushed: Unflushed::default(),
+        finished: !download,
+    };
+    tokio::spawn(driver.run(opened, reports, done, control_receiver));
+    Handle { control, updates: update_receiver, snapshots }
+}
+
+/// Verified pieces that are not yet durable.
+#[derive(Default)]
+struct Unflushed {
+    bytes: u64,
+    since: Option<Instant>,
+    flushing: bool,
+}
+
+struct Driver {
+    manifest: Arc<Manifest>,
+    store: Arc<Store>,
+    endpoint: Arc<Endpoint>,
+    intake: Arc<Intake>,
+    swarm: Swarm,
+    complete: Arc<AtomicBool>,
+    links: HashMap<LinkId, LinkHandle>,
+    next_link: u64,
+    started: Instant,
+    report_sender: mpsc::Sender<Report>,
+    done_sender: mpsc::UnboundedSender<Done>,
+    updates: mpsc::UnboundedSender<Update>,
+    snapshot: watch::Sender<Snapshot>,
+    have_bytes: u64,
+    dialling: usize,
+    unflushed: Unflushed,
+    /// The final name is in place, or this node only seeds.
+    finished: bool,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut opened: mpsc::Receiver<Open>,
+        mut reports: mpsc::Receiver<Report>,
+        mut done: mpsc::UnboundedReceiver<Done>,
+        mut control: mpsc::Receiver<Control>,
+    ) {
+        let mut snapshots = tokio::time::interval(SNAPSHOT_EVERY);
+        snapshots.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        self.flush_if_due();
+        loop {
+            let timeout = self.swarm.poll_timeout().map(|at| self.started + Duration::from_nanos(at.as_nanos()));
+            tokio::select! {
+                Some(report) = reports.recv() => {
+                    self.handle_report(report);
+                    for _ in 1..REPORTS_PER_TURN {
+                        match reports.try_recv() {
+                            Ok(report) => self.handle_report(report),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Some(open) = opened.recv() => self.handle_opened(open),
+                Some(done) = done.recv() => self.handle_done(done),
+                message = control.recv() => match message {
+                    Some(Control::Found(peers)) => self.event(Event::PeersFound(peers)),
+                    Some(Control::Shutdown(done)) => {
+                        self.leave().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return self.leave().await,
+                },
+                () = sleep_until(timeout) => {
+                    let now = self.now();
+                    self.swarm.handle_timeout(now);
+                    self.carry_out();
+                }
+                _ = snapshots.tick() => {
+                    self.flush_if_due();
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> SwarmInstant {
+        let nanos = self.started.elapsed().as_nanos();
+        SwarmInstant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    // ---- inputs ----
+
+    fn event(&mut self, event: Event) {
+        let now = self.now();
+        self.swarm.handle(event, now);
+        self.carry_out();
+    }
+
+    fn handle_report(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => {
+                if let Event::LinkDown { link } | Event::Misbehaved { link, .. } = &event {
+                    self.links.remove(link);
+                }
+                self.event(event);
+            }
+            Report::StorageFailed(error) => self.update(Update::StorageFailed(error)),
+            Report::Unreadable { link, piece, error } => {
+                let lost = self.store.pieces_lost_by(&error, piece);
+                self.event(Event::PieceUnreadable { link, piece });
+                let gone: Vec<PieceIndex> =
+                    lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
+                if !gone.is_empty() {
+                    self.update(Update::Changed { error, pieces: gone.len() });
+                    self.lose(gone);
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, pieces: Vec<PieceIndex>) {
+        self.have_bytes -=
+            pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
+        self.complete.store(false, Ordering::Relaxed);
+        self.event(Event::PiecesLost(pieces));
+    }
+
+    fn handle_opened(&mut self, open: Open) {
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        let Open { peer, remote, role, hello, read, write } = open;
+        let handle = LinkHandle::start(link, read, write, self.intake.clone(), self.report_sender.clone());
+        self.links.insert(link, handle);
+        self.event(Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello });
+    }
+
+    fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Dialled { addr, result } => {
+                self.dialling -= 1;
+                match result {
+                    Ok(open) => self.handle_opened(open),
+                    Err(error) => {
+                        self.event(Event::DialFailed { addr, hopeless: error.is_hopeless() });
+                        self.update(Update::DialFailed { addr, error });
+                    }
+                }
+            }
+            Done::Flushed(Ok(pieces)) => {
+                self.unflushed.flushing = false;
+                self.event(Event::PiecesDurable(pieces));
+                self.flush_if_due();
+            }
+            Done::Flushed(Err(error)) => {
+                self.unflushed.flushing = false;
+                self.update(Update::StorageFailed(error));
+            }
+            Done::Finished(Ok(path)) => {
+                self.publish();
+                self.update(Update::Complete { path });
+            }
+            Done::Finished(Err(error)) => self.update(Update::StorageFailed(error)),
+            Done::Rechecked { piece, valid: Ok(false) } => {
+                if self.swarm.have().contains(piece) {
+                    self.update(Update::Changed { error: self.store.corrupt(piece), pieces: 1 });
+                    self.lose(vec![piece]);
+                }
+            }
+            Done::Rechecked { .. } => {}
+        }
+    }
+
+    // ---- commands ----
+
+    fn carry_out(&mut self) {
+        while let Some(command) = self.swarm.poll_command() {
+            match command {
+                Command::Connect(peer) => self.dial(peer.addr),
+                Command::Disconnect { link, reason } => self.disconnect(link, reason),
+                Command::Send { link, message } => {
+                    if self.links.get(&link).is_some_and(|handle| handle.send(message).is_err()) {
+                        self.drop_slow(link);
+                    }
+                }
+                Command::SendPiece { link, piece } => {
+                    if self.links.get(&link).is_some_and(|handle| handle.send_piece(piece).is_err()) {
+                        self.drop_slow(link);
+                    }
+                }
+                Command::Recheck(piece) => {
+                    let store = self.store.clone();
+                    self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece) });
+                }
+                Command::Notify(notification) => self.notify(notification),
+            }
+        }
+    }
+
+    fn notify(&mut self, notification: Notification) {
+        match notification {
+            Notification::PieceVerified { piece, .. } => {
+                let len = u64::from(self.manifest.geometry().piece_len(piece));
+                self.have_bytes += len;
+                self.unflushed.bytes += len;
+                self.unflushed.since.get_or_insert_with(Instant::now);
+            }
+            Notification::AllVerified => {
+                self.complete.store(true, Ordering::Relaxed);
+                self.flush_if_due();
+            }
+            Notification::PeerCompleted(peer) => self.update(Update::PeerCompleted(peer)),
+            Notification::Banned { peer, remote, violation } => {
+                self.update(Update::Banned { peer, remote, violation });
+            }
+        }
+    }
+
+    fn dial(&mut self, addr: SocketAddr) {
+        self.dialling += 1;
+        let (endpoint, manifest, done) = (self.endpoint.clone(), self.manifest.id(), self.done_sender.clone());
+        tokio::spawn(async move {
+            let result = endpoint.dial(addr, manifest).await;
+            let _ = done.send(Done::Dialled { addr, result });
+        });
+    }
+
+    fn disconnect(&mut self, link: LinkId, reason: DisconnectReason) {
+        let Some(handle) = self.links.remove(&link) else {
+            return;
+        };
+        match reason {
+            // Lets the peer know what it did (a corrupt piece), bounded by its own reading.
+            DisconnectReason::Violation(_) => drop(tokio::spawn(handle.finish(GOODBYE_MAX))),
+            _ => drop(handle),
+        }
+    }
+
+    /// Drops a peer that does not read what it is sent. (The swarm hears of it as of any lost link.)
+    fn drop_slow(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        let report = Report::Event(Event::LinkDown { link });
+        let sender = self.report_sender.clone();
+        tokio::spawn(async move { sender.send(report).await });
+    }
+
+    /// Runs blocking work, whose result comes back as an input.
+    fn elsewhere(&self, work: impl FnOnce() -> Done + Send + 'static) {
+        let done = self.done_sender.clone();
+        tokio::task::spawn_blocking(move || {
+            let _ = done.send(work());
+        });
+    }
+
+    fn update(&self, update: Update) {
+        let _ = self.updates.send(update);
+    }
+
+    fn publish(&self) {
+        let _ = self.snapshot.send(Snapshot {
+            have_bytes: self.have_bytes,
+            stats: self.swarm.stats(),
+            dialling: self.dialling,
+            needed: self.swarm.is_needed(),
+        });
+    }
+
+    // ---- durability ----
+
+    /// Makes verified pieces durable when it is time, and finishes when all are.
+    fn flush_if_due(&mut self) {
+        if self.finished || self.unflushed.flushing {
+            return;
+        }
+        let complete = self.swarm.have().is_full();
+        if self.unflushed.bytes == 0 {
+            if complete {
+                self.finished = true;
+                let store = self.store.clone();
+                self.elsewhere(move || Done::Finished(store.finish()));
+            }
+            return;
+        }
+        let old = self.unflushed.since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
+        if complete || old || self.unflushed.bytes >= FLUSH_BYTES {
+            self.unflushed = Unflushed { flushing: true, ..Unflushed::default() };
+            let store = self.store.clone();
+            self.elsewhere(move || Done::Flushed(store.flush()));
+        }
+    }
+
+    /// Ends all links in good order.
+    async fn leave(&mut self) {
+        self.publish();
+        let links = self.links.drain().map(|(_, handle)| handle.finish(GOODBYE_MAX));
+        futures::future::join_all(links).await;
+        if !self.finished {
+            let store = self.store.clone();
+            let _ = tokio::task::spawn_blocking(move || store.flush()).await;
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

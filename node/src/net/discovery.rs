@@ -1,0 +1,256 @@
+//! Finding the peers of one manifest: by trackers, and by mDNS on the LAN.
+//!
+//! One libp2p swarm per process carries the tracker client, the embedded tracker of a seeder,
+//! mDNS, and the question «which of these manifests do you serve?» that is asked of each peer
+//! that mDNS found. What is found comes out as [`Event::PeersFound`]: addresses for links, which
+//! have nothing to do with libp2p any more. Pieces never pass through here.
+//!
+//! Invariants: nothing that a remote does stops discovery or grows without a limit; with a
+//! loopback address nothing is multicast; losing every tracker loses nothing that was found.
+//!
+//! Where to start reading: [`spawn`], then `task` (the loop), and its pure parts `trackers` (when
+//! to announce) and `lan` (whom to ask).
+
+mod datasets;
+mod lan;
+mod multicast;
+mod task;
+mod trackers;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use dft_protocol::id::ManifestId;
+use dft_protocol::manifest::PeerAddr;
+use dft_tracker::registry::Site;
+use dft_tracker::server::{listen_on, listen_on_ipv6_too};
+use dft_tracker::service::{Service, ServiceError};
+use libp2p::Multiaddr;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use dft_tracker::address::{peer_id_from_libp2p, peer_id_to_libp2p};
+
+/// Events that wait for the reader; beyond them, some wait inside.
+const EVENT_QUEUE_LEN: usize = 64;
+/// How long [`Discovery::shutdown`] takes at most: a seeder must end within 2 s of a signal.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+/// Longest host name (RFC 1035 §2.3.4), in bytes.
+const HOST_LEN_MAX: usize = 253;
+
+/// What discovery is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this process is.
+    pub keypair: Keypair,
+    /// Where libp2p listens; unspecified means every interface, with IPv4 and IPv6.
+    pub listen: IpAddr,
+    /// On which port; 0 takes a free one.
+    pub port: u16,
+    /// Whether peers are found by mDNS as well. Never with a loopback `listen`.
+    pub mdns: bool,
+    /// Trackers to announce to.
+    pub trackers: Vec<Multiaddr>,
+    /// The state directory of an embedded tracker, where this process has one.
+    pub embedded_tracker: Option<PathBuf>,
+    /// The dataset.
+    pub manifest: ManifestId,
+    /// Where this process takes links for it; 0 where it takes none.
+    pub link_port: u16,
+    /// Whether this process has every piece.
+    pub complete: bool,
+    /// The label of the place where it runs.
+    pub site: Option<Site>,
+}
+
+/// How a peer was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// By the tracker that was configured with this address.
+    Tracker(Multiaddr),
+    /// By the tracker inside this process.
+    EmbeddedTracker,
+    /// On the LAN.
+    Mdns,
+}
+
+/// What discovery has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Peers that are said to have (parts of) the dataset: addresses to open links to, several
+    /// for one peer where it has several. The same peers are found again and again.
+    PeersFound {
+        /// Where they take links.
+        peers: Vec<PeerAddr>,
+        /// How they were found.
+        source: Source,
+    },
+    /// A tracker answers, for the first time or again.
+    TrackerUp {
+        /// As it was configured.
+        addr: Multiaddr,
+    },
+    /// A tracker doesn't answer, for the first time or since it did last. It is tried again.
+    TrackerDown {
+        /// As it was configured.
+        addr: Multiaddr,
+        /// What happened.
+        reason: String,
+    },
+    /// The addresses at which others reach this process's libp2p side (and its embedded
+    /// tracker), whenever they changed.
+    Listening {
+        /// Each with the identity of this process.
+        addrs: Vec<Multiaddr>,
+    },
+    /// Something works less well than it should; a person may want to know.
+    Warning(String),
+}
+
+/// Why discovery did not start.
+#[derive(Debug, Error)]
+pub enum DiscoveryError {
+    /// TLS could not be set up with this identity.
+    #[error("no certificate for this identity: {0}")]
+    Certificate(String),
+    /// The address cannot be listened on: `AddrInUse` where another process listens on the port.
+    #[error("cannot listen on {addr}: {error}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The embedded tracker did not start.
+    #[error(transparent)]
+    Tracker(#[from] ServiceError),
+}
+
+/// A running discovery. Dropping it ends it at once; [`Discovery::shutdown`] takes leave first.
+#[derive(Debug)]
+pub struct Discovery {
+    complete: watch::Sender<bool>,
+    leave: Option<oneshot::Sender<()>>,
+    listening: task::Listening,
+    embedded_tracker: bool,
+    task: JoinHandle<()>,
+}
+
+/// Starts discovery, without waiting for anything but the system: listening, name lookups and the
+/// embedded tracker's database follow in the background.
+// `async` because it needs the runtime that its task will live on.
+#[allow(clippy::unused_async)]
+pub async fn spawn(config: Config) -> Result<(Discovery, mpsc::Receiver<Event>), DiscoveryError> {
+    let mut swarm = task::new_swarm(&config)?;
+    let all = config.listen.is_unspecified();
+    let ip = if all { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { config.listen };
+    let addr = SocketAddr::new(ip, config.port);
+    listen_on(&mut swarm, addr).map_err(|error| DiscoveryError::Listen { addr, error })?;
+    if all && config.port != 0 {
+        listen_on_ipv6_too(&mut swarm, config.port);
+    }
+    let (warnings_in, warnings) = mpsc::channel(8);
+    let service = match &config.embedded_tracker {
+        None => None,
+        // More warnings than fit say the same.
+        Some(state) => Some(Service::open(state, move |notice| {
+            let _ = warnings_in.try_send(task::warning_of(&notice));
+        })?),
+    };
+    let (events, receiver) = mpsc::channel(EVENT_QUEUE_LEN);
+    let (complete, complete_changes) = watch::channel(config.complete);
+    let (leave, leaving) = oneshot::channel();
+    let listening = task::Listening::default();
+    let embedded_tracker = service.is_some();
+    let inputs = task::Inputs { complete: complete_changes, warnings, leaving };
+    let task = task::Task::new(config, swarm, service, Arc::clone(&listening));
+    let task = tokio::spawn(task.run(inputs, events));
+    Ok((Discovery { complete, leave: Some(leave), listening, embedded_tracker, task }, receiver))
+}
+
+impl Discovery {
+    /// This process has every piece: tells the trackers, and whoever asks.
+    pub fn set_complete(&self) {
+        self.complete.send_replace(true);
+    }
+
+    /// The addresses of the embedded tracker, each with its identity, as far as they are known
+    /// ([`Event::Listening`] says when); empty without one.
+    pub fn tracker_addrs(&self) -> Vec<Multiaddr> {
+        if !self.embedded_tracker {
+            return Vec::new();
+        }
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the trackers that this process leaves, and ends; takes 1 s at most.
+    pub async fn shutdown(mut self) {
+        if let Some(leave) = self.leave.take() {
+            let _ = leave.send(());
+        }
+        let _ = tokio::time::timeout(SHUTDOWN_MAX, &mut self.task).await;
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a text names no tracker.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ParseTrackerError {
+    /// Neither `HOST:PORT` nor a multiaddress.
+    #[error("«{0}» is neither HOST:PORT nor a multiaddress")]
+    Malformed(String),
+    /// A multiaddress of a kind that dft doesn't speak.
+    #[error("«{0}» is not of the form /ip4/…/tcp/PORT, with or without /p2p/ID")]
+    Unsupported(String),
+}
+
+/// The address of a tracker: `HOST:PORT`, `IP:PORT`, or a multiaddress (`/ip4`, `/ip6` or `/dns`,
+/// then `/tcp`, then `/p2p/ID` where its identity is to be checked).
+pub fn parse_tracker(text: &str) -> Result<Multiaddr, ParseTrackerError> {
+    let malformed = || ParseTrackerError::Malformed(text.to_owned());
+    if text.starts_with('/') {
+        let addr: Multiaddr = text.parse().map_err(|_| malformed())?;
+        return if is_supported(&addr) {
+            Ok(addr)
+        } else {
+            Err(ParseTrackerError::Unsupported(text.to_owned()))
+        };
+    }
+    let addr = if let Ok(addr) = text.parse::<SocketAddr>() {
+        dft_tracker::address::to_multiaddr(addr)
+    } else {
+        let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
+        let port = port.parse().map_err(|_| malformed())?;
+        Multiaddr::empty().with(Protocol::Dns(host.into())).with(Protocol::Tcp(port))
+    };
+    if is_supported(&addr) { Ok(addr) } else { Err(malformed()) }
+}
+
+fn is_supported(addr: &Multiaddr) -> bool {
+    let mut parts = addr.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip != Ipv4Addr::UNSPECIFIED,
+        Some(Protocol::Ip6(ip)) => ip != Ipv6Addr::UNSPECIFIED,
+        Some(Protocol::Dns(host) | Protocol::Dns4(host) | Protocol::Dns6(host)) => is_host_name(&host),
+        _ => false,
+    };
+    let port = matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0);
+    let identity = matches!(parts.next(), None | Some(Protocol::P2p(_)));
+    host && port && identity && parts.next().is_none()
+}
+
+fn is_host_name(host: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.len() <= HOST_LEN_MAX && host.bytes().all(valid)
+}

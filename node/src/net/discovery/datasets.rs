@@ -1,0 +1,134 @@
+//! `/dft/datasets/1`: «which of these manifests do you serve, and on which link port?»
+//!
+//! Asked of every peer that mDNS found. Framing and canonical form are those of
+//! [`dft_tracker::codec`].
+//!
+//! ```text
+//! request  = [0, [* manifest]]
+//! response = [0, [* [manifest, link_port, complete]]]
+//! ```
+
+use dft_protocol::id::ManifestId;
+use dft_tracker::codec::{Message, MessageCodec, MessageError, decode_canonical, to_cbor};
+use dft_tracker::protocol::manifest_id_from_cbor;
+use libp2p::StreamProtocol;
+use serde_bytes::ByteBuf;
+
+/// The libp2p name of the protocol.
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/dft/datasets/1");
+/// Most manifests of one question, and of its answer: a process handles one; the rest is room
+/// for one that handles several.
+pub(super) const MANIFESTS_PER_QUESTION_MAX: usize = 16;
+
+/// The codec of the protocol.
+pub(super) type DatasetsCodec = MessageCodec<Question, Answer>;
+
+/// The manifests that are asked for: at most [`MANIFESTS_PER_QUESTION_MAX`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Question(Vec<ManifestId>);
+
+impl Question {
+    /// Asks for one manifest.
+    pub(super) fn about(manifest: ManifestId) -> Self {
+        Self(vec![manifest])
+    }
+
+    /// Whether it asks for `manifest`.
+    pub(super) fn asks_for(&self, manifest: ManifestId) -> bool {
+        self.0.contains(&manifest)
+    }
+}
+
+/// One dataset that a peer serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Served {
+    /// The dataset.
+    pub(super) manifest: ManifestId,
+    /// Where the peer takes links for it; never 0.
+    pub(super) link_port: u16,
+    /// Whether the peer has every piece.
+    pub(super) complete: bool,
+}
+
+/// What a peer serves of what it was asked for: at most [`MANIFESTS_PER_QUESTION_MAX`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answer(Vec<Served>);
+
+impl Answer {
+    /// Serves `served`, or nothing.
+    pub(super) fn new(served: Option<Served>) -> Self {
+        Self(served.filter(|served| served.link_port != 0).into_iter().collect())
+    }
+
+    /// What it says about `manifest`.
+    pub(super) fn about(&self, manifest: ManifestId) -> Option<Served> {
+        self.0.iter().copied().find(|served| served.manifest == manifest)
+    }
+}
+
+impl Message for Question {
+    /// 16 manifests need 550 bytes.
+    const LEN_MAX: usize = 1024;
+
+    fn encode(&self) -> Vec<u8> {
+        to_cbor(&(KIND_BY_ID, self.0.iter().map(to_bytes).collect::<Vec<_>>()))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        decode_canonical::<Self, (u8, Vec<ByteBuf>)>(bytes)
+    }
+}
+
+impl Message for Answer {
+    /// 16 datasets need 640 bytes.
+    const LEN_MAX: usize = 1024;
+
+    fn encode(&self) -> Vec<u8> {
+        let served = |served: &Served| (to_bytes(&served.manifest), served.link_port, served.complete);
+        to_cbor(&(KIND_BY_ID, self.0.iter().map(served).collect::<Vec<_>>()))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        decode_canonical::<Self, (u8, Vec<(ByteBuf, u16, bool)>)>(bytes)
+    }
+}
+
+const KIND_BY_ID: u8 = 0;
+
+fn to_bytes(manifest: &ManifestId) -> ByteBuf {
+    ByteBuf::from(manifest.as_bytes())
+}
+
+fn check(kind: u8, manifests: usize) -> Result<(), MessageError> {
+    if kind != KIND_BY_ID {
+        return Err(MessageError::Invalid("a message of no known kind"));
+    }
+    if manifests > MANIFESTS_PER_QUESTION_MAX {
+        return Err(MessageError::Invalid("too many manifests"));
+    }
+    Ok(())
+}
+
+impl TryFrom<(u8, Vec<ByteBuf>)> for Question {
+    type Error = MessageError;
+
+    fn try_from((kind, manifests): (u8, Vec<ByteBuf>)) -> Result<Self, MessageError> {
+        check(kind, manifests.len())?;
+        Ok(Self(manifests.iter().map(|id| manifest_id_from_cbor(id)).collect::<Result<_, _>>()?))
+    }
+}
+
+impl TryFrom<(u8, Vec<(ByteBuf, u16, bool)>)> for Answer {
+    type Error = MessageError;
+
+    fn try_from((kind, datasets): (u8, Vec<(ByteBuf, u16, bool)>)) -> Result<Self, MessageError> {
+        check(kind, datasets.len())?;
+        let served = |(manifest, link_port, complete): (ByteBuf, u16, bool)| {
+            if link_port == 0 {
+                return Err(MessageError::Invalid("a link port is 0"));
+            }
+            Ok(Served { manifest: manifest_id_from_cbor(&manifest)?, link_port, complete })
+        };
+        Ok(Self(datasets.into_iter().map(served).collect::<Result<_, _>>()?))
+    }
+}

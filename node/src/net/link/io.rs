@@ -1,0 +1,560 @@
+//! The path a byte takes: read from disk, send; receive, verify, write.
+//!
+//! Each link has two tasks. The *reader* turns bytes into [`Report`]s for the driver; payload goes
+//! from the socket straight into a pooled buffer, and from there to a blocking thread that hashes
+//! and writes it. The *writer* sends messages and pieces; a message waits for at most one block.
+//!
+//! A piece of up to [`DATA_LEN_MAX`] is held in memory until its hash is known to be right, and
+//! only then written. A longer one is hashed and written as it arrives, block by block, by one
+//! link at a time: [`Intake`] keeps who that is.
+//!
+//! Cost per GiB received, by the figures of docs/PERFORMANCE.md: one copy out of the socket, one
+//! SHA-256, one copy into the page cache; no allocation once the pool is warm.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::manifest::Manifest;
+use dft_protocol::swarm::{Event, LinkId, Violation};
+use dft_protocol::wire::{self, DATA_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, Message, WireError};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{ReadHalf, WriteHalf};
+use crate::buffers::{Buffer, BufferPool};
+use crate::storage::{StorageError, Store};
+
+/// Payload that is read from disk and sent at once: a message waits for no more than this.
+const BLOCK_LEN: u32 = 256 * 1024;
+/// Room in front of a block for the frame that announces it, so that both leave in one write.
+const BLOCK_HEADER_MAX: usize = 32;
+/// Messages that wait for a peer to read; beyond, the peer is too slow to be kept.
+const CONTROL_QUEUE_MAX: usize = 4096;
+/// Pieces that wait to be sent on one link; the swarm hands out no more.
+const PIECE_QUEUE_MAX: usize = 8;
+/// Memory for received payload, per manifest.
+const POOL_BYTES: usize = 24 * 1024 * 1024;
+/// Fewest buffers: two for each of some links, or they would wait for each other.
+const POOL_BUFFERS_MIN: usize = 16;
+/// While payload trickles in, the driver is told at least this often.
+const ARRIVING_EVERY: Duration = Duration::from_millis(500);
+
+/// What a link tells its driver.
+#[derive(Debug)]
+pub enum Report {
+    /// For the swarm.
+    Event(Event),
+    /// The disk refused received data: nothing more can be stored.
+    StorageFailed(StorageError),
+    /// A piece that should be sent cannot be read.
+    Unreadable {
+        /// The link that waits for it.
+        link: LinkId,
+        /// The piece.
+        piece: PieceIndex,
+        /// Why.
+        error: StorageError,
+    },
+}
+
+/// Where received payload goes; shared by all links of a manifest.
+pub struct Intake {
+    manifest: Arc<Manifest>,
+    store: Arc<Store>,
+    buffers: BufferPool,
+    /// Which link writes a long piece as it arrives.
+    streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+}
+
+impl Intake {
+    /// The intake of a manifest whose pieces are kept in `store`.
+    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
+        let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
+        let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
+        Arc::new(Self { manifest, store, buffers, streams: Mutex::default() })
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks a whole piece and writes it where its hash is right.
+    fn store_whole(&self, piece: PieceIndex, data: &[u8]) -> Result<bool, StorageError> {
+        let digest: [u8; 32] = Sha256::digest(data).into();
+        let valid = digest == *self.manifest.hash(piece).as_bytes();
+        if valid {
+            self.store.write(piece, 0, data)?;
+            self.store.verified(piece);
+        }
+        Ok(valid)
+    }
+
+    /// Writes one block of a long piece, unless another link has taken the piece over.
+    fn store_block(&self, link: LinkId, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
+        let owner = self.streams().entry(piece).or_insert_with(|| Arc::new(Mutex::new(link))).clone();
+        let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *owner = link;
+        }
+        if *owner == link { self.store.write(piece, offset, data) } else { Ok(()) }
+    }
+
+    /// The last block of a long piece was written: is the piece right?
+    fn finish_stream(&self, link: LinkId, piece: PieceIndex, digest: [u8; 32]) -> bool {
+        let owner = self.streams().remove(&piece);
+        let owned = owner.is_some_and(|owner| *owner.lock().unwrap_or_else(PoisonError::into_inner) == link);
+        let valid = owned && digest == *self.manifest.hash(piece).as_bytes();
+        if valid {
+            self.store.verified(piece);
+        }
+        valid
+    }
+}
+
+/// The requests that wait on one link, shared by the driver (which makes them) and the reader
+/// (which lets only them in). True: cancelled, its data is to be dropped.
+#[derive(Clone, Default)]
+struct Expected(Arc<Mutex<HashMap<PieceIndex, bool>>>);
+
+impl Expected {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PieceIndex, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The driver's hold on a link. Dropped, the link ends at once.
+pub struct LinkHandle {
+    expected: Expected,
+    control: mpsc::Sender<Message>,
+    pieces: mpsc::Sender<PieceIndex>,
+    reader: JoinHandle<()>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// A peer reads more slowly than it is written to.
+#[derive(Debug)]
+pub struct TooSlow;
+
+impl LinkHandle {
+    /// Starts the two tasks of a link.
+    pub fn start(
+        id: LinkId,
+        read: ReadHalf,
+        write: WriteHalf,
+        intake: Arc<Intake>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let expected = Expected::default();
+        let (control, control_queue) = mpsc::channel(CONTROL_QUEUE_MAX);
+        let (pieces, piece_queue) = mpsc::channel(PIECE_QUEUE_MAX);
+        let writer = Writer { id, write, intake: intake.clone(), reports: reports.clone(), frames: Vec::new(), block: Vec::new() };
+        let reader = Reader {
+            id,
+            read,
+            intake,
+            reports,
+            expected: expected.clone(),
+            body: Vec::new(),
+            assembly: None,
+            arriving_at: Instant::now(),
+        };
+        let writer = tokio::spawn(writer.run(control_queue, piece_queue));
+        Self { expected, control, pieces, reader: tokio::spawn(reader.run()), writer: Some(writer) }
+    }
+
+    /// Queues a message.
+    pub fn send(&self, message: Message) -> Result<(), TooSlow> {
+        match &message {
+            Message::Request(list) => {
+                let mut expected = self.expected.lock();
+                expected.extend(list.pieces().iter().map(|piece| (*piece, false)));
+            }
+            Message::Cancel(list) => {
+                let mut expected = self.expected.lock();
+                for piece in list.pieces() {
+                    if let Some(cancelled) = expected.get_mut(piece) {
+                        *cancelled = true;
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.control.try_send(message).map_err(|_| TooSlow)
+    }
+
+    /// Queues a piece.
+    pub fn send_piece(&self, piece: PieceIndex) -> Result<(), TooSlow> {
+        self.pieces.try_send(piece).map_err(|_| TooSlow)
+    }
+
+    /// Ends the link after what is queued was sent, but waits no longer than `limit`.
+    pub fn finish(mut self, limit: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let writer = self.writer.take();
+        // The queues close, and with them the writer, before the wait begins.
+        drop(self);
+        async move {
+            if let Some(mut writer) = writer
+                && tokio::time::timeout(limit, &mut writer).await.is_err()
+            {
+                writer.abort();
+            }
+        }
+    }
+}
+
+impl Drop for LinkHandle {
+    fn drop(&mut self) {
+        self.reader.abort();
+        if let Some(writer) = &self.writer {
+            writer.abort();
+        }
+    }
+}
+
+/// Why a reader or writer ends.
+enum End {
+    /// The other end is gone, or the driver is.
+    Closed,
+    /// The peer broke the protocol.
+    Violation(Violation),
+    /// The disk failed.
+    Storage(StorageError),
+}
+
+impl From<std::io::Error> for End {
+    fn from(_: std::io::Error) -> Self {
+        End::Closed
+    }
+}
+
+impl From<WireError> for End {
+    fn from(error: WireError) -> Self {
+        End::Violation(Violation::Wire(error))
+    }
+}
+
+impl<T> From<mpsc::error::SendError<T>> for End {
+    fn from(_: mpsc::error::SendError<T>) -> Self {
+        End::Closed
+    }
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        End::Violation(violation)
+    }
+}
+
+async fn report_end(id: LinkId, end: End, reports: &mpsc::Sender<Report>) {
+    let report = match end {
+        End::Closed => Report::Event(Event::LinkDown { link: id }),
+        End::Violation(violation) => Report::Event(Event::Misbehaved { link: id, violation }),
+        End::Storage(error) => Report::StorageFailed(error),
+    };
+    // Where the driver is gone, nobody is left to be told.
+    let _ = reports.send(report).await;
+}
+
+// ---- receiving ----
+
+/// What has arrived of the piece that is on its way.
+enum Assembly {
+    /// In memory, to be checked as a whole.
+    Whole { buffer: Buffer },
+    /// Hashed and written block by block. The job holds the hash so far.
+    Streamed { job: Option<JoinHandle<Result<Sha256, StorageError>>> },
+    /// Dropped: the request was cancelled.
+    Dropped,
+}
+
+struct Reader {
+    id: LinkId,
+    read: ReadHalf,
+    intake: Arc<Intake>,
+    reports: mpsc::Sender<Report>,
+    expected: Expected,
+    body: Vec<u8>,
+    /// The piece on its way, how much of it arrived, and where that is.
+    assembly: Option<(PieceIndex, u32, Assembly)>,
+    arriving_at: Instant,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let end = match self.read_messages().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        report_end(self.id, end, &self.reports).await;
+    }
+
+    async fn read_messages(&mut self) -> Result<std::convert::Infallible, End> {
+        let intake = self.intake.clone();
+        let geometry = intake.manifest.geometry();
+        loop {
+            let len = self.read.read_u32().await? as usize;
+            if len > FRAME_LEN_MAX {
+                return Err(WireError::Size.into());
+            }
+            self.body.resize(len, 0);
+            self.read.read_exact(&mut self.body).await?;
+            match Message::decode(&self.body, geometry)? {
+                Message::Data { piece, offset, len } => self.receive(piece, offset, len).await?,
+                message => {
+                    if let Message::Reject(piece, _) = message {
+                        self.expected.lock().remove(&piece);
+                        self.assembly.take_if(|(arriving, ..)| *arriving == piece);
+                    }
+                    self.report(Event::Message { link: self.id, message }).await?;
+                }
+            }
+        }
+    }
+
+    async fn report(&self, event: Event) -> Result<(), End> {
+        Ok(self.reports.send(Report::Event(event)).await?)
+    }
+
+    /// Takes in one block of payload.
+    async fn receive(&mut self, piece: PieceIndex, offset: u32, len: u32) -> Result<(), End> {
+        let piece_len = self.intake.manifest.geometry().piece_len(piece);
+        let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
+        let mut assembly = match self.assembly.take() {
+            Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
+            None if offset == 0 && cancelled => Assembly::Dropped,
+            None if offset == 0 && piece_len <= DATA_LEN_MAX => {
+                Assembly::Whole { buffer: self.intake.buffers.take().await }
+            }
+            None if offset == 0 => Assembly::Streamed { job: None },
+            _ => return Err(Violation::UnrequestedData.into()),
+        };
+        if cancelled {
+            assembly = Assembly::Dropped;
+        }
+        match &mut assembly {
+            Assembly::Whole { buffer } => {
+                let range = offset as usize..(offset + len) as usize;
+                fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at).await?;
+            }
+            Assembly::Streamed { job } => {
+                let mut buffer = self.intake.buffers.take().await;
+                let part = &mut buffer[..len as usize];
+                fill(&mut self.read, part, self.id, &self.reports, &mut self.arriving_at).await?;
+                let hash = match job.take() {
+                    Some(job) => join(job).await?,
+                    None => Sha256::new(),
+                };
+                *job = Some(self.store_block(hash, buffer, piece, offset, len));
+            }
+            Assembly::Dropped => self.skip(len).await?,
+        }
+        if offset + len < piece_len {
+            self.assembly = Some((piece, offset + len, assembly));
+            return Ok(());
+        }
+        self.complete(piece, assembly).await
+    }
+
+    fn store_block(
+        &self,
+        mut hash: Sha256,
+        buffer: Buffer,
+        piece: PieceIndex,
+        offset: u32,
+        len: u32,
+    ) -> JoinHandle<Result<Sha256, StorageError>> {
+        let (intake, link) = (self.intake.clone(), self.id);
+        tokio::task::spawn_blocking(move || {
+            let data = &buffer[..len as usize];
+            hash.update(data);
+            intake.store_block(link, piece, offset, data)?;
+            Ok(hash)
+        })
+    }
+
+    /// All bytes of a piece arrived.
+    async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
+        let link = self.id;
+        let cancelled = self.expected.lock().remove(&piece).unwrap_or(true);
+        if cancelled || matches!(assembly, Assembly::Dropped) {
+            return self.report(Event::PieceDiscarded { link, piece }).await;
+        }
+        self.report(Event::PieceReceived { link, piece }).await?;
+        let (intake, reports) = (self.intake.clone(), self.reports.clone());
+        match assembly {
+            Assembly::Whole { buffer } => {
+                tokio::task::spawn_blocking(move || {
+                    let len = intake.manifest.geometry().piece_len(piece) as usize;
+                    let checked = intake.store_whole(piece, &buffer[..len]);
+                    drop(buffer);
+                    let report = match checked {
+                        Ok(valid) => Report::Event(Event::PieceChecked { link, piece, valid }),
+                        Err(error) => Report::StorageFailed(error),
+                    };
+                    let _ = reports.blocking_send(report);
+                });
+            }
+            Assembly::Streamed { job: Some(job) } => {
+                let hash = join(job).await?;
+                let valid = intake.finish_stream(link, piece, hash.finalize().into());
+                self.report(Event::PieceChecked { link, piece, valid }).await?;
+            }
+            Assembly::Streamed { job: None } | Assembly::Dropped => {
+                unreachable!("a piece has at least one block, and dropped ones were reported")
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads payload that nobody wants any more.
+    async fn skip(&mut self, len: u32) -> Result<(), End> {
+        let mut rest = len as usize;
+        self.body.resize(rest.min(64 * 1024), 0);
+        while rest > 0 {
+            let part = rest.min(self.body.len());
+            fill(&mut self.read, &mut self.body[..part], self.id, &self.reports, &mut self.arriving_at).await?;
+            rest -= part;
+        }
+        Ok(())
+    }
+}
+
+/// Reads until `buffer` is full, and tells the driver now and then that the peer is at work.
+async fn fill(
+    read: &mut ReadHalf,
+    buffer: &mut [u8],
+    link: LinkId,
+    reports: &mpsc::Sender<Report>,
+    arriving_at: &mut Instant,
+) -> Result<(), End> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let len = read.read(&mut buffer[filled..]).await?;
+        if len == 0 {
+            return Err(End::Closed);
+        }
+        filled += len;
+        if arriving_at.elapsed() >= ARRIVING_EVERY {
+            *arriving_at = Instant::now();
+            reports.send(Report::Event(Event::DataArriving { link })).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn join(job: JoinHandle<Result<Sha256, StorageError>>) -> Result<Sha256, End> {
+    match job.await {
+        Ok(stored) => stored.map_err(End::Storage),
+        // The runtime is shutting down.
+        Err(_) => Err(End::Closed),
+    }
+}
+
+// ---- sending ----
+
+struct Writer {
+    id: LinkId,
+    write: WriteHalf,
+    intake: Arc<Intake>,
+    reports: mpsc::Sender<Report>,
+    frames: Vec<u8>,
+    /// The buffer of the block before, to be used again.
+    block: Vec<u8>,
+}
+
+impl Writer {
+    async fn run(mut self, mut control: mpsc::Receiver<Message>, mut pieces: mpsc::Receiver<PieceIndex>) {
+        if let Err(end) = self.write_all(&mut control, &mut pieces).await {
+            report_end(self.id, end, &self.reports).await;
+        }
+        let _ = self.write.shutdown().await;
+    }
+
+    async fn write_all(
+        &mut self,
+        control: &mut mpsc::Receiver<Message>,
+        pieces: &mut mpsc::Receiver<PieceIndex>,
+    ) -> Result<(), End> {
+        loop {
+            tokio::select! {
+                biased;
+                message = control.recv() => match message {
+                    Some(message) => {
+                        self.push(&message);
+                        self.write_messages(control).await?;
+                    }
+                    None => return Ok(()),
+                },
+                Some(piece) = pieces.recv() => self.write_piece(piece, control).await?,
+            }
+        }
+    }
+
+    fn push(&mut self, message: &Message) {
+        self.frames.extend_from_slice(&wire::frame(&message.encode()));
+    }
+
+    /// Writes the messages that are queued, all in one.
+    async fn write_messages(&mut self, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        while self.frames.len() < BLOCK_LEN as usize
+            && let Ok(message) = control.try_recv()
+        {
+            self.push(&message);
+        }
+        if !self.frames.is_empty() {
+            self.write.write_all(&self.frames).await?;
+            self.frames.clear();
+            self.write.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_piece(&mut self, piece: PieceIndex, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        let link = self.id;
+        let piece_len = self.intake.manifest.geometry().piece_len(piece);
+        let mut offset = 0;
+        while offset < piece_len {
+            let len = BLOCK_LEN.min(piece_len - offset);
+            match self.read_block(piece, offset, len).await? {
+                Ok((block, start)) => {
+                    self.write.write_all(&block[start..]).await?;
+                    self.block = block;
+                }
+                Err(error) => {
+                    self.reports.send(Report::Unreadable { link, piece, error }).await?;
+                    return Ok(());
+                }
+            }
+            offset += len;
+            self.write_messages(control).await?;
+        }
+        self.write.flush().await?;
+        self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
+        Ok(())
+    }
+
+    /// A block with its frame in front of it, and where the frame begins.
+    async fn read_block(
+        &mut self,
+        piece: PieceIndex,
+        offset: u32,
+        len: u32,
+    ) -> Result<Result<(Vec<u8>, usize), StorageError>, End> {
+        let store = self.intake.store.clone();
+        let mut block = std::mem::take(&mut self.block);
+        let read = move || {
+            let frame = wire::frame(&Message::Data { piece, offset, len }.encode());
+            assert!(frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN, "a data frame is short");
+            let start = BLOCK_HEADER_MAX - frame.len();
+            block.resize(BLOCK_HEADER_MAX + len as usize, 0);
+            block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);
+            store.read(piece, offset, &mut block[BLOCK_HEADER_MAX..])?;
+            Ok((block, start))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| End::Closed)
+    }
+}

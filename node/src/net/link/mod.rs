@@ -1,0 +1,106 @@
+//! Links: authenticated, ordered byte streams between two peers for one manifest.
+//!
+//! [`Endpoint`] opens them: it listens, dials, does the handshake (TLS, or the plaintext one where
+//! encryption is off), and exchanges the hellos. An [`Open`] link is handed to whoever serves its
+//! manifest. [`io`] then moves messages and pieces.
+
+pub mod endpoint;
+pub mod io;
+mod plain;
+pub mod tls;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use dft_protocol::id::PeerId;
+use dft_protocol::wire::{Hello, Refusal, WireError};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use endpoint::{Endpoint, EndpointError, Route};
+
+/// Who opened a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The end that connected.
+    Dialler,
+    /// The end that accepted.
+    Listener,
+}
+
+/// The receiving half of a link's byte stream.
+pub type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+/// The sending half.
+pub type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A link whose ends know each other and agree on the manifest.
+pub struct Open {
+    /// Who is at the other end.
+    pub peer: PeerId,
+    /// The other end's address.
+    pub remote: SocketAddr,
+    /// Which end opened it.
+    pub role: Role,
+    /// What the other end said.
+    pub hello: Hello,
+    /// From the other end.
+    pub read: ReadHalf,
+    /// To the other end.
+    pub write: WriteHalf,
+}
+
+/// Why a link did not open, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The network failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Nothing came in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The other end refused the link and said why.
+    #[error("{}", .0.describe())]
+    Refused(Refusal),
+    /// Whoever listens there does not speak dft.
+    #[error("what listens there is not dft")]
+    NotDft,
+    /// The other end could not prove its identity.
+    #[error("its identity is not authentic")]
+    Unauthenticated,
+    /// The TLS handshake failed.
+    #[error("TLS failed: {0}")]
+    Tls(rustls::Error),
+    /// A message breaks the protocol.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    /// The other end speaks of another manifest than asked for.
+    #[error("it answered for another dataset")]
+    OtherManifest,
+}
+
+impl LinkError {
+    /// Whether dialling again soon is pointless.
+    pub fn is_hopeless(&self) -> bool {
+        match self {
+            LinkError::Refused(refusal) => !matches!(refusal, Refusal::Full | Refusal::UnknownManifest),
+            LinkError::NotDft | LinkError::Unauthenticated | LinkError::OtherManifest => true,
+            LinkError::Wire(_) => true,
+            LinkError::Io(_) | LinkError::TimedOut | LinkError::Tls(_) => false,
+        }
+    }
+
+    /// A TLS handshake's error, with what is behind it.
+    fn from_handshake(error: std::io::Error) -> Self {
+        use rustls::AlertDescription;
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
+        match tls {
+            Some(rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity)) => {
+                LinkError::Refused(Refusal::EncryptionOff)
+            }
+            Some(rustls::Error::InvalidCertificate(_)) => LinkError::Unauthenticated,
+            Some(rustls::Error::InvalidMessage(_)) => LinkError::NotDft,
+            Some(tls) => LinkError::Tls(tls),
+            None if error.kind() == ErrorKind::UnexpectedEof => LinkError::NotDft,
+            None => LinkError::Io(error),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A node at work on one manifest: its endpoint, its discovery and its driver, put together.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dft_protocol::manifest::{Manifest, PeerAddr};
+use libp2p::Multiaddr;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::cli::{NetArgs, Switch};
+use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
+use crate::failure::{Failure, Kind};
+use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
+use crate::net::identity::Identity;
+use crate::net::link::endpoint::EndpointConfig;
+use crate::net::link::{Endpoint, EndpointError};
+use crate::settings::Ports;
+use crate::storage::Store;
+
+/// What happens in a session.
+#[derive(Debug)]
+pub enum Happening {
+    /// The driver says so.
+    Update(Update),
+    /// Discovery says so.
+    Discovery(discovery::Event),
+}
+
+/// The listening sockets of a node, before it is known what it serves.
+pub struct Listening {
+    endpoint: Arc<Endpoint>,
+    tasks: JoinSet<()>,
+    net: NetArgs,
+    trackers: Vec<Multiaddr>,
+    control_port: u16,
+}
+
+impl Listening {
+    /// Listens as was asked for; where no port was, on the remembered ones if they are free.
+    pub fn start(net: &NetArgs, identity: Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
+        let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
+        let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let start = |port| {
+            Endpoint::start(EndpointConfig {
+                identity: identity.clone(),
+                listen: net.listen,
+                port,
+                encryption: net.encryption == Switch::On,
+                site: net.site.clone(),
+            })
+        };
+        let (asked, control_port) = match (net.port, remembered) {
+            (Some(0), _) | (None, None) => (0, 0),
+            (Some(port), _) => (port, port.checked_add(1).unwrap_or(0)),
+            (None, Some(ports)) => (ports.link, ports.control),
+        };
+        let started = match start(asked) {
+            // The remembered port is taken meanwhile: any other will do.
+            Err(EndpointError::Bind { .. }) if net.port.is_none() && asked != 0 => start(0),
+            started => started,
+        };
+        let (endpoint, tasks) = started.map_err(|error| {
+            let failure = Failure::new(Kind::Other, error.to_string());
+            match error {
+                EndpointError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+                    failure.hint("choose another --port, or leave it out")
+                }
+                EndpointError::Bind { source, .. } if source.kind() == ErrorKind::AddrNotAvailable => {
+                    failure.hint("--listen takes an address of this machine")
+                }
+                _ => failure,
+            }
+        })?;
+        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port })
+    }
+
+    /// The endpoint of links.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Starts to look for peers of `manifest`.
+    pub async fn discover(self, manifest: &Manifest, complete: bool, tracker: Option<PathBuf>) -> Result<Discovering, Failure> {
+        let mut trackers = self.trackers.clone();
+        let own = tracker.is_some();
+        if !own {
+            let hints = manifest.hints().trackers.iter().filter_map(|text| parse_tracker(text).ok());
+            trackers.extend(hints.filter(|hint| !self.trackers.contains(hint)).collect::<Vec<_>>());
+        }
+        let config = |port| discovery::Config {
+            keypair: self.endpoint.identity().keypair().clone(),
+            listen: self.net.listen,
+            port,
+            mdns: !self.net.no_mdns,
+            trackers: trackers.clone(),
+            embedded_tracker: tracker.clone(),
+            manifest: manifest.id(),
+            link_port: self.endpoint.port(),
+            complete,
+            site: self.net.site.clone(),
+        };
+        let spawned = match discovery::spawn(config(self.control_port)).await {
+            Err(DiscoveryError::Listen { error, .. })
+                if error.kind() == ErrorKind::AddrInUse && self.net.port.is_none() && self.control_port != 0 =>
+            {
+                discovery::spawn(config(0)).await
+            }
+            spawned => spawned,
+        };
+        let (discovery, events) = spawned.map_err(|error| {
+            Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
+        })?;
+        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events })
+    }
+}
+
+/// A node that looks for peers, and does not talk to them yet.
+pub struct Discovering {
+    endpoint: Arc<Endpoint>,
+    tasks: JoinSet<()>,
+    discovery: Discovery,
+    events: mpsc::Receiver<discovery::Event>,
+}
+
+impl Discovering {
+    /// Waits until the addresses of this node's libp2p side are known.
+    pub async fn listening(&mut self) -> Vec<Multiaddr> {
+        const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+        let first = async {
+            while let Some(event) = self.events.recv().await {
+                if let discovery::Event::Listening { addrs } = event {
+                    return addrs;
+                }
+            }
+            Vec::new()
+        };
+        tokio::time::timeout(WAIT_MAX, first).await.unwrap_or_default()
+    }
+
+    /// Starts to serve, and with `download` to fetch.
+    pub async fn drive(self, manifest: Arc<Manifest>, store: Arc<Store>, download: bool, peers: Vec<PeerAddr>) -> Session {
+        let seeders = manifest.hints().seeders.iter().copied();
+        let known: Vec<PeerAddr> = if download { seeders.chain(peers).collect() } else { peers };
+        let driver = driver::start(DriverConfig { manifest, store, endpoint: self.endpoint, download });
+        driver.found(known).await;
+        Session { driver, discovery: self.discovery, events: self.events, discovering: true, _tasks: self.tasks }
+    }
+}
+
+/// A node at work.
+pub struct Session {
+    driver: Handle,
+    discovery: Discovery,
+    events: mpsc::Receiver<discovery::Event>,
+    discovering: bool,
+    _tasks: JoinSet<()>,
+}
+
+impl Session {
+    /// The next thing that happens. Peers that are found are passed on by itself.
+    pub async fn next(&mut self) -> Option<Happening> {
+        loop {
+            tokio::select! {
+                update = self.driver.update() => {
+                    return update.map(Happening::Update);
+                }
+                event = self.events.recv(), if self.discovering => match event {
+                    Some(discovery::Event::PeersFound { peers, .. }) => self.driver.found(peers).await,
+                    Some(event) => return Some(Happening::Discovery(event)),
+                    None => self.discovering = false,
+                },
+            }
+        }
+    }
+
+    /// How things stand.
+    pub fn snapshot(&self) -> Snapshot {
+        self.driver.snapshot()
+    }
+
+    /// Every piece is here: says so.
+    pub fn set_complete(&self) {
+        self.discovery.set_complete();
+    }
+
+    /// Takes leave of everybody; takes about 1 s at most.
+    pub async fn shutdown(self) -> Snapshot {
+        let (snapshot, ()) = tokio::join!(self.driver.shutdown(), self.discovery.shutdown());
+        snapshot
+    }
+}
+
+/// Resolves when the user or the system wants this process to end: SIGINT or SIGTERM.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,151 @@
+//! What was typed, resolved: addresses looked up, directories found, remembered ports.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use dft_protocol::manifest::PeerAddr;
+use libp2p::identity::Keypair;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Failure, Kind};
+use crate::net::identity::Identity;
+
+/// Where this user's state lies: `$XDG_STATE_HOME/dft`, else `~/.local/state/dft`.
+pub fn state_dir() -> Result<PathBuf, Failure> {
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::home_dir().map(|home| home.join(".local/state"));
+    let base = base.or_else(home).ok_or_else(|| {
+        Failure::new(Kind::Other, "there is no home directory to keep state in").hint("set XDG_STATE_HOME")
+    })?;
+    Ok(base.join("dft"))
+}
+
+/// What a seeder keeps from run to run, so that manifests that were given away stay good: its
+/// identity, its ports, its tracker's memory, and the hashes. One directory per manifest file.
+pub struct SeedState {
+    directory: PathBuf,
+    _lock: std::fs::File,
+}
+
+/// The ports of the run before.
+#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+pub struct Ports {
+    /// Links.
+    pub link: u16,
+    /// libp2p.
+    pub control: u16,
+}
+
+impl SeedState {
+    /// The state of the seeder that writes `manifest`. One process at a time.
+    pub fn open(manifest: &Path) -> Result<Self, Failure> {
+        use std::os::unix::ffi::OsStrExt;
+        let absolute = std::path::absolute(manifest).map_err(|error| Failure::io("find", manifest, &error))?;
+        let digest = Sha256::digest(absolute.as_os_str().as_bytes());
+        let name: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let directory = state_dir()?.join("seeds").join(name);
+        create_private_dir(&directory)?;
+        let path = directory.join("lock");
+        let lock = std::fs::File::create(&path).map_err(|error| Failure::io("create", &path, &error))?;
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            let message = format!("another process seeds {} already", manifest.display());
+            return Err(Failure::new(Kind::Disk, message).hint("stop it, or write another manifest with -o"));
+        }
+        Ok(Self { directory, _lock: lock })
+    }
+
+    /// Where the embedded tracker keeps its state.
+    pub fn tracker(&self) -> PathBuf {
+        self.directory.join("tracker")
+    }
+
+    /// Where the hashes are kept.
+    pub fn cache(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The identity of the run before, or a new one.
+    pub fn identity(&self) -> Result<Identity, Failure> {
+        let path = self.directory.join("identity");
+        if let Ok(bytes) = std::fs::read(&path)
+            && let Ok(keypair) = Keypair::from_protobuf_encoding(&bytes)
+        {
+            return Ok(Identity::from_keypair(keypair));
+        }
+        let identity = Identity::generate();
+        let bytes = identity.keypair().to_protobuf_encoding();
+        let bytes = bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
+        write_atomically(&path, &bytes, 0o600)?;
+        Ok(identity)
+    }
+
+    /// The ports of the run before.
+    pub fn ports(&self) -> Option<Ports> {
+        let bytes = std::fs::read(self.directory.join("ports")).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Remembers the ports of this run.
+    pub fn remember(&self, ports: Ports) -> Result<(), Failure> {
+        let text = serde_json::json!(ports).to_string();
+        write_atomically(&self.directory.join("ports"), text.as_bytes(), 0o600)
+    }
+}
+
+/// Creates a directory, and those above it, that only this user can look into.
+pub fn create_private_dir(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|error| Failure::io("create", path, &error))
+}
+
+/// Writes a file such that its name never holds anything but the old or the new content.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || {
+        let mut file = tempfile::Builder::new()
+            .prefix(".dft-")
+            .permissions(std::fs::Permissions::from_mode(mode))
+            .tempfile_in(directory)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    write().map_err(|error: std::io::Error| Failure::io("write", path, &error))
+}
+
+/// Looks up peers that were named as HOST:PORT.
+pub async fn resolve_peers(names: &[String]) -> Result<Vec<PeerAddr>, Failure> {
+    let mut peers = Vec::new();
+    for name in names {
+        let found = tokio::net::lookup_host(name.as_str()).await.map_err(|error| {
+            Failure::new(Kind::Usage, format!("cannot find the peer {name}: {error}"))
+                .hint("a peer is HOST:PORT, for example node3:40123")
+        })?;
+        peers.extend(found.map(|addr| PeerAddr { peer: None, addr }));
+    }
+    Ok(peers)
+}
+
+/// The addresses at which others reach this machine's `port`: those of its interfaces, the
+/// loopback ones only where nothing else is listened on.
+pub fn reachable_addrs(listen: IpAddr, port: u16) -> Vec<SocketAddr> {
+    if !listen.is_unspecified() {
+        return vec![SocketAddr::new(listen, port)];
+    }
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        // A link-local address means nothing without its interface.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    let (loopback, mut others): (Vec<IpAddr>, Vec<IpAddr>) =
+        interfaces.iter().map(if_addrs::Interface::ip).filter(usable).partition(IpAddr::is_loopback);
+    others.sort_by_key(IpAddr::is_ipv6);
+    let chosen = if others.is_empty() { loopback } else { others };
+    chosen.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+}

@@ -1,0 +1,270 @@
+//! A dataset that is being put together in its part directory.
+//!
+//! The order that everything rests on: a piece's bytes are written, then hashed right
+//! (`verified`), then synced, and only then the record says that they are there (`flush`). So
+//! whatever the record says holds after a crash or a power cut.
+//!
+//! A failed fsync may drop the bytes that it was to save and then report success the next time
+//! («fsyncgate», 2018). So a flush that fails takes all pieces back that were not durable, also
+//! those half written: they count again only once all of their bytes were written anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::manifest::{Entry, Manifest};
+use dft_protocol::path::SafePath;
+use dft_protocol::piece_set::PieceSet;
+use rustix::fs::OFlags;
+
+use super::disk;
+use super::error::StorageError;
+use super::files::OpenFiles;
+use super::part::Part;
+use super::pieces::{Contents, is_zeros, runs};
+use super::ranges::Ranges;
+use super::tree::Tree;
+
+/// With more files than this to sync, one syncfs is cheaper than an fsync each.
+pub(super) const SYNC_EACH_MAX: usize = 64;
+/// Holes are kept in units of this many bytes: the block size of the usual filesystems.
+const HOLE_LEN: u64 = 4096;
+
+/// The state of a dataset that is being assembled.
+pub(super) struct Assembly {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) part: Part,
+    pub(super) tree: Tree,
+    pub(super) files: OpenFiles,
+    progress: Mutex<Progress>,
+    /// Held during a flush: one at a time.
+    flushing: Mutex<()>,
+}
+
+/// Where each piece is on its way to the disk: `blank` or with unknown content, then in
+/// `started`, then in `durable`.
+struct Progress {
+    durable: PieceSet,
+    /// Pieces whose place holds nothing but a hole.
+    blank: PieceSet,
+    started: BTreeMap<PieceIndex, Started>,
+    /// Files with bytes that no sync has covered.
+    touched: BTreeSet<usize>,
+    /// How many flushes have failed: what was written before the last one does not count.
+    failures: u64,
+}
+
+/// A piece with some bytes written. Bounded by the pieces in flight and those between flushes.
+#[derive(Default)]
+struct Started {
+    /// All that may hold something else than zeros.
+    soiled: Ranges,
+    /// What was written since the last failed flush.
+    written: Ranges,
+    verified: bool,
+}
+
+/// What there is in a part directory when it is opened.
+pub(super) struct Initial {
+    pub(super) durable: PieceSet,
+    pub(super) blank: PieceSet,
+    /// Pieces that hash right but may not be synced.
+    pub(super) right: BTreeSet<PieceIndex>,
+}
+
+impl Assembly {
+    pub(super) fn new(manifest: Arc<Manifest>, part: Part, initial: Initial) -> Result<Self, StorageError> {
+        let mut started = BTreeMap::new();
+        let mut touched = BTreeSet::new();
+        for piece in initial.right {
+            let whole = Ranges::from(0..manifest.geometry().piece_len(piece));
+            started.insert(piece, Started { soiled: whole.clone(), written: whole, verified: true });
+            touched.extend(manifest.layout().spans(piece).map(|span| span.entry));
+        }
+        let Initial { durable, blank, .. } = initial;
+        let tree = part.data();
+        let progress = Mutex::new(Progress { durable, blank, started, touched, failures: 0 });
+        let (files, flushing) = (OpenFiles::default(), Mutex::default());
+        let assembly = Self { manifest, part, tree, files, progress, flushing };
+        assembly.flush()?;
+        Ok(assembly)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().expect("no thread panics while it holds this lock")
+    }
+
+    pub(super) fn durable(&self) -> PieceSet {
+        self.progress().durable.clone()
+    }
+
+    /// Writes part of a piece. Bytes of a piece that is there already are dropped.
+    pub(super) fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
+        let end = u64::from(offset) + data.len() as u64;
+        let runs = runs(self.manifest.layout(), piece, offset, data.len())
+            .ok_or(StorageError::OutOfPiece { piece, end })?;
+        let range = offset..u32::try_from(end).map_err(|_| StorageError::OutOfPiece { piece, end })?;
+        let (failures, keep_holes) = {
+            let mut progress = self.progress();
+            if progress.durable.contains(piece) {
+                return Ok(());
+            }
+            let (failures, blank) = (progress.failures, progress.blank.contains(piece));
+            let started = progress.started.entry(piece).or_default();
+            if started.verified {
+                return Ok(());
+            }
+            let clean = blank && !started.soiled.overlaps(&range);
+            started.soiled.insert(range.clone());
+            (failures, clean)
+        };
+        let mut touched = Vec::new();
+        for (run, bytes) in runs {
+            let file = self.file(run.entry)?;
+            touched.push(run.entry);
+            write_run(&file, run.offset, &data[bytes], keep_holes)
+                .map_err(StorageError::at("write", &self.path(run.entry)))?;
+        }
+        let mut progress = self.progress();
+        progress.touched.extend(touched);
+        if progress.failures == failures
+            && let Some(started) = progress.started.get_mut(&piece)
+        {
+            started.written.insert(range);
+        }
+        Ok(())
+    }
+
+    /// All bytes of a piece are written and hash right. Means nothing where a flush failed after
+    /// some of them were written.
+    pub(super) fn verified(&self, piece: PieceIndex) {
+        let whole = 0..self.manifest.geometry().piece_len(piece);
+        if let Some(started) = self.progress().started.get_mut(&piece) {
+            started.verified = started.written.contains(&whole);
+        }
+    }
+
+    /// Makes all verified pieces durable, and writes it down.
+    pub(super) fn flush(&self) -> Result<Vec<PieceIndex>, StorageError> {
+        let _one_at_a_time = self.flushing.lock().expect("no thread panics while it holds this lock");
+        let (pieces, touched) = {
+            let mut progress = self.progress();
+            let verified = progress.started.iter().filter(|(_, started)| started.verified);
+            let pieces: Vec<PieceIndex> = verified.map(|(&piece, _)| piece).collect();
+            if pieces.is_empty() {
+                return Ok(pieces);
+            }
+            (pieces, std::mem::take(&mut progress.touched))
+        };
+        if let Err(cause) = self.sync(&touched) {
+            let mut progress = self.progress();
+            progress.failures += 1;
+            for started in progress.started.values_mut() {
+                (started.written, started.verified) = (Ranges::default(), false);
+            }
+            let pieces = progress.started.keys().copied().collect();
+            return Err(StorageError::NotDurable { pieces, cause: Box::new(cause) });
+        }
+        let mut durable = self.durable();
+        for &piece in &pieces {
+            durable.insert(piece);
+        }
+        // Where this fails the bytes are safe all the same: the next flush writes it down.
+        self.part.write_record(self.manifest.id(), &durable)?;
+        let progress = &mut *self.progress();
+        progress.durable = durable;
+        progress.started.retain(|piece, _| !progress.durable.contains(*piece));
+        Ok(pieces)
+    }
+
+    fn sync(&self, touched: &BTreeSet<usize>) -> Result<(), StorageError> {
+        if touched.len() > SYNC_EACH_MAX {
+            return disk::sync_filesystem(&self.part.directory)
+                .map_err(StorageError::at("sync", &self.part.path));
+        }
+        for &entry in touched {
+            disk::sync_data(&*self.file(entry)?).map_err(StorageError::at("sync", &self.path(entry)))?;
+        }
+        Ok(())
+    }
+
+    /// A file of the tree, open to read and write; made where it is missing.
+    fn file(&self, entry: usize) -> Result<Arc<File>, StorageError> {
+        self.files.file(entry, || self.open_file(entry))
+    }
+
+    fn open_file(&self, index: usize) -> Result<File, StorageError> {
+        let entry = &self.manifest.info().entries[index];
+        open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
+    }
+}
+
+impl Contents for Assembly {
+    fn open(&self, entry: usize) -> Result<File, StorageError> {
+        self.open_file(entry)
+    }
+
+    fn check(&self, _: usize, _: &File) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn path(&self, entry: usize) -> PathBuf {
+        self.tree.shown(self.manifest.info().entries[entry].path())
+    }
+}
+
+/// Opens a file of a tree in a part directory to read and write. It is made where it is
+/// missing, made writable where it is not, and has the right length.
+pub(super) fn open_sized(tree: &Tree, entry: &Entry) -> std::io::Result<File> {
+    let path = entry.path();
+    let create = || disk::open_or_create(&*tree.directory, &tree.bytes(path));
+    let file = match create() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(tree, path, 0o600)?;
+            create()?
+        }
+        result => result?,
+    };
+    if file.metadata()?.len() != entry.size() {
+        disk::set_length(&file, entry.size())?;
+    }
+    Ok(file)
+}
+
+/// Opens what lies in a part directory for its attributes, whatever its mode forbids.
+pub(super) fn open_own(tree: &Tree, path: &SafePath, flags: OFlags) -> std::io::Result<File> {
+    match tree.open(path, flags | OFlags::NONBLOCK) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(tree, path, 0o700)?;
+            tree.open(path, flags | OFlags::NONBLOCK)
+        }
+        result => result,
+    }
+}
+
+fn open_up(tree: &Tree, path: &SafePath, mode: u16) -> std::io::Result<()> {
+    let (parent, name) = tree.parents().of(path)?;
+    disk::set_mode_by_name(&parent, &name, mode)
+}
+
+/// Writes at `offset` of a file; where `keep_holes`, zeros that fill whole blocks are passed
+/// over, for that place holds zeros already.
+fn write_run(file: &File, offset: u64, bytes: &[u8], keep_holes: bool) -> std::io::Result<()> {
+    if !keep_holes {
+        return disk::write_at(file, bytes, offset);
+    }
+    let at = |start: usize| offset + start as u64;
+    let (mut start, mut end) = (0, 0);
+    while end < bytes.len() {
+        let to_block_end = HOLE_LEN - at(end) % HOLE_LEN;
+        let len = usize::try_from(to_block_end).unwrap_or(usize::MAX).min(bytes.len() - end);
+        if len as u64 == HOLE_LEN && is_zeros(&bytes[end..end + len]) {
+            disk::write_at(file, &bytes[start..end], at(start))?;
+            start = end + len;
+        }
+        end += len;
+    }
+    disk::write_at(file, &bytes[start..], at(start))
+}

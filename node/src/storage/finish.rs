@@ -1,0 +1,169 @@
+//! The last steps of a fetch: attributes, durability, the final name.
+//!
+//! Each step can be the last one before a crash. Until the rename the part directory holds all,
+//! and the next fetch repeats these steps; from the rename on the final name holds all, and the
+//! next fetch finds it complete.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use dft_protocol::manifest::Entry;
+use dft_protocol::path::SafePath;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::assembly::{Assembly, SYNC_EACH_MAX, open_own};
+use super::disk::{self, IfExists};
+use super::error::StorageError;
+use super::part::{DATA, OLD};
+use super::scan::Source;
+use super::tree::{Attributes, Identity, Kind, Tree, resolve};
+
+/// Owner's bits without which a directory can be neither filled nor renamed.
+const OWNER_ALL: u16 = 0o700;
+const OWNER_WRITE: u16 = 0o200;
+
+impl Assembly {
+    /// Gives all entries their modes and times, and makes them durable. Returns where each lies.
+    ///
+    /// The root, where it is a directory that its owner may not write, keeps the right to be
+    /// renamed: see [`restrict_root`].
+    pub(super) fn apply_attributes(&self) -> Result<Vec<Source>, StorageError> {
+        let entries = &self.manifest.info().entries;
+        let few = entries.len() <= SYNC_EACH_MAX;
+        let mut sources = vec![Source::new(Identity::default()); entries.len()];
+        self.open_up_directories()?;
+        let files = entries.iter().enumerate().filter(|(_, entry)| matches!(entry, Entry::File { .. }));
+        for (index, entry) in files {
+            sources[index] = Source::new(self.apply_to(entry, few)?);
+        }
+        // Backwards is deepest first: a directory is closed once its content is done.
+        for entry in entries.iter().rev().filter(|entry| matches!(entry, Entry::Directory { .. })) {
+            self.apply_to(entry, few)?;
+        }
+        if few { disk::sync_all(&self.part.directory) } else { disk::sync_filesystem(&self.part.directory) }
+            .map_err(StorageError::at("sync", &self.part.path))?;
+        Ok(sources)
+    }
+
+    /// Directories that an earlier attempt closed are opened up again, from the root down.
+    fn open_up_directories(&self) -> Result<(), StorageError> {
+        for entry in &self.manifest.info().entries {
+            let Entry::Directory { path, mode, .. } = entry else { continue };
+            if mode & OWNER_ALL == OWNER_ALL {
+                continue;
+            }
+            let open_up = || -> io::Result<()> {
+                let (parent, name) = self.tree.parents().of(path)?;
+                match Attributes::at(&parent, &name)? {
+                    Some(there) if there.mode & OWNER_ALL != OWNER_ALL => {
+                        disk::set_mode_by_name(&parent, &name, OWNER_ALL)
+                    }
+                    _ => Ok(()),
+                }
+            };
+            open_up().map_err(StorageError::at("set the mode of", &self.tree.shown(path)))?;
+        }
+        Ok(())
+    }
+
+    fn apply_to(&self, entry: &Entry, sync: bool) -> Result<Identity, StorageError> {
+        let (Entry::File { path, mode, mtime, .. } | Entry::Directory { path, mode, mtime }) = entry else {
+            return Ok(Identity::default());
+        };
+        let mode = if path.is_root() && is_restricted(entry) { mode | OWNER_ALL } else { *mode };
+        let apply = || -> io::Result<Identity> {
+            let file = open_own(&self.tree, path, OFlags::RDONLY)?;
+            disk::set_mode(&file, mode)?;
+            disk::set_mtime(&file, *mtime)?;
+            if sync {
+                disk::sync_all(&file)?;
+            }
+            Ok(Attributes::of(&file)?.identity)
+        };
+        apply().map_err(StorageError::at("set mode and time of", &self.tree.shown(path)))
+    }
+
+    /// Gives the tree its final name. With `force` what had that name is in the part directory
+    /// afterwards.
+    pub(super) fn place(&self, name: &[u8], target: &Tree, force: bool) -> Result<(), StorageError> {
+        let shown = target.shown(&SafePath::root());
+        let (from, to) = ((&*self.part.directory, DATA), (&*self.part.target, name));
+        let there = Attributes::at(to.0, name).map_err(StorageError::at("look at", &shown))?;
+        if let Some(there) = there.filter(|_| force) {
+            // What is called `data` afterwards is the old content.
+            self.part.remove_record()?;
+            make_movable(to, there).map_err(StorageError::at("open up", &shown))?;
+            return match disk::rename(from, to, IfExists::Exchange) {
+                Err(error) if is_unsupported(&error) => self.place_in_two_steps(from, to),
+                result => result,
+            }
+            .map_err(StorageError::at("replace", &shown));
+        }
+        disk::rename(from, to, IfExists::Fail).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => StorageError::Exists { path: shown },
+            _ => StorageError::new("rename to", shown, error),
+        })
+    }
+
+    /// For filesystems that cannot exchange two names: there is a moment without either.
+    fn place_in_two_steps(&self, from: (&File, &[u8]), to: (&File, &[u8])) -> io::Result<()> {
+        disk::rename(to, (&self.part.directory, OLD), IfExists::Fail)?;
+        disk::rename(from, to, IfExists::Fail)
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Renaming a directory into another one changes its `..`, for which its owner needs the right
+/// to write.
+fn make_movable((parent, name): (&File, &[u8]), there: Attributes) -> io::Result<()> {
+    if there.kind != Kind::Directory || there.mode & OWNER_WRITE != 0 {
+        return Ok(());
+    }
+    let directory = File::from(resolve(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?);
+    disk::set_mode(&directory, there.mode | OWNER_WRITE)
+}
+
+/// Whether the root gets its mode only under its final name.
+fn is_restricted(root: &Entry) -> bool {
+    matches!(root, Entry::Directory { mode, .. } if mode & OWNER_ALL != OWNER_ALL)
+}
+
+/// Gives a root its mode that could not be renamed with it.
+pub(super) fn restrict_root(root: &Entry, target: &Tree) -> Result<(), StorageError> {
+    let Entry::Directory { path, mode, mtime } = root else { return Ok(()) };
+    if !is_restricted(root) {
+        return Ok(());
+    }
+    let restrict = || -> io::Result<()> {
+        let directory = target.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        disk::set_mode(&directory, *mode)?;
+        disk::set_mtime(&directory, *mtime)?;
+        disk::sync_all(&directory)
+    };
+    restrict().map_err(StorageError::at("set the mode of", &target.shown(path)))
+}
+
+/// Where a placed tree lies, for what a rename changed: the ctime of a root that is a file.
+pub(super) fn refresh_root(sources: &mut [Source], directory: &Arc<File>, name: &[u8]) -> io::Result<()> {
+    if let (Some(there), Some(root)) = (Attributes::at(&**directory, name)?, sources.first_mut()) {
+        *root = Source::new(there.identity);
+    }
+    Ok(())
+}
+
+/// Sets mode and time of an entry that is complete but for these.
+pub(super) fn repair(tree: &Tree, entry: &Entry) -> io::Result<Attributes> {
+    let file = tree.open(entry.path(), OFlags::RDONLY | OFlags::NONBLOCK)?;
+    if let Entry::File { mode, mtime, .. } | Entry::Directory { mode, mtime, .. } = entry {
+        disk::set_mode(&file, *mode)?;
+        disk::set_mtime(&file, *mtime)?;
+    }
+    Attributes::of(&file)
+}

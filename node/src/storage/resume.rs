@@ -1,0 +1,351 @@
+//! Opens a part directory: makes the tree that is to be filled, and finds out which pieces are
+//! there already.
+//!
+//! A piece that the record names is trusted where its files have the right length; whatever
+//! else has data on disk is hashed. So a kill loses at most the pieces that were in flight, and
+//! a damaged record costs time, never content.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::id::PieceHash;
+use dft_protocol::layout::Span;
+use dft_protocol::manifest::{Entry, Manifest};
+use dft_protocol::piece_set::PieceSet;
+use rustix::fs::OFlags;
+
+use super::assembly::{Assembly, Initial, open_own, open_sized};
+use super::disk;
+use super::error::StorageError;
+use super::part::{Part, Record, remove_all};
+use super::pieces::{Contents, PieceReader, for_each_parallel};
+use super::tree::{Attributes, Kind, Tree, is_missing};
+use super::walk::Found;
+
+/// How far the check of what is there already has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckProgress {
+    /// Bytes checked.
+    pub checked: u64,
+    /// Bytes to check.
+    pub total: u64,
+}
+
+/// Opens or fills a locked part directory. Where it was made for this and something fails,
+/// nothing of it stays.
+pub(super) fn open(
+    manifest: Arc<Manifest>,
+    part: Part,
+    force: bool,
+    target: &Path,
+    progress: &dyn Fn(CheckProgress),
+) -> Result<Assembly, StorageError> {
+    match prepare(&manifest, &part, force, target, progress) {
+        Ok(initial) => Assembly::new(manifest, part, initial),
+        Err(error) => {
+            if part.is_new {
+                // The first error is the one to report.
+                let _ = part.remove();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn prepare(
+    manifest: &Manifest,
+    part: &Part,
+    force: bool,
+    target: &Path,
+    progress: &dyn Fn(CheckProgress),
+) -> Result<Initial, StorageError> {
+    let piece_count = manifest.geometry().piece_count();
+    let record = part.read_record()?;
+    let recorded = match record {
+        Record::Damaged => PieceSet::empty(piece_count),
+        Record::Durable { manifest: id, pieces } if id == manifest.id() => {
+            PieceSet::from_bytes(&pieces, piece_count).unwrap_or_else(|| PieceSet::empty(piece_count))
+        }
+        Record::Durable { .. } if force => {
+            part.clear()?;
+            PieceSet::empty(piece_count)
+        }
+        Record::Durable { manifest: found, .. } => {
+            return Err(StorageError::OtherManifest { path: part.path.clone(), found });
+        }
+    };
+    let tree = part.data();
+    let there = Attributes::at(&*part.directory, super::part::DATA)
+        .map_err(StorageError::at("look at", &part.path))?;
+    let is_fresh = there.is_none();
+    let Swept { files, allocated } = sweep(manifest, &tree)?;
+    check_space(manifest, part, target, allocated, is_fresh)?;
+    let trusted = trusted(manifest, &recorded, &files);
+    if trusted != recorded || trusted.is_empty() {
+        // Before any file gets its length here: from then on a lost file looks like one that is
+        // whole. And it says whose data this is going to be, before there is any.
+        part.write_record(manifest.id(), &trusted)?;
+    }
+    make_tree(manifest, &tree, is_fresh, &files)?;
+    if is_fresh {
+        return Ok(blank(manifest));
+    }
+    Checker { manifest, tree: &tree, trusted: &trusted, files: &files }.run(progress)
+}
+
+/// What there is of one file of the manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Presence {
+    Missing,
+    WrongLength,
+    FullLength,
+}
+
+struct Swept {
+    /// For each entry; those that are no files count as missing.
+    files: Vec<Presence>,
+    /// Bytes on disk.
+    allocated: u64,
+}
+
+/// Removes what the manifest does not know.
+fn sweep(manifest: &Manifest, tree: &Tree) -> Result<Swept, StorageError> {
+    let entries = &manifest.info().entries;
+    let mut swept = Swept { files: vec![Presence::Missing; entries.len()], allocated: 0 };
+    remove_all(tree, &mut |found| {
+        let index = entries.binary_search_by(|entry| entry.path().cmp(&found.path));
+        let Some(index) = index.ok().filter(|&index| is_of_kind(&entries[index], found)) else {
+            return false;
+        };
+        if let Entry::File { size, .. } = entries[index] {
+            let full = found.attributes.identity.size == size;
+            swept.files[index] = if full { Presence::FullLength } else { Presence::WrongLength };
+        }
+        swept.allocated += found.attributes.allocated;
+        true
+    })?;
+    Ok(swept)
+}
+
+/// The pieces of the record whose files are there in full length.
+fn trusted(manifest: &Manifest, recorded: &PieceSet, files: &[Presence]) -> PieceSet {
+    let mut trusted = recorded.clone();
+    for piece in recorded.iter() {
+        if manifest.layout().spans(piece).any(|span| files[span.entry] != Presence::FullLength) {
+            trusted.remove(piece);
+        }
+    }
+    trusted
+}
+
+fn is_of_kind(entry: &Entry, found: &Found) -> bool {
+    match (entry, found.attributes.kind) {
+        (Entry::File { .. }, Kind::File) | (Entry::Directory { .. }, Kind::Directory) => true,
+        (Entry::Symlink { target, .. }, Kind::Symlink) => {
+            rustix::fs::readlinkat(&found.parent, &found.name[..], Vec::new())
+                .is_ok_and(|there| there.as_bytes() == target.as_bytes())
+        }
+        _ => false,
+    }
+}
+
+/// A lower bound of what the dataset still needs, against what the filesystem has.
+fn check_space(
+    manifest: &Manifest,
+    part: &Part,
+    target: &Path,
+    allocated: u64,
+    is_fresh: bool,
+) -> Result<(), StorageError> {
+    let space = rustix::fs::fstatvfs(&*part.directory)
+        .map_err(StorageError::at("ask for the free space of", target))?;
+    let geometry = manifest.geometry();
+    let to_store = geometry.pieces().filter(|&piece| !manifest.hash(piece).is_zeros());
+    let bytes: u64 = to_store.map(|piece| u64::from(geometry.piece_len(piece))).sum();
+    let (needed, available) =
+        (bytes.saturating_sub(allocated), space.f_bavail.saturating_mul(space.f_frsize));
+    if needed > available {
+        return Err(StorageError::NoSpace { needed, available, path: target.to_owned() });
+    }
+    let (needed, available) = (manifest.info().entries.len() as u64, space.f_favail);
+    // Filesystems without a fixed number of inodes say that they have none at all.
+    if is_fresh && space.f_files > 0 && needed > available {
+        return Err(StorageError::NoInodes { needed, available, path: target.to_owned() });
+    }
+    Ok(())
+}
+
+/// Makes directories, symbolic links and those files that need no bytes: empty ones, large ones
+/// as holes, small ones of zeros.
+fn make_tree(
+    manifest: &Manifest,
+    tree: &Tree,
+    is_fresh: bool,
+    files: &[Presence],
+) -> Result<(), StorageError> {
+    let zeros = small_files_of_zeros(manifest);
+    let piece_len = u64::from(manifest.info().piece_size.bytes());
+    let mut parents = tree.parents();
+    for (index, entry) in manifest.info().entries.iter().enumerate() {
+        let failed = |error: io::Error| {
+            let path = tree.shown(entry.path());
+            match error.kind() {
+                // Nothing was here: the name was made for another entry.
+                io::ErrorKind::AlreadyExists => StorageError::NameCollision { path },
+                _ => StorageError::new("create", path, error),
+            }
+        };
+        let (parent, name) = parents.of(entry.path()).map_err(failed)?;
+        let is_there = Attributes::at(&parent, &name).map_err(failed)?.is_some();
+        if is_there && is_fresh {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
+        match entry {
+            Entry::Directory { .. } if !is_there => {
+                disk::make_directory(&parent, &name).map_err(failed)?;
+            }
+            Entry::Symlink { target, .. } if !is_there => {
+                disk::make_symlink(target.as_bytes(), &parent, &name).map_err(failed)?;
+            }
+            Entry::File { size, .. }
+                if files[index] != Presence::FullLength
+                    && (*size == 0 || *size >= piece_len || zeros.contains(&index)) =>
+            {
+                open_sized(tree, entry).map_err(failed)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn small_files_of_zeros(manifest: &Manifest) -> BTreeSet<usize> {
+    let layout = manifest.layout();
+    let packs = manifest.geometry().pieces().filter(|&piece| layout.is_pack(piece));
+    let zeros = packs.filter(|&piece| manifest.hash(piece).is_zeros());
+    zeros.flat_map(|piece| layout.spans(piece)).map(|span| span.entry).collect()
+}
+
+/// The state of a tree that was just made: zeros are there, all else is missing.
+fn blank(manifest: &Manifest) -> Initial {
+    let piece_count = manifest.geometry().piece_count();
+    let mut durable = PieceSet::empty(piece_count);
+    for piece in manifest.geometry().pieces() {
+        if manifest.hash(piece).is_zeros() {
+            durable.insert(piece);
+        }
+    }
+    Initial { durable, blank: PieceSet::full(piece_count), right: BTreeSet::new() }
+}
+
+/// What the check found where a piece belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Finding {
+    /// The record names it.
+    Trusted,
+    /// It hashes right, but may not be durable.
+    Right,
+    /// Nothing but a hole, or no file.
+    Blank,
+    /// Something else.
+    Wrong,
+}
+
+struct Checker<'a> {
+    manifest: &'a Manifest,
+    tree: &'a Tree,
+    trusted: &'a PieceSet,
+    files: &'a [Presence],
+}
+
+impl Checker<'_> {
+    fn run(&self, progress: &dyn Fn(CheckProgress)) -> Result<Initial, StorageError> {
+        let geometry = self.manifest.geometry();
+        let pieces: Vec<_> = geometry.pieces().collect();
+        let (mut checked, total) = (0, geometry.total_bytes());
+        progress(CheckProgress { checked, total });
+        let findings = for_each_parallel(
+            &pieces,
+            || PieceReader::new(self.manifest.layout(), self),
+            |reader, piece| self.examine(reader, piece),
+            &mut |piece| {
+                checked += u64::from(geometry.piece_len(piece));
+                progress(CheckProgress { checked, total });
+                Ok(())
+            },
+        )?;
+        let empty = PieceSet::empty(pieces.len());
+        let mut initial = Initial { durable: empty.clone(), blank: empty, right: BTreeSet::new() };
+        let right = &mut initial.right;
+        for (&piece, &finding) in pieces.iter().zip(&findings) {
+            let is_zeros = self.manifest.hash(piece) == PieceHash::ZEROS;
+            match finding {
+                Finding::Trusted => initial.durable.insert(piece),
+                Finding::Blank if is_zeros => initial.durable.insert(piece),
+                Finding::Blank => initial.blank.insert(piece),
+                Finding::Right => right.insert(piece),
+                Finding::Wrong if is_zeros => {
+                    self.write_zeros(piece)?;
+                    right.insert(piece)
+                }
+                Finding::Wrong => false,
+            };
+        }
+        Ok(initial)
+    }
+
+    fn examine(&self, reader: &mut PieceReader<'_>, piece: PieceIndex) -> Result<Finding, StorageError> {
+        if self.trusted.contains(piece) {
+            return Ok(Finding::Trusted);
+        }
+        let layout = self.manifest.layout();
+        if layout.is_pack(piece) && !self.manifest.hash(piece).is_zeros() {
+            let is = |wanted| move |span: Span| self.files[span.entry] == wanted;
+            if layout.spans(piece).all(is(Presence::Missing)) {
+                return Ok(Finding::Blank);
+            }
+            if !layout.spans(piece).all(is(Presence::FullLength)) {
+                return Ok(Finding::Wrong);
+            }
+        }
+        if reader.lies_in_holes(piece)? {
+            return Ok(Finding::Blank);
+        }
+        let matches = reader.hash(piece)?.matches(self.manifest.hash(piece));
+        Ok(if matches { Finding::Right } else { Finding::Wrong })
+    }
+
+    fn write_zeros(&self, piece: PieceIndex) -> Result<(), StorageError> {
+        for span in self.manifest.layout().spans(piece) {
+            let entry = &self.manifest.info().entries[span.entry];
+            open_sized(self.tree, entry)
+                .and_then(|file| disk::write_zeros(&file, span.offset, span.len.into()))
+                .map_err(StorageError::at("write", &self.path(span.entry)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Contents for Checker<'_> {
+    fn open(&self, entry: usize) -> Result<File, StorageError> {
+        open_own(self.tree, self.manifest.info().entries[entry].path(), OFlags::RDONLY).map_err(|error| {
+            let path = self.path(entry);
+            if is_missing(&error) {
+                return StorageError::Changed { path, entry };
+            }
+            StorageError::new("read", path, error)
+        })
+    }
+
+    fn check(&self, _: usize, _: &File) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn path(&self, entry: usize) -> PathBuf {
+        self.tree.shown(self.manifest.info().entries[entry].path())
+    }
+}

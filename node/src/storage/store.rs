@@ -1,0 +1,313 @@
+//! [`Store`]: the pieces of one dataset on this disk, whether they are served in place or are
+//! still being assembled.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::manifest::Manifest;
+use dft_protocol::path::SafePath;
+use dft_protocol::piece_set::PieceSet;
+
+use super::assembly::Assembly;
+use super::disk;
+use super::error::StorageError;
+use super::files::OpenFiles;
+use super::finish::{refresh_root, repair, restrict_root};
+use super::part::Part;
+use super::pieces::{Contents, PieceReader, runs};
+use super::resume::{self, CheckProgress};
+use super::scan::{InPlace, Scan, Source, Top};
+use super::tree::{Attributes, Tree, open_directory};
+use super::verify::{Depth, Difference, compare};
+
+/// How often the place of a fetch may change hands while it is being opened.
+const OPEN_ATTEMPTS_MAX: u32 = 16;
+
+/// How to fetch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FetchOptions {
+    /// Replace what has the final name, once the fetch is complete; discard a partial fetch of
+    /// another manifest.
+    pub force: bool,
+}
+
+/// The pieces of one dataset on this disk. Used from several threads at once.
+///
+/// A store either *serves* a complete dataset in place, and never writes to it ([`Store::seed`],
+/// or after [`Store::finish`]), or it *assembles* one: [`write`](Store::write) all bytes of a
+/// piece, check them, say [`verified`](Store::verified), and [`flush`](Store::flush) now and
+/// then; once all pieces are durable, [`finish`](Store::finish). Dropped at any point, the next
+/// [`Store::fetch`] goes on from the last flush.
+pub struct Store {
+    manifest: Arc<Manifest>,
+    phase: RwLock<Phase>,
+    /// Held while finishing; what a finish has left to do after the rename.
+    cleaning: Mutex<Option<Part>>,
+    /// The target's directory and name; `None` for a seeder.
+    target: Option<Target>,
+}
+
+struct Target {
+    tree: Tree,
+    directory: PathBuf,
+    force: bool,
+}
+
+enum Phase {
+    Assembling(Box<Assembly>),
+    Serving(Served),
+}
+
+/// A complete dataset where it lies.
+struct Served {
+    sources: Vec<Source>,
+    tops: Vec<Top>,
+    files: OpenFiles,
+}
+
+impl Store {
+    /// Serves a dataset in place: reads only. The manifest must be made from the scan.
+    pub fn seed(manifest: Arc<Manifest>, scan: Scan) -> Result<Self, StorageError> {
+        if manifest.info().entries != scan.entries {
+            return Err(StorageError::NotTheDataset(scan.path(0)));
+        }
+        let Scan { sources, tops, .. } = scan;
+        Ok(Self::serving(manifest, sources, tops, None))
+    }
+
+    /// Opens `directory` to fetch a dataset into it: begins, goes on with what an earlier fetch
+    /// left, or finds it complete. `progress` hears of the check of what is there.
+    ///
+    /// Where [`durable`](Store::durable) is full and [`is_finished`](Store::is_finished) is not
+    /// true (an empty dataset, or a fetch that died at the very end), only `finish` is left to do.
+    pub fn fetch(
+        manifest: Arc<Manifest>,
+        directory: &Path,
+        options: FetchOptions,
+        progress: &dyn Fn(CheckProgress),
+    ) -> Result<Self, StorageError> {
+        let name = &manifest.info().name;
+        let handle = Arc::new(open_directory(directory).map_err(StorageError::at("open", directory))?);
+        let tree = Tree::new(handle.clone(), name.as_bytes(), directory);
+        let path = tree.shown(&SafePath::root());
+        let exists = || -> Result<bool, StorageError> {
+            let there = Attributes::at(&*handle, name.as_bytes());
+            Ok(there.map_err(StorageError::at("look at", &path))?.is_some())
+        };
+        let target = |tree| Target { tree, directory: directory.to_owned(), force: options.force };
+        for _ in 0..OPEN_ATTEMPTS_MAX {
+            let existed = exists()?;
+            if existed {
+                if let Some(sources) = complete(&manifest, &tree, progress)? {
+                    Part::remove_leftovers(&handle, directory, &manifest)?;
+                    let tops = vec![Top::new(directory, name.as_bytes())];
+                    return Ok(Self::serving(manifest, sources, tops, Some(target(tree))));
+                }
+                if !options.force {
+                    return Err(StorageError::Exists { path });
+                }
+            }
+            let Some(part) = Part::lock(&handle, directory, name)? else { continue };
+            if !existed && exists()? {
+                // Another fetch finished meanwhile.
+                if part.is_new {
+                    part.remove()?;
+                }
+                continue;
+            }
+            let assembly = resume::open(manifest.clone(), part, options.force, directory, progress)?;
+            let phase = RwLock::new(Phase::Assembling(Box::new(assembly)));
+            return Ok(Self { manifest, phase, cleaning: Mutex::default(), target: Some(target(tree)) });
+        }
+        Err(StorageError::Busy { path })
+    }
+
+    fn serving(
+        manifest: Arc<Manifest>,
+        sources: Vec<Source>,
+        tops: Vec<Top>,
+        target: Option<Target>,
+    ) -> Self {
+        let served = Served { sources, tops, files: OpenFiles::default() };
+        Self { manifest, phase: RwLock::new(Phase::Serving(served)), cleaning: Mutex::default(), target }
+    }
+
+    /// The pieces that are there and stay there: those found when it was opened, and those of
+    /// each flush since.
+    pub fn durable(&self) -> PieceSet {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.durable(),
+            Phase::Serving(_) => PieceSet::full(self.manifest.geometry().piece_count()),
+        }
+    }
+
+    /// Whether the dataset has its final name.
+    pub fn is_finished(&self) -> bool {
+        matches!(&*self.phase(), Phase::Serving(_))
+    }
+
+    /// Reads the part of a piece from `offset` on that fills `buffer`. Where a file that is
+    /// served in place is not as it was, before or after the read, it is
+    /// [`StorageError::Changed`]. In a store that is being assembled, only pieces that were
+    /// verified hold anything of worth.
+    pub fn read(&self, piece: PieceIndex, offset: u32, buffer: &mut [u8]) -> Result<(), StorageError> {
+        let end = u64::from(offset) + buffer.len() as u64;
+        let runs = runs(self.manifest.layout(), piece, offset, buffer.len())
+            .ok_or(StorageError::OutOfPiece { piece, end })?;
+        self.with_contents(|contents, files| {
+            for (run, range) in runs {
+                let file = files.file(run.entry, || contents.open(run.entry))?;
+                contents.check(run.entry, &file)?;
+                let read = file.read_exact_at(&mut buffer[range], run.offset);
+                read.map_err(|error| contents.read_failed(run.entry, error))?;
+                contents.check(run.entry, &file)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes part of a piece at its place. Safe to repeat; bytes of a piece that is verified
+    /// already are dropped.
+    pub fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.write(piece, offset, data),
+            Phase::Serving(_) => Err(StorageError::ReadOnly),
+        }
+    }
+
+    /// All bytes of `piece` are written and hash right: the next flush makes it durable.
+    pub fn verified(&self, piece: PieceIndex) {
+        if let Phase::Assembling(assembly) = &*self.phase() {
+            assembly.verified(piece);
+        }
+    }
+
+    /// Makes the verified pieces durable and returns them. On [`StorageError::NotDurable`] the
+    /// pieces that it names are to be fetched again; on any other error nothing is lost, and
+    /// the next flush tries again.
+    pub fn flush(&self) -> Result<Vec<PieceIndex>, StorageError> {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.flush(),
+            Phase::Serving(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Gives the dataset its modes, times and final name, and returns its path. All pieces must
+    /// be durable. Reading goes on afterwards. May be repeated after an error.
+    pub fn finish(&self) -> Result<PathBuf, StorageError> {
+        let Some(target) = &self.target else { return Err(StorageError::ReadOnly) };
+        let mut cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+        let phase = self.phase();
+        if let Phase::Assembling(assembly) = &*phase {
+            assembly.flush()?;
+            let durable = assembly.durable();
+            if !durable.is_full() {
+                return Err(StorageError::Unfinished { missing: durable.capacity() - durable.count() });
+            }
+            let sources = assembly.apply_attributes()?;
+            drop(phase);
+            self.place(target, sources, &mut cleaning)?;
+        } else {
+            drop(phase);
+        }
+        let path = target.tree.shown(&SafePath::root());
+        if let Some(part) = &*cleaning {
+            restrict_root(&self.manifest.info().entries[0], &target.tree)?;
+            disk::sync_all(&part.target).map_err(StorageError::at("sync", &target.directory))?;
+            part.remove()?;
+            *cleaning = None;
+        }
+        Ok(path)
+    }
+
+    /// Gives the assembled tree its final name and serves from there, in one step for readers.
+    fn place(
+        &self,
+        target: &Target,
+        mut sources: Vec<Source>,
+        cleaning: &mut Option<Part>,
+    ) -> Result<(), StorageError> {
+        let name = self.manifest.info().name.as_bytes();
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if let Phase::Assembling(assembly) = &*phase {
+            assembly.place(name, &target.tree, target.force)?;
+            refresh_root(&mut sources, &target.tree.directory, name)
+                .map_err(StorageError::at("look at", &target.directory))?;
+        }
+        let tops = vec![Top::new(&target.directory, name)];
+        let serving = Phase::Serving(Served { sources, tops, files: OpenFiles::default() });
+        if let Phase::Assembling(assembly) = std::mem::replace(&mut *phase, serving) {
+            *cleaning = Some(assembly.part);
+        }
+        Ok(())
+    }
+
+    /// Reads a piece and checks its hash.
+    pub fn rehash(&self, piece: PieceIndex) -> Result<bool, StorageError> {
+        self.with_contents(|contents, _| {
+            let hasher = PieceReader::new(self.manifest.layout(), contents).hash(piece)?;
+            Ok(hasher.matches(self.manifest.hash(piece)))
+        })
+    }
+
+    /// All pieces with bytes of the entry number `entry`: what can no longer be offered where
+    /// that file is [`StorageError::Changed`].
+    pub fn pieces_of(&self, entry: usize) -> Vec<PieceIndex> {
+        let layout = self.manifest.layout();
+        let holds = |piece: &PieceIndex| layout.spans(*piece).any(|span| span.entry == entry);
+        self.manifest.geometry().pieces().filter(holds).collect()
+    }
+
+    /// Where the dataset is or will be; `None` for a seeder.
+    pub fn final_path(&self) -> Option<PathBuf> {
+        self.target.as_ref().map(|target| target.tree.shown(&SafePath::root()))
+    }
+
+    fn with_contents<T>(
+        &self,
+        read: impl FnOnce(&dyn Contents, &OpenFiles) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => read(&**assembly, &assembly.files),
+            Phase::Serving(Served { sources, tops, files }) => {
+                read(&InPlace { entries: &self.manifest.info().entries, sources, tops }, files)
+            }
+        }
+    }
+
+    fn phase(&self) -> std::sync::RwLockReadGuard<'_, Phase> {
+        self.phase.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the final name holds the whole dataset already: then where each entry lies. Modes
+/// and times that differ are set; where that is not allowed they stay.
+fn complete(
+    manifest: &Manifest,
+    tree: &Tree,
+    progress: &dyn Fn(CheckProgress),
+) -> Result<Option<Vec<Source>>, StorageError> {
+    let total = manifest.total_bytes();
+    progress(CheckProgress { checked: 0, total });
+    let mut heard = |checked| progress(CheckProgress { checked, total });
+    let comparison = compare(manifest, tree, Depth::First, &mut heard)?;
+    if !comparison.is_same_content() {
+        return Ok(None);
+    }
+    let mut sources = comparison.sources;
+    let paths: BTreeSet<&SafePath> =
+        comparison.differences.iter().filter_map(Difference::attributes_of).collect();
+    // Deepest first: a directory may be closed by its mode.
+    for path in paths.into_iter().rev() {
+        let index = manifest.info().entries.binary_search_by(|entry| entry.path().cmp(path));
+        if let Ok(index) = index
+            && let Ok(attributes) = repair(tree, &manifest.info().entries[index])
+        {
+            sources[index] = Source::new(attributes.identity);
+        }
+    }
+    Ok(Some(sources))
+}

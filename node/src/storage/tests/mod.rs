@@ -1,0 +1,5 @@
+//! Whole datasets through the storage: from a tree on disk to a manifest, to pieces, to an equal
+//! tree; and the same with every call to the disk failing once.
+
+mod fixture;
+mod round_trip;

@@ -1,0 +1,73 @@
+//! From a tree to an equal tree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::fixture::{Scratch, Seeded, everything, names};
+
+/// All that we promise to keep of one name, found without any code of ours.
+#[derive(PartialEq, Eq, Debug)]
+struct Kept {
+    mode: u32,
+    mtime: Option<(i64, i64)>,
+    content: Vec<u8>,
+}
+
+fn kept(root: &Path) -> BTreeMap<Vec<u8>, Kept> {
+    let mut all = BTreeMap::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let metadata = path.symlink_metadata().unwrap();
+        let mut mtime = Some((metadata.mtime(), metadata.mtime_nsec()));
+        let content = if metadata.is_symlink() {
+            mtime = None;
+            fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+        } else if metadata.is_dir() {
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            Vec::new()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+        all.insert(name, Kept { mode: metadata.mode(), mtime, content });
+    }
+    all
+}
+
+#[test]
+fn a_tree_is_fetched_entry_by_entry() {
+    let scratch = Scratch::new();
+    let source = scratch.directory("source");
+    everything(&source);
+    let seeded = Seeded::new(&source);
+    let target = scratch.directory("target");
+    let store = seeded.open(&target).unwrap();
+    let path = seeded.complete(&store).unwrap();
+    assert_eq!(path, target.join("source"));
+    assert_eq!(names(&target), ["source"], "the part directory is gone");
+    let (expected, found) = (kept(&source), kept(&path));
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, expected) in &expected {
+        let found = &found[name];
+        let same = found == expected;
+        assert!(
+            same,
+            "{}: {:?} {:?}",
+            name.escape_ascii(),
+            (found.mode, found.mtime),
+            (expected.mode, expected.mtime)
+        );
+    }
+    let blocks = |root: &Path| root.join("sparse").metadata().unwrap().blocks();
+    assert!(blocks(&path) <= blocks(&source), "holes stay holes");
+    for piece in seeded.manifest.geometry().pieces() {
+        let mut bytes = seeded.piece(piece);
+        let expected = bytes.clone();
+        bytes.fill(0);
+        store.read(piece, 0, &mut bytes).unwrap();
+        assert_eq!(bytes, expected, "a finished store serves piece {piece}");
+    }
+}

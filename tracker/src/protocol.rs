@@ -1,0 +1,291 @@
+//! What a tracker is asked and what it answers: `/dft/tracker/1`.
+//!
+//! Each message is one CBOR array `[kind, …]`; kinds that are not listed here are refused, so
+//! that later ones (a catalogue) can be added beside them. A message that exists is valid:
+//! the only ways to one are the constructors here and [`Message::decode`], which uses them.
+//!
+//! ```text
+//! request  = [0, manifest, link_port, addrs, complete, site / null, want]   announce
+//!          / [1, manifest]                                                  leave
+//! response = [0, interval_s, [* [peer, addrs, complete, site / null]]]      peers
+//!          / [1]                                                            done
+//!          / [2, reason]                                                    refused
+//! addrs    = [* bytes]  of 6 (IPv4) or 18 (IPv6): address, then port, both big-endian
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use dft_protocol::id::{DIGEST_LEN, ManifestId, PeerId};
+use libp2p::StreamProtocol;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::codec::{Message, MessageCodec, MessageError, decode_canonical, to_cbor};
+use crate::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs, Site};
+
+/// The libp2p name of the protocol.
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/dft/tracker/1");
+/// Most peers of one answer: a peer keeps fewer links, and 256 records stay far below
+/// [`Response`]'s length limit.
+pub const PEERS_PER_RESPONSE_MAX: u16 = 256;
+/// Longest reason of a refusal, in bytes: one line for a person.
+pub const REASON_LEN_MAX: usize = 256;
+/// The announce interval that a client accepts is at least this, so that a tracker cannot make
+/// its peers storm it, in seconds.
+pub const INTERVAL_S_MIN: u32 = 5;
+/// … and at most this, so that a tracker cannot silence its peers, in seconds.
+pub const INTERVAL_S_MAX: u32 = 600;
+
+/// The codec of the protocol.
+pub type TrackerCodec = MessageCodec<Request, Response>;
+
+/// «I have (parts of) this manifest; who else?»
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Announce {
+    /// The dataset.
+    pub manifest: ManifestId,
+    /// The port where the asker takes links; 0 where it takes none and only asks.
+    pub link_port: u16,
+    /// Addresses of its interfaces, with the link port.
+    pub addrs: LinkAddrs,
+    /// Whether it has every piece.
+    pub complete: bool,
+    /// Its site label.
+    pub site: Option<Site>,
+    /// The most peers that it wants to hear of.
+    pub want: u16,
+}
+
+/// What is asked of a tracker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Take or renew the asker's record, and name other peers.
+    Announce(Announce),
+    /// Forget the asker's record.
+    Leave {
+        /// The dataset.
+        manifest: ManifestId,
+    },
+}
+
+/// What a tracker answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// The announcement is taken, and durable.
+    Peers {
+        /// When to announce again, in seconds; clients clamp it into
+        /// [`INTERVAL_S_MIN`] … [`INTERVAL_S_MAX`].
+        interval_s: u32,
+        /// Other peers of the manifest, at most [`PEERS_PER_RESPONSE_MAX`].
+        peers: Vec<FoundPeer>,
+    },
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(Reason),
+}
+
+/// Why a tracker refuses: one printable line of at most [`REASON_LEN_MAX`] bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reason(Box<str>);
+
+impl Reason {
+    /// As much of `text` as is printable and fits.
+    pub fn new(text: &str) -> Self {
+        let mut reason = String::new();
+        for letter in text.chars().filter(|letter| !letter.is_control()) {
+            if reason.len() + letter.len_utf8() > REASON_LEN_MAX {
+                break;
+            }
+            reason.push(letter);
+        }
+        Self(reason.into())
+    }
+
+    /// The reason.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Message for Request {
+    /// An announcement needs about 400 bytes; the rest is room for later kinds.
+    const LEN_MAX: usize = 64 * 1024;
+
+    fn encode(&self) -> Vec<u8> {
+        let bytes = |manifest: &ManifestId| ByteBuf::from(manifest.as_bytes());
+        to_cbor(&match self {
+            Request::Announce(announce) => RequestCbor::Announce(
+                KIND_ANNOUNCE,
+                bytes(&announce.manifest),
+                announce.link_port,
+                addrs_to_cbor(&announce.addrs),
+                announce.complete,
+                site_to_cbor(announce.site.as_ref()),
+                announce.want,
+            ),
+            Request::Leave { manifest } => RequestCbor::Leave(KIND_LEAVE, bytes(manifest)),
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        decode_canonical::<Self, RequestCbor>(bytes)
+    }
+}
+
+impl Message for Response {
+    /// 256 peers with 8 addresses each need 80 KB; the rest is room for later kinds.
+    const LEN_MAX: usize = 256 * 1024;
+
+    fn encode(&self) -> Vec<u8> {
+        let peer = |found: &FoundPeer| {
+            PeerCbor(
+                ByteBuf::from(found.peer.as_bytes()),
+                addrs_to_cbor(&found.addrs),
+                found.complete,
+                site_to_cbor(found.site.as_ref()),
+            )
+        };
+        to_cbor(&match self {
+            Response::Peers { interval_s, peers } => {
+                ResponseCbor::Peers(KIND_PEERS, *interval_s, peers.iter().map(peer).collect())
+            }
+            Response::Done => ResponseCbor::Done((KIND_DONE,)),
+            Response::Refused(reason) => ResponseCbor::Refused(KIND_REFUSED, reason.as_str().to_owned()),
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        decode_canonical::<Self, ResponseCbor>(bytes)
+    }
+}
+
+/// The id whose bytes are `bytes`.
+pub fn manifest_id_from_cbor(bytes: &[u8]) -> Result<ManifestId, MessageError> {
+    <[u8; DIGEST_LEN]>::try_from(bytes)
+        .map(ManifestId::from_bytes)
+        .map_err(|_| MessageError::Invalid("a manifest id has 32 bytes"))
+}
+
+const KIND_ANNOUNCE: u8 = 0;
+const KIND_LEAVE: u8 = 1;
+const KIND_PEERS: u8 = 0;
+const KIND_DONE: u8 = 1;
+const KIND_REFUSED: u8 = 2;
+
+// The shapes as they are written. Only the conversions below turn them into messages.
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RequestCbor {
+    Announce(u8, ByteBuf, u16, Vec<ByteBuf>, bool, Option<String>, u16),
+    Leave(u8, ByteBuf),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum ResponseCbor {
+    Peers(u8, u32, Vec<PeerCbor>),
+    Refused(u8, String),
+    Done((u8,)),
+}
+
+#[derive(Serialize, Deserialize)]
+struct PeerCbor(ByteBuf, Vec<ByteBuf>, bool, Option<String>);
+
+impl TryFrom<RequestCbor> for Request {
+    type Error = MessageError;
+
+    fn try_from(request: RequestCbor) -> Result<Self, MessageError> {
+        match request {
+            RequestCbor::Announce(KIND_ANNOUNCE, manifest, link_port, addrs, complete, site, want) => {
+                Ok(Request::Announce(Announce {
+                    manifest: manifest_id_from_cbor(&manifest)?,
+                    link_port,
+                    addrs: addrs_from_cbor(&addrs)?,
+                    complete,
+                    site: site_from_cbor(site)?,
+                    want,
+                }))
+            }
+            RequestCbor::Leave(KIND_LEAVE, manifest) => {
+                Ok(Request::Leave { manifest: manifest_id_from_cbor(&manifest)? })
+            }
+            _ => Err(MessageError::Invalid("a request of no known kind")),
+        }
+    }
+}
+
+impl TryFrom<ResponseCbor> for Response {
+    type Error = MessageError;
+
+    fn try_from(response: ResponseCbor) -> Result<Self, MessageError> {
+        match response {
+            ResponseCbor::Peers(KIND_PEERS, interval_s, peers) => {
+                if peers.len() > usize::from(PEERS_PER_RESPONSE_MAX) {
+                    return Err(MessageError::Invalid("too many peers"));
+                }
+                let peers = peers.into_iter().map(FoundPeer::try_from).collect::<Result<_, _>>()?;
+                Ok(Response::Peers { interval_s, peers })
+            }
+            ResponseCbor::Done((KIND_DONE,)) => Ok(Response::Done),
+            ResponseCbor::Refused(KIND_REFUSED, reason) => Ok(Response::Refused(Reason::new(&reason))),
+            _ => Err(MessageError::Invalid("a response of no known kind")),
+        }
+    }
+}
+
+impl TryFrom<PeerCbor> for FoundPeer {
+    type Error = MessageError;
+
+    fn try_from(PeerCbor(peer, addrs, complete, site): PeerCbor) -> Result<Self, MessageError> {
+        Ok(Self {
+            peer: PeerId::from_bytes(&peer)
+                .ok_or(MessageError::Invalid("a peer's id is empty or too long"))?,
+            addrs: addrs_from_cbor(&addrs)?,
+            complete,
+            site: site_from_cbor(site)?,
+        })
+    }
+}
+
+pub(crate) fn site_to_cbor(site: Option<&Site>) -> Option<String> {
+    site.map(|site| site.as_str().to_owned())
+}
+
+pub(crate) fn site_from_cbor(site: Option<String>) -> Result<Option<Site>, MessageError> {
+    site.map(|text| Site::new(&text).ok_or(MessageError::Invalid("a site label is not valid"))).transpose()
+}
+
+pub(crate) fn addrs_to_cbor(addrs: &LinkAddrs) -> Vec<ByteBuf> {
+    addrs.as_slice().iter().map(addr_to_cbor).collect()
+}
+
+pub(crate) fn addrs_from_cbor(addrs: &[ByteBuf]) -> Result<LinkAddrs, MessageError> {
+    if addrs.len() > ADDRS_PER_RECORD_MAX {
+        return Err(MessageError::Invalid("too many addresses"));
+    }
+    let addrs = addrs.iter().map(|addr| addr_from_cbor(addr)).collect::<Result<_, _>>()?;
+    LinkAddrs::new(addrs).ok_or(MessageError::Invalid("an address could not be dialled"))
+}
+
+fn addr_to_cbor(addr: &SocketAddr) -> ByteBuf {
+    let mut bytes = match addr.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    bytes.extend(addr.port().to_be_bytes());
+    ByteBuf::from(bytes)
+}
+
+fn addr_from_cbor(bytes: &[u8]) -> Result<SocketAddr, MessageError> {
+    let (ip, port) = bytes.split_last_chunk::<2>().ok_or(MessageError::Invalid("an address is too short"))?;
+    let ip = if let Ok(octets) = <[u8; 4]>::try_from(ip) {
+        IpAddr::V4(Ipv4Addr::from(octets))
+    } else if let Ok(octets) = <[u8; 16]>::try_from(ip) {
+        IpAddr::V6(Ipv6Addr::from(octets))
+    } else {
+        return Err(MessageError::Invalid("an address has 6 or 18 bytes"));
+    };
+    Ok(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+}

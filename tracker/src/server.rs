@@ -1,0 +1,321 @@
+//! `dft tracker`: the service behind a libp2p swarm of its own.
+//!
+//! The loop owns the swarm; it hands requests to the [`Service`] and its answers back, and never
+//! waits for either. [`Answers`] and [`swarm_behaviour`] are shared with the seeder's embedded
+//! tracker.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::TransportError;
+use libp2p::multiaddr::Protocol;
+use libp2p::request_response::{self, Message, ProtocolSupport, ResponseChannel};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identity::Keypair, tcp, tls, yamux};
+use thiserror::Error;
+
+use crate::address::{check_port_is_free, ip_of, peer_id_from_libp2p, socket_addr_of, to_multiaddr};
+use crate::limits::{ConnectionLimits, Limits};
+use crate::protocol::{PROTOCOL, Request, Response, TrackerCodec};
+use crate::service::{Notice, Service, ServiceError};
+use crate::state::{StateDir, StateError};
+
+/// The connections of a standalone tracker: 512 peers and the same again, in 1,100 descriptors.
+pub const SERVER_CONNECTIONS: ConnectionLimits =
+    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128 };
+/// A connection without requests is closed after this: longer than an announce interval, so that
+/// a live peer keeps its connection.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request may take, on the wire and in the queue.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests in the works per connection: a peer announces, and leaves.
+pub const STREAMS_PER_CONNECTION_MAX: usize = 4;
+/// Streams that one connection may open at all, half-open ones included: bounds what its
+/// receive windows (256 KiB each) can hold.
+const MUXED_STREAMS_MAX: usize = 16;
+/// How long to wait for further listen addresses once one is known.
+const LISTEN_SETTLE: Duration = Duration::from_millis(50);
+
+/// What `dft tracker` was told.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 takes the port of the last run, where that is free.
+    pub listen: SocketAddr,
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+/// The tracker listens.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Its addresses, each with its identity: of every interface where `listen` is unspecified.
+    pub addrs: Vec<Multiaddr>,
+}
+
+/// Why a tracker did not start, or stopped.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The service did not start.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// TLS could not be set up with this identity.
+    #[error("no certificate for this identity: {0}")]
+    Certificate(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {error}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system closed the listener.
+    #[error("the tracker no longer listens: {0}")]
+    ListenerClosed(String),
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    limits: Limits,
+    tracker: request_response::Behaviour<TrackerCodec>,
+}
+
+/// Runs a tracker until `shutdown` ends. `notify` hears of damage and of a failing disk.
+pub async fn run(
+    config: ServerConfig,
+    ready: impl FnOnce(Ready),
+    notify: impl Fn(Notice) + Send + 'static,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let state = StateDir::open(&config.state)?;
+    let identity = state.identity()?;
+    let behaviour = Behaviour {
+        limits: Limits::new(SERVER_CONNECTIONS),
+        tracker: tracker_behaviour(ProtocolSupport::Inbound),
+    };
+    let mut swarm = new_swarm(identity, behaviour, IDLE_TIMEOUT)
+        .map_err(|error| ServerError::Certificate(error.to_string()))?;
+    let listen = listen_on_remembered(&mut swarm, config.listen, state.last_port())?;
+    let mut server = Server {
+        swarm,
+        listen,
+        state: Some(state),
+        service: None,
+        observed: HashMap::new(),
+        answers: Answers::new(),
+    };
+    server.announce_ready(ready, notify).await?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            event = server.swarm.select_next_some() => server.handle(event)?,
+            Some((channel, response)) = server.answers.next() => {
+                // The asker may have gone meanwhile.
+                let _ = server.swarm.behaviour_mut().tracker.send_response(channel, response);
+            }
+        }
+    }
+}
+
+struct Server {
+    swarm: Swarm<Behaviour>,
+    listen: SocketAddr,
+    // Becomes the service's once the port is remembered.
+    state: Option<StateDir>,
+    service: Option<Service>,
+    // Where each connection comes from; bounded by the connection limits.
+    observed: HashMap<ConnectionId, IpAddr>,
+    answers: Answers,
+}
+
+impl Server {
+    /// Waits for the listen addresses, remembers the port, starts the service and reports.
+    async fn announce_ready(
+        &mut self,
+        ready: impl FnOnce(Ready),
+        notify: impl Fn(Notice) + Send + 'static,
+    ) -> Result<(), ServerError> {
+        while self.swarm.listeners().next().is_none() {
+            let event = self.swarm.select_next_some().await;
+            self.handle(event)?;
+        }
+        let port = self.swarm.listeners().find_map(socket_addr_of).map_or(0, |addr| addr.port());
+        if self.listen.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+            listen_on_ipv6_too(&mut self.swarm, port);
+        }
+        // More addresses may follow at any time; most are known at once.
+        let settled = tokio::time::sleep(LISTEN_SETTLE);
+        let mut settled = std::pin::pin!(settled);
+        loop {
+            tokio::select! {
+                () = &mut settled => break,
+                event = self.swarm.select_next_some() => self.handle(event)?,
+            }
+        }
+        if let Some(state) = self.state.take() {
+            state.remember_port(port)?;
+            self.service = Some(Service::start(state, notify)?);
+        }
+        ready(Ready { addrs: public_addrs(&self.swarm) });
+        Ok(())
+    }
+
+    fn handle(&mut self, event: SwarmEvent<BehaviourEvent>) -> Result<(), ServerError> {
+        match event {
+            SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
+                if let Some(ip) = remote_ip(&endpoint) {
+                    self.observed.insert(connection_id, ip);
+                }
+            }
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                self.observed.remove(&connection_id);
+            }
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } => {
+                return Err(ServerError::ListenerClosed(error.to_string()));
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Tracker(request_response::Event::Message {
+                peer,
+                connection_id,
+                message: Message::Request { request, channel, .. },
+            })) => {
+                let observed = self.observed.get(&connection_id);
+                if let (Some(service), Some(ip)) = (&self.service, observed) {
+                    self.answers.push(service, &peer, *ip, request, channel);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Answers that the service is working on. Bounded by the service's queue and, per connection,
+/// by [`STREAMS_PER_CONNECTION_MAX`].
+#[derive(Default)]
+pub struct Answers(FuturesUnordered<BoxFuture<'static, (ResponseChannel<Response>, Response)>>);
+
+impl Answers {
+    /// No answers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets `service` work on a request that came from `peer` at `observed`.
+    pub fn push(
+        &mut self,
+        service: &Service,
+        peer: &libp2p::PeerId,
+        observed: IpAddr,
+        request: Request,
+        channel: ResponseChannel<Response>,
+    ) {
+        // A peer whose identity is too long for us gets no answer.
+        let Some(peer) = peer_id_from_libp2p(peer) else { return };
+        let answer = service.ask(peer, observed, request);
+        self.0.push(Box::pin(async { (channel, answer.await) }));
+    }
+
+    /// The next answer to send; `None` while there is none in the works.
+    pub async fn next(&mut self) -> Option<(ResponseChannel<Response>, Response)> {
+        self.0.next().await
+    }
+}
+
+/// The libp2p behaviour of the tracker's protocol, for one side or both.
+pub fn tracker_behaviour(support: ProtocolSupport) -> request_response::Behaviour<TrackerCodec> {
+    request_response::Behaviour::new([(PROTOCOL, support)], request_response_config())
+}
+
+/// Time and number of requests of every request-response protocol here.
+pub fn request_response_config() -> request_response::Config {
+    request_response::Config::default()
+        .with_request_timeout(REQUEST_TIMEOUT)
+        .with_max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+}
+
+/// A swarm over TCP, libp2p's TLS and yamux.
+pub fn new_swarm<B: NetworkBehaviour>(
+    identity: Keypair,
+    behaviour: B,
+    idle_timeout: Duration,
+) -> Result<Swarm<B>, tls::certificate::GenError> {
+    let muxer = || {
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(MUXED_STREAMS_MAX);
+        config
+    };
+    let builder = SwarmBuilder::with_existing_identity(identity).with_tokio().with_tcp(
+        tcp::Config::default().nodelay(true),
+        tls::Config::new,
+        muxer,
+    )?;
+    let Ok(builder) = builder.with_behaviour(|_| behaviour);
+    Ok(builder
+        .with_swarm_config(|config| {
+            config
+                .with_idle_connection_timeout(idle_timeout)
+                .with_max_negotiating_inbound_streams(STREAMS_PER_CONNECTION_MAX)
+        })
+        .build())
+}
+
+/// Makes `swarm` listen on `addr`; an address that anyone else listens on is an error.
+pub fn listen_on<B: NetworkBehaviour>(swarm: &mut Swarm<B>, addr: SocketAddr) -> io::Result<()> {
+    if addr.port() != 0 {
+        check_port_is_free(addr)?;
+    }
+    match swarm.listen_on(to_multiaddr(addr)) {
+        Ok(_) => Ok(()),
+        Err(TransportError::Other(error)) => Err(error),
+        Err(TransportError::MultiaddrNotSupported(_)) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Listens on every IPv6 interface with `port` as well, where the host has IPv6 and the port is
+/// free there; without it, IPv4 serves alone.
+pub fn listen_on_ipv6_too<B: NetworkBehaviour>(swarm: &mut Swarm<B>, port: u16) {
+    let _ = swarm.listen_on(to_multiaddr(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)));
+}
+
+/// The addresses at which others reach `swarm`, each with its identity: loopback only where
+/// there is nothing else, link-local IPv6 never.
+pub fn public_addrs<B: NetworkBehaviour>(swarm: &Swarm<B>) -> Vec<Multiaddr> {
+    let identity = *swarm.local_peer_id();
+    let (loopback, public): (Vec<_>, Vec<_>) = swarm
+        .listeners()
+        .filter(|addr| !matches!(ip_of(addr), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local()))
+        .partition(|addr| ip_of(addr).is_some_and(|ip| ip.is_loopback()));
+    let addrs = if public.is_empty() { loopback } else { public };
+    addrs.into_iter().map(|addr| addr.clone().with(Protocol::P2p(identity))).collect()
+}
+
+/// The IP address at the other end of a connection.
+pub fn remote_ip(endpoint: &ConnectedPoint) -> Option<IpAddr> {
+    ip_of(endpoint.get_remote_address())
+}
+
+fn listen_on_remembered(
+    swarm: &mut Swarm<Behaviour>,
+    listen: SocketAddr,
+    last_port: Option<u16>,
+) -> Result<SocketAddr, ServerError> {
+    if let (0, Some(port)) = (listen.port(), last_port) {
+        let remembered = SocketAddr::new(listen.ip(), port);
+        if listen_on(swarm, remembered).is_ok() {
+            return Ok(remembered);
+        }
+    }
+    listen_on(swarm, listen).map_err(|error| ServerError::Listen { addr: listen, error })?;
+    Ok(listen)
+}

@@ -1,0 +1,330 @@
+//! The tracker without its network: one thread that owns the [`Registry`] and its [`Store`].
+//!
+//! Requests wait in a bounded queue. The thread takes all that are waiting, applies them to the
+//! registry, makes their changes durable in one transaction (a group commit: under load the
+//! disk's latency is paid per batch), and only then answers. A full queue refuses at once.
+//!
+//! Opening the database happens on the thread too, so that a seeder's start doesn't wait for it.
+//!
+//! Where to start reading: [`Service::ask`], then `Core::answer`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::time::Instant;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::protocol::{Announce, PEERS_PER_RESPONSE_MAX, Reason, Request, Response};
+use crate::registry::{ANNOUNCE_INTERVAL, Asker, LinkAddrs, RECORD_TTL, Record, Registry};
+use crate::state::{StateDir, StateError};
+use crate::store::{Change, Damaged, Store, StoreError, StoredRecord};
+
+/// Most requests that wait for the thread: two full batches and more, some 100 ms of work.
+const QUEUE_LEN_MAX: usize = 1024;
+/// Most requests of one transaction: bounds how long the first of them waits for the others.
+const BATCH_LEN_MAX: usize = 256;
+/// The longest that expired records stay in memory and on disk.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the service did not start.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The thread could not be started.
+    #[error("no thread for the tracker: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What an operator should hear of.
+#[derive(Debug)]
+pub enum Notice {
+    /// The database was damaged: the tracker started empty.
+    Damaged(Damaged),
+    /// Changes cannot be written: their announcements are refused until they can. Said once per
+    /// row of failures.
+    NotWritten(StoreError),
+}
+
+/// A running tracker. Dropping it ends the thread, after what was taken is durable.
+pub struct Service {
+    queue: Option<SyncSender<Question>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Question {
+    peer: PeerId,
+    observed: IpAddr,
+    request: Request,
+    answer: oneshot::Sender<Response>,
+}
+
+impl Service {
+    /// Starts on `state`. `notify` is called from the service's thread.
+    pub fn start(state: StateDir, notify: impl Fn(Notice) + Send + 'static) -> Result<Self, ServiceError> {
+        let (queue, questions) = sync_channel(QUEUE_LEN_MAX);
+        let thread = std::thread::Builder::new()
+            .name("tracker".into())
+            .spawn(move || run(&state, &questions, notify))
+            .map_err(ServiceError::Thread)?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Locks the state directory at `path` and starts on it.
+    pub fn open(path: &Path, notify: impl Fn(Notice) + Send + 'static) -> Result<Self, ServiceError> {
+        Self::start(StateDir::open(path)?, notify)
+    }
+
+    /// Puts a request of `peer`, seen at `observed`, into the queue. The future ends with the
+    /// answer, once what it says is durable.
+    pub fn ask(
+        &self,
+        peer: PeerId,
+        observed: IpAddr,
+        request: Request,
+    ) -> impl Future<Output = Response> + Send + use<> {
+        let (answer, response) = oneshot::channel();
+        let question = Question { peer, observed: observed.to_canonical(), request, answer };
+        if let Some(queue) = &self.queue {
+            // A full queue drops the question, and with it the sender of its answer.
+            let _ = queue.try_send(question);
+        }
+        async { response.await.unwrap_or_else(|_| refused("the tracker is overloaded or stopping")) }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed by it; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn refused(reason: &str) -> Response {
+    Response::Refused(Reason::new(reason))
+}
+
+/// The thread: batch by batch until the last handle is gone.
+fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)) {
+    let mut core = Core::new(std::time::Instant::now());
+    let mut disk = Disk { path: state.database(), store: None, failing: false, notify };
+    let mut changes = disk.open().map_or_else(Vec::new, |stored| core.restore(stored, SystemTime::now()));
+    loop {
+        let mut answers = Vec::new();
+        match questions.recv_timeout(EXPIRE_EVERY) {
+            Ok(first) => {
+                let waiting = std::iter::from_fn(|| questions.try_recv().ok());
+                for question in std::iter::once(first).chain(waiting).take(BATCH_LEN_MAX) {
+                    let response = core.answer(&question, SystemTime::now(), &mut changes);
+                    answers.push((question.answer, response));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        core.expire(&mut changes);
+        if !changes.is_empty() && !disk.commit(&changes, &mut core) {
+            for (_, response) in &mut answers {
+                *response = refused("the tracker cannot write its state");
+            }
+        }
+        changes.clear();
+        for (answer, response) in answers {
+            let _ = answer.send(response);
+        }
+    }
+}
+
+/// The store, which is opened again after a failure: redb refuses everything after one failed
+/// write, and a full disk may have room again.
+struct Disk<Notify> {
+    path: PathBuf,
+    store: Option<Store>,
+    failing: bool,
+    notify: Notify,
+}
+
+impl<Notify: Fn(Notice)> Disk<Notify> {
+    /// Opens the store and returns what it holds; `None` where it cannot be opened now.
+    fn open(&mut self) -> Option<Vec<StoredRecord>> {
+        match Store::open(&self.path) {
+            Ok((store, stored, damaged)) => {
+                if let Some(damaged) = damaged {
+                    (self.notify)(Notice::Damaged(damaged));
+                }
+                self.store = Some(store);
+                Some(stored)
+            }
+            Err(error) => {
+                self.failed(error);
+                None
+            }
+        }
+    }
+
+    /// Whether the changes are durable.
+    fn commit(&mut self, changes: &[Change], core: &mut Core) -> bool {
+        let left_over = match &self.store {
+            Some(_) => Vec::new(),
+            None => match self.open() {
+                Some(stored) => core.unknown(&stored),
+                None => {
+                    core.durable_until.clear();
+                    return false;
+                }
+            },
+        };
+        let Some(store) = &self.store else { return false };
+        let result = if left_over.is_empty() {
+            store.commit(changes)
+        } else {
+            store.commit(&[left_over.as_slice(), changes].concat())
+        };
+        match result {
+            Ok(()) => {
+                self.failing = false;
+                true
+            }
+            Err(error) => {
+                self.store = None;
+                core.durable_until.clear();
+                self.failed(error);
+                false
+            }
+        }
+    }
+
+    /// Says so once per row of failures.
+    fn failed(&mut self, error: StoreError) {
+        if !std::mem::replace(&mut self.failing, true) {
+            (self.notify)(Notice::NotWritten(error));
+        }
+    }
+}
+
+/// The registry and its clock, and what of it is durable.
+struct Core {
+    registry: Registry,
+    rng: Xoshiro256PlusPlus,
+    started: std::time::Instant,
+    // When each record expires by what is on disk: a mere renewal is written only when a restart
+    // could otherwise see it expired within one interval.
+    durable_until: HashMap<(ManifestId, PeerId), Instant>,
+}
+
+impl Core {
+    fn new(started: std::time::Instant) -> Self {
+        Self { registry: Registry::default(), rng: rand::make_rng(), started, durable_until: HashMap::new() }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::START + self.started.elapsed()
+    }
+
+    /// Takes what a former run stored. Each record lives for one announce interval at least,
+    /// whatever the wall clock did meanwhile, and no longer than after an announcement. What the
+    /// quotas refuse is removed from the store.
+    fn restore(&mut self, stored: Vec<StoredRecord>, wall: SystemTime) -> Vec<Change> {
+        let now = self.now();
+        let mut changes = Vec::new();
+        for StoredRecord { manifest, peer, record, expires } in stored {
+            let left = expires.duration_since(wall).unwrap_or_default().clamp(ANNOUNCE_INTERVAL, RECORD_TTL);
+            match self.registry.announce(manifest, peer, record, now + left) {
+                Ok(()) => {
+                    self.durable_until.insert((manifest, peer), now + left);
+                }
+                Err(_) => changes.push(Change::Remove(manifest, peer)),
+            }
+        }
+        changes
+    }
+
+    fn answer(&mut self, question: &Question, wall: SystemTime, changes: &mut Vec<Change>) -> Response {
+        match &question.request {
+            Request::Announce(announce) => {
+                if announce.link_port != 0
+                    && let Err(response) = self.take(question, announce, wall, changes)
+                {
+                    return response;
+                }
+                let asker =
+                    Asker { peer: question.peer, observed: question.observed, site: announce.site.as_ref() };
+                let max = usize::from(announce.want.min(PEERS_PER_RESPONSE_MAX));
+                Response::Peers {
+                    interval_s: u32::try_from(ANNOUNCE_INTERVAL.as_secs()).unwrap_or(u32::MAX),
+                    peers: self.registry.peers(announce.manifest, asker, max, &mut self.rng),
+                }
+            }
+            Request::Leave { manifest } => {
+                if self.registry.leave(*manifest, question.peer) {
+                    self.durable_until.remove(&(*manifest, question.peer));
+                    changes.push(Change::Remove(*manifest, question.peer));
+                }
+                Response::Done
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        question: &Question,
+        announce: &Announce,
+        wall: SystemTime,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Response> {
+        let key = (announce.manifest, question.peer);
+        let addrs =
+            LinkAddrs::of_announcement(question.observed, announce.link_port, announce.addrs.as_slice());
+        let record = Record {
+            observed: question.observed,
+            addrs,
+            complete: announce.complete,
+            site: announce.site.clone(),
+        };
+        let now = self.now();
+        let unchanged = self.registry.record(key.0, key.1) == Some(&record);
+        let durable = self.durable_until.get(&key).is_some_and(|until| *until >= now + ANNOUNCE_INTERVAL);
+        self.registry
+            .announce(key.0, key.1, record.clone(), now + RECORD_TTL)
+            .map_err(|quota| refused(&quota.to_string()))?;
+        if !(unchanged && durable) {
+            self.durable_until.insert(key, now + RECORD_TTL);
+            changes.push(Change::Put(StoredRecord {
+                manifest: key.0,
+                peer: key.1,
+                record,
+                expires: wall + RECORD_TTL,
+            }));
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self, changes: &mut Vec<Change>) {
+        let now = self.now();
+        for key in self.registry.expire(now) {
+            self.durable_until.remove(&key);
+            changes.push(Change::Remove(key.0, key.1));
+        }
+    }
+
+    /// Removals of what the store holds and the registry doesn't: it left while the store could
+    /// not be written.
+    fn unknown(&self, stored: &[StoredRecord]) -> Vec<Change> {
+        stored
+            .iter()
+            .filter(|stored| self.registry.record(stored.manifest, stored.peer).is_none())
+            .map(|stored| Change::Remove(stored.manifest, stored.peer))
+            .collect()
+    }
+}

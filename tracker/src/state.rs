@@ -1,0 +1,119 @@
+//! The directory where a tracker keeps what outlives it: its identity, its last port, its
+//! database.
+//!
+//! A [`StateDir`] that exists holds the lock: there is one tracker per directory.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use libp2p::identity::Keypair;
+use thiserror::Error;
+
+/// Longest identity file that is read, in bytes: an Ed25519 key in protobuf has 68.
+const IDENTITY_LEN_MAX: u64 = 4096;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another tracker holds the lock.
+    #[error("another tracker uses the state directory {}", .0.display())]
+    InUse(PathBuf),
+    /// The identity file holds no key.
+    #[error("{} holds no identity (remove it to get a new one)", .0.display())]
+    Identity(PathBuf),
+    /// The disk refused.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it refused with.
+        error: io::Error,
+    },
+}
+
+/// A tracker's state directory, locked.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    // Holds the lock as long as it lives; the kernel releases it when the process dies.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Locks the directory at `path`, which is made (mode 700) where it is missing.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| StateError::Io { path, error }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(StateError::Io { path: lock_path, error }),
+        }
+    }
+
+    /// Where the database lies.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("tracker.redb")
+    }
+
+    /// The identity kept here; a new one where there is none yet.
+    pub fn identity(&self) -> Result<Keypair, StateError> {
+        let path = self.path.join("identity");
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() <= IDENTITY_LEN_MAX => {
+                let bytes = fs::read(&path).map_err(|error| StateError::Io { path: path.clone(), error })?;
+                Keypair::from_protobuf_encoding(&bytes).map_err(|_| StateError::Identity(path))
+            }
+            Ok(_) => Err(StateError::Identity(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let identity = Keypair::generate_ed25519();
+                let bytes = identity.to_protobuf_encoding().map_err(|_| StateError::Identity(path))?;
+                self.replace("identity", &bytes)?;
+                Ok(identity)
+            }
+            Err(error) => Err(StateError::Io { path, error }),
+        }
+    }
+
+    /// The port that was used last, where one is remembered.
+    pub fn last_port(&self) -> Option<u16> {
+        let text = fs::read_to_string(self.path.join("port")).ok()?;
+        text.trim().parse().ok().filter(|port| *port != 0)
+    }
+
+    /// Remembers `port` for the next start.
+    pub fn remember_port(&self, port: u16) -> Result<(), StateError> {
+        if self.last_port() == Some(port) {
+            return Ok(());
+        }
+        self.replace("port", format!("{port}\n").as_bytes())
+    }
+
+    /// Writes a file (mode 600) such that a power cut leaves the old or the new content.
+    fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let temporary = self.path.join(format!("{name}.new"));
+        let write = || -> io::Result<()> {
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|error| StateError::Io { path: path.clone(), error })
+    }
+}

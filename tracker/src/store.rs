@@ -1,0 +1,243 @@
+//! What a tracker remembers over a restart, in one redb table: manifest and peer to record.
+//!
+//! Invariant: what [`Store::commit`] returned for is on disk. A file that is damaged is moved
+//! aside and never trusted in part; a tracker that starts empty is whole again after one
+//! announce interval.
+
+use std::fs;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dft_protocol::id::{DIGEST_LEN, ManifestId, PeerId};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use thiserror::Error;
+
+use crate::codec::to_cbor;
+use crate::protocol::{addrs_from_cbor, addrs_to_cbor, site_from_cbor, site_to_cbor};
+use crate::registry::Record;
+
+/// Memory for redb's cache, in bytes: the table of a busy tracker is a few MiB, and a seeder
+/// embeds this.
+const CACHE_BYTES: usize = 4 << 20;
+/// Most damaged files that are kept aside under a number; the oldest name is reused after that,
+/// so that a failing disk doesn't fill itself.
+const DAMAGED_KEPT_MAX: u32 = 8;
+const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+
+/// Why the store cannot be used.
+#[derive(Debug, Error)]
+#[error("{}: {reason}", .path.display())]
+pub struct StoreError {
+    /// The database file.
+    pub path: PathBuf,
+    /// What happened to it.
+    pub reason: String,
+}
+
+/// A damaged database, moved aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it lies.
+    pub moved_to: PathBuf,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+/// A record as it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// The dataset.
+    pub manifest: ManifestId,
+    /// Who announced it.
+    pub peer: PeerId,
+    /// What it announced.
+    pub record: Record,
+    /// When the record expires, by the wall clock.
+    pub expires: SystemTime,
+}
+
+/// One change of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Write or replace a record.
+    Put(StoredRecord),
+    /// Remove a record.
+    Remove(ManifestId, PeerId),
+}
+
+/// The open database.
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// Opens the database at `path`, or makes an empty one, and returns what it holds. A damaged
+    /// file is moved aside first.
+    pub fn open(path: &Path) -> Result<(Self, Vec<StoredRecord>, Option<Damaged>), StoreError> {
+        let reason = match Self::load(path) {
+            Ok((store, records)) => return Ok((store, records, None)),
+            Err(Failure::Disk(reason)) => return Err(StoreError { path: path.to_owned(), reason }),
+            Err(Failure::Damaged(reason)) => reason,
+        };
+        let moved_to = move_aside(path)?;
+        match Self::load(path) {
+            Ok((store, records)) => Ok((store, records, Some(Damaged { moved_to, reason }))),
+            Err(Failure::Disk(reason) | Failure::Damaged(reason)) => {
+                Err(StoreError { path: path.to_owned(), reason })
+            }
+        }
+    }
+
+    /// Makes the changes, all or none. They are on disk when this returns.
+    pub fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let commit = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(RECORDS)?;
+                for change in changes {
+                    match change {
+                        Change::Put(record) => {
+                            let key = key_of(record.manifest, record.peer);
+                            table.insert(key.as_slice(), to_cbor(&RecordCbor::from(record)).as_slice())?;
+                        }
+                        Change::Remove(manifest, peer) => {
+                            table.remove(key_of(*manifest, *peer).as_slice())?;
+                        }
+                    }
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        commit().map_err(|error| StoreError { path: self.path.clone(), reason: error.to_string() })
+    }
+
+    /// Opens, checks every page's checksum (the file is small) and reads everything. Should a
+    /// file that was written over still break an assertion of redb, that is damage too.
+    fn load(path: &Path) -> Result<(Self, Vec<StoredRecord>), Failure> {
+        let load = || -> Result<(Self, Vec<StoredRecord>), Failure> {
+            let database = Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true)
+                .create(path)
+                .map_err(failure_of_open)?;
+            let transaction = database.begin_write().map_err(failure)?;
+            let mut records = Vec::new();
+            {
+                let table = transaction.open_table(RECORDS).map_err(failure)?;
+                for row in table.iter().map_err(failure)? {
+                    let (key, value) = row.map_err(failure)?;
+                    let record = decode_row(key.value(), value.value())
+                        .ok_or_else(|| Failure::Damaged("a record cannot be read".into()))?;
+                    records.push(record);
+                }
+            }
+            transaction.commit().map_err(failure)?;
+            Ok((Self { path: path.to_owned(), database }, records))
+        };
+        catch_unwind(AssertUnwindSafe(load))
+            .unwrap_or_else(|_| Err(Failure::Damaged("its structure is broken".into())))
+    }
+
+    /// How many records the table holds.
+    pub fn record_count(&self) -> Result<usize, StoreError> {
+        let count = || -> Result<usize, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            Ok(transaction.open_table(RECORDS)?.iter()?.count())
+        };
+        count().map_err(|error| StoreError { path: self.path.clone(), reason: error.to_string() })
+    }
+}
+
+enum Failure {
+    /// The disk refuses: another file would not help.
+    Disk(String),
+    /// The content is not what was written.
+    Damaged(String),
+}
+
+fn failure_of_open(error: DatabaseError) -> Failure {
+    match error {
+        DatabaseError::Storage(StorageError::Io(error))
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData
+                    | std::io::ErrorKind::UnexpectedEof
+                    | std::io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Failure::Damaged(error.to_string())
+        }
+        DatabaseError::UpgradeRequired(_)
+        | DatabaseError::RepairAborted
+        | DatabaseError::Storage(StorageError::Corrupted(_)) => Failure::Damaged(error.to_string()),
+        error => Failure::Disk(error.to_string()),
+    }
+}
+
+fn failure(error: impl Into<redb::Error>) -> Failure {
+    match error.into() {
+        error @ (redb::Error::Io(_) | redb::Error::PreviousIo) => Failure::Disk(error.to_string()),
+        error => Failure::Damaged(error.to_string()),
+    }
+}
+
+fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let aside = |number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".damaged-{number}"));
+        PathBuf::from(name)
+    };
+    let target =
+        (1..=DAMAGED_KEPT_MAX).map(aside).find(|target| !target.exists()).unwrap_or_else(|| aside(1));
+    fs::rename(path, &target).map_err(|error| StoreError {
+        path: path.to_owned(),
+        reason: format!("cannot be moved aside: {error}"),
+    })?;
+    Ok(target)
+}
+
+fn key_of(manifest: ManifestId, peer: PeerId) -> Vec<u8> {
+    [manifest.as_bytes(), peer.as_bytes()].concat()
+}
+
+fn decode_row(key: &[u8], value: &[u8]) -> Option<StoredRecord> {
+    let (manifest, peer) = key.split_first_chunk::<DIGEST_LEN>()?;
+    let RecordCbor(observed, addrs, complete, site, expires_ms) = serde_cbor::from_slice(value).ok()?;
+    Some(StoredRecord {
+        manifest: ManifestId::from_bytes(*manifest),
+        peer: PeerId::from_bytes(peer)?,
+        record: Record {
+            observed: observed.parse().ok()?,
+            addrs: addrs_from_cbor(&addrs).ok()?,
+            complete,
+            site: site_from_cbor(site).ok()?,
+        },
+        expires: UNIX_EPOCH.checked_add(Duration::from_millis(expires_ms))?,
+    })
+}
+
+/// Observed address, link addresses, complete, site, expiry in milliseconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct RecordCbor(String, Vec<ByteBuf>, bool, Option<String>, u64);
+
+impl From<&StoredRecord> for RecordCbor {
+    fn from(stored: &StoredRecord) -> Self {
+        let observed: IpAddr = stored.record.observed;
+        let expires = stored.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(
+            observed.to_string(),
+            addrs_to_cbor(&stored.record.addrs),
+            stored.record.complete,
+            site_to_cbor(stored.record.site.as_ref()),
+            u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
+        )
+    }
+}
