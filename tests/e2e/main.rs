@@ -3,7 +3,8 @@
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
-//! with whoever types, [`laboratory`] for proof that the laboratory itself does what it says.
+//! with whoever types, [`hostile`] for peers that misbehave, [`laboratory`] for proof that the
+//! laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -14,6 +15,7 @@ mod lab;
 mod cli;
 mod crash;
 mod disk;
+mod hostile;
 mod laboratory;
 mod lan;
 mod loopback;
