@@ -163,12 +163,19 @@ fn print_logs(directory: &Path) {
     }
 }
 
-/// The last lines of a file.
+/// The last lines of a file, and of progress events only the latest in a row.
 pub(super) fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.reverse();
+    lines.dedup_by_key(|line| if is_progress(line) { "" } else { line });
+    lines.reverse();
     lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}
+
+fn is_progress(line: &str) -> bool {
+    line.contains(r#""event":"progress""#)
 }
 
 /// Datasets have read-only directories, which only root could empty.
