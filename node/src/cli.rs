@@ -76,7 +76,13 @@ pub struct NetArgs {
     #[arg(long, help_heading = "Network")]
     pub no_mdns: bool,
     /// Encrypt links; both ends must agree
-    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true, help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub encryption: Switch,
     /// A label of the place where this machine is: peers of one site prefer each other
     #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]

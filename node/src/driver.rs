@@ -63,7 +63,7 @@ pub enum Update {
     /// A seeded file is not as it was: its pieces are not offered any more.
     Changed {
         /// What the storage says.
-        error: StorageError,
+        reason: String,
         /// How many pieces are gone.
         pieces: usize,
     },
@@ -232,7 +232,8 @@ impl Driver {
         snapshots.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.flush_if_due();
         loop {
-            let timeout = self.swarm.poll_timeout().map(|at| self.started + Duration::from_nanos(at.as_nanos()));
+            let timeout =
+                self.swarm.poll_timeout().map(|at| self.started + Duration::from_nanos(at.as_nanos()));
             tokio::select! {
                 Some(report) = reports.recv() => {
                     self.handle_report(report);
@@ -290,12 +291,15 @@ impl Driver {
             }
             Report::StorageFailed(error) => self.update(Update::StorageFailed(error)),
             Report::Unreadable { link, piece, error } => {
-                let lost = self.store.pieces_lost_by(&error, piece);
+                let lost = match &error {
+                    StorageError::Changed { entry, .. } => self.store.pieces_of(*entry),
+                    _ => vec![piece],
+                };
                 self.event(Event::PieceUnreadable { link, piece });
                 let gone: Vec<PieceIndex> =
                     lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
                 if !gone.is_empty() {
-                    self.update(Update::Changed { error, pieces: gone.len() });
+                    self.update(Update::Changed { reason: error.to_string(), pieces: gone.len() });
                     self.lose(gone);
                 }
             }
@@ -346,7 +350,8 @@ impl Driver {
             Done::Finished(Err(error)) => self.update(Update::StorageFailed(error)),
             Done::Rechecked { piece, valid: Ok(false) } => {
                 if self.swarm.have().contains(piece) {
-                    self.update(Update::Changed { error: self.store.corrupt(piece), pieces: 1 });
+                    let reason = format!("piece {piece} on disk is not what the manifest says");
+                    self.update(Update::Changed { reason, pieces: 1 });
                     self.lose(vec![piece]);
                 }
             }
@@ -375,13 +380,13 @@ impl Driver {
                     let store = self.store.clone();
                     self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece) });
                 }
-                Command::Notify(notification) => self.notify(notification),
+                Command::Notify(notification) => self.notify(&notification),
             }
         }
     }
 
-    fn notify(&mut self, notification: Notification) {
-        match notification {
+    fn notify(&mut self, notification: &Notification) {
+        match *notification {
             Notification::PieceVerified { piece, .. } => {
                 let len = u64::from(self.manifest.geometry().piece_len(piece));
                 self.have_bytes += len;
@@ -401,7 +406,8 @@ impl Driver {
 
     fn dial(&mut self, addr: SocketAddr) {
         self.dialling += 1;
-        let (endpoint, manifest, done) = (self.endpoint.clone(), self.manifest.id(), self.done_sender.clone());
+        let (endpoint, manifest, done) =
+            (self.endpoint.clone(), self.manifest.id(), self.done_sender.clone());
         tokio::spawn(async move {
             let result = endpoint.dial(addr, manifest).await;
             let _ = done.send(Done::Dialled { addr, result });

@@ -71,6 +71,15 @@ impl Reporter {
         self.bar.tick();
     }
 
+    /// Draws a line about work that has no end of its own.
+    pub fn status(&self, message: String) {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            self.bar.set_style(style);
+        }
+        self.bar.set_message(message);
+        self.bar.tick();
+    }
+
     /// The part of a progress bar that may be moved to another thread.
     pub fn bar(&self) -> ProgressBar {
         self.bar.clone()

@@ -39,7 +39,7 @@ pub struct Listening {
 
 impl Listening {
     /// Listens as was asked for; where no port was, on the remembered ones if they are free.
-    pub fn start(net: &NetArgs, identity: Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
+    pub fn start(net: &NetArgs, identity: &Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
         let start = |port| {
@@ -82,7 +82,12 @@ impl Listening {
     }
 
     /// Starts to look for peers of `manifest`.
-    pub async fn discover(self, manifest: &Manifest, complete: bool, tracker: Option<PathBuf>) -> Result<Discovering, Failure> {
+    pub async fn discover(
+        self,
+        manifest: &Manifest,
+        complete: bool,
+        tracker: Option<PathBuf>,
+    ) -> Result<Discovering, Failure> {
         let mut trackers = self.trackers.clone();
         let own = tracker.is_some();
         if !own {
@@ -99,11 +104,13 @@ impl Listening {
             manifest: manifest.id(),
             link_port: self.endpoint.port(),
             complete,
-            site: self.net.site.clone(),
+            site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {
             Err(DiscoveryError::Listen { error, .. })
-                if error.kind() == ErrorKind::AddrInUse && self.net.port.is_none() && self.control_port != 0 =>
+                if error.kind() == ErrorKind::AddrInUse
+                    && self.net.port.is_none()
+                    && self.control_port != 0 =>
             {
                 discovery::spawn(config(0)).await
             }
@@ -140,12 +147,24 @@ impl Discovering {
     }
 
     /// Starts to serve, and with `download` to fetch.
-    pub async fn drive(self, manifest: Arc<Manifest>, store: Arc<Store>, download: bool, peers: Vec<PeerAddr>) -> Session {
+    pub async fn drive(
+        self,
+        manifest: Arc<Manifest>,
+        store: Arc<Store>,
+        download: bool,
+        peers: Vec<PeerAddr>,
+    ) -> Session {
         let seeders = manifest.hints().seeders.iter().copied();
         let known: Vec<PeerAddr> = if download { seeders.chain(peers).collect() } else { peers };
         let driver = driver::start(DriverConfig { manifest, store, endpoint: self.endpoint, download });
         driver.found(known).await;
-        Session { driver, discovery: self.discovery, events: self.events, discovering: true, _tasks: self.tasks }
+        Session {
+            driver,
+            discovery: self.discovery,
+            events: self.events,
+            discovering: true,
+            _tasks: self.tasks,
+        }
     }
 }
 
@@ -195,7 +214,8 @@ impl Session {
 /// Resolves when the user or the system wants this process to end: SIGINT or SIGTERM.
 pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };

@@ -41,7 +41,8 @@ impl SeedState {
     /// The state of the seeder that writes `manifest`. One process at a time.
     pub fn open(manifest: &Path) -> Result<Self, Failure> {
         use std::os::unix::ffi::OsStrExt;
-        let absolute = std::path::absolute(manifest).map_err(|error| Failure::io("find", manifest, &error))?;
+        let absolute =
+            std::path::absolute(manifest).map_err(|error| Failure::io("find", manifest, &error))?;
         let digest = Sha256::digest(absolute.as_os_str().as_bytes());
         let name: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let directory = state_dir()?.join("seeds").join(name);
@@ -75,7 +76,8 @@ impl SeedState {
         }
         let identity = Identity::generate();
         let bytes = identity.keypair().to_protobuf_encoding();
-        let bytes = bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
+        let bytes = bytes
+            .map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
         write_atomically(&path, &bytes, 0o600)?;
         Ok(identity)
     }

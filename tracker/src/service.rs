@@ -9,6 +9,7 @@
 //! Where to start reading: [`Service::ask`], then `Core::answer`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -52,6 +53,19 @@ pub enum Notice {
     /// Changes cannot be written: their announcements are refused until they can. Said once per
     /// row of failures.
     NotWritten(StoreError),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Damaged(Damaged { reason, moved_to }) => write!(
+                f,
+                "the tracker's database was damaged ({reason}); it was moved to {} and the tracker starts empty",
+                moved_to.display()
+            ),
+            Notice::NotWritten(error) => write!(f, "the tracker refuses announcements: {error}"),
+        }
+    }
 }
 
 /// A running tracker. Dropping it ends the thread, after what was taken is durable.

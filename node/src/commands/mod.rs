@@ -45,7 +45,8 @@ fn print_man_page() -> Result<(), Failure> {
     }));
     for command in pages {
         let rendered = clap_mangen::Man::new(command).render(&mut page);
-        rendered.map_err(|error| Failure::new(Kind::Other, format!("cannot write the manual page: {error}")))?;
+        rendered
+            .map_err(|error| Failure::new(Kind::Other, format!("cannot write the manual page: {error}")))?;
     }
     print_bytes(&page)
 }
@@ -65,11 +66,16 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// Reads and checks a manifest.
 fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
     let failure = |message: String| Failure::new(Kind::Manifest, message);
-    let cannot = |error: std::io::Error| failure(format!("cannot read the manifest {}: {error}", path.display()));
+    let cannot =
+        |error: std::io::Error| failure(format!("cannot read the manifest {}: {error}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
         let failure = cannot(error);
-        if missing { failure.hint("dft seed writes NAME.dft; copy that file here, or name it with its path") } else { failure }
+        if missing {
+            failure.hint("dft seed writes NAME.dft; copy that file here, or name it with its path")
+        } else {
+            failure
+        }
     })?;
     if metadata.is_dir() {
         return Err(failure(format!("{} is a directory, not a manifest", path.display()))

@@ -52,7 +52,11 @@ fn as_text(manifest: &Manifest) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "name      {}", info.name);
     let _ = writeln!(text, "id        {}", manifest.id());
-    let _ = writeln!(text, "content   {files} files, {directories} directories, {symlinks} symbolic links, {}", human_bytes(manifest.total_bytes()));
+    let _ = writeln!(
+        text,
+        "content   {files} files, {directories} directories, {symlinks} symbolic links, {}",
+        human_bytes(manifest.total_bytes())
+    );
     let pieces = manifest.geometry().piece_count();
     let _ = writeln!(text, "pieces    {pieces} of up to {}", human_bytes(info.piece_size.bytes().into()));
     for seeder in &manifest.hints().seeders {
@@ -64,7 +68,11 @@ fn as_text(manifest: &Manifest) -> String {
     }
     let _ = writeln!(text);
     for entry in &info.entries {
-        let path = if entry.path().is_root() { info.name.to_string() } else { format!("{}/{}", info.name, entry.path()) };
+        let path = if entry.path().is_root() {
+            info.name.to_string()
+        } else {
+            format!("{}/{}", info.name, entry.path())
+        };
         let _ = match entry {
             Entry::File { size, mode, .. } => writeln!(text, "-{mode:03o} {size:>14}  {path}"),
             Entry::Directory { mode, .. } => writeln!(text, "d{mode:03o} {:>14}  {path}/", ""),

@@ -26,7 +26,7 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     };
     let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
     let config = ServerConfig { listen: args.listen, state: state.clone() };
-    server::run(config, ready, notices, interrupted()).await.map_err(|error| {
-        Failure::new(Kind::Other, error.to_string()).hint("see --listen and --state")
-    })
+    server::run(config, ready, notices, interrupted())
+        .await
+        .map_err(|error| Failure::new(Kind::Other, error.to_string()).hint("see --listen and --state"))
 }

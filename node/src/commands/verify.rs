@@ -40,7 +40,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!("{} differs from its manifest in {} places", path.display(), differences.len());
-    Err(Failure::new(Kind::Integrity, message).hint("dft fetch --force replaces it with what the manifest says"))
+    Err(Failure::new(Kind::Integrity, message)
+        .hint("dft fetch --force replaces it with what the manifest says"))
 }
 
 /// The tree to check: PATH itself, or what lies in PATH under the dataset's name.

@@ -160,7 +160,7 @@ pub async fn spawn(config: Config) -> Result<(Discovery, mpsc::Receiver<Event>),
         None => None,
         // More warnings than fit say the same.
         Some(state) => Some(Service::open(state, move |notice| {
-            let _ = warnings_in.try_send(task::warning_of(&notice));
+            let _ = warnings_in.try_send(notice.to_string());
         })?),
     };
     let (events, receiver) = mpsc::channel(EVENT_QUEUE_LEN);

@@ -35,7 +35,8 @@ impl Identity {
 
 /// The identity that belongs to a public key.
 pub(crate) fn peer_of(key: &PublicKey) -> PeerId {
-    PeerId::from_bytes(&key.to_peer_id().to_bytes()).expect("a PeerId of a known key type has at most 42 bytes")
+    PeerId::from_bytes(&key.to_peer_id().to_bytes())
+        .expect("a PeerId of a known key type has at most 42 bytes")
 }
 
 /// The identity in libp2p's usual notation (base58); the protocol's own where it is none.

@@ -19,7 +19,7 @@ use dft_tracker::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs};
 use dft_tracker::server::{
     self, Answers, listen_on_ipv6_too, public_addrs, remote_ip, request_response_config, tracker_behaviour,
 };
-use dft_tracker::service::{Notice, Service};
+use dft_tracker::service::Service;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -81,18 +81,6 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
     };
     server::new_swarm(config.keypair.clone(), behaviour, IDLE_TIMEOUT)
         .map_err(|error| DiscoveryError::Certificate(error.to_string()))
-}
-
-/// One line for a person about the embedded tracker.
-pub(super) fn warning_of(notice: &Notice) -> String {
-    match notice {
-        Notice::Damaged(damaged) => format!(
-            "the tracker's database was damaged ({}); it was moved to {} and the tracker starts empty",
-            damaged.reason,
-            damaged.moved_to.display()
-        ),
-        Notice::NotWritten(error) => format!("the tracker refuses announcements: {error}"),
-    }
 }
 
 /// What the handle tells the loop.

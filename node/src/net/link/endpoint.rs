@@ -90,7 +90,8 @@ impl Endpoint {
     /// Listens, and takes links from then on until the returned tasks are dropped.
     pub fn start(config: EndpointConfig) -> Result<(Arc<Self>, JoinSet<()>), EndpointError> {
         let listeners = bind(config.listen, config.port)?;
-        let addrs: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addrs: Vec<SocketAddr> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let tls = if config.encryption { Some(TlsConfigs::new(config.identity.keypair())?) } else { None };
         let endpoint = Arc::new(Self {
             identity: config.identity,
@@ -149,7 +150,12 @@ impl Endpoint {
             .map_err(|_| LinkError::TimedOut)?
     }
 
-    async fn open_dialled(&self, tcp: TcpStream, remote: SocketAddr, manifest: ManifestId) -> Result<Open, LinkError> {
+    async fn open_dialled(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        manifest: ManifestId,
+    ) -> Result<Open, LinkError> {
         tune(&tcp)?;
         let Some(tls) = &self.tls else {
             let mut tcp = tcp;
@@ -179,10 +185,11 @@ impl Endpoint {
         manifest: ManifestId,
     ) -> Result<Open, LinkError>
     where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
+        R: AsyncRead + Send + Sync + Unpin + 'static,
+        W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
-        let complete = self.routes().get(&manifest).is_some_and(|route| route.complete.load(Ordering::Relaxed));
+        let complete =
+            self.routes().get(&manifest).is_some_and(|route| route.complete.load(Ordering::Relaxed));
         write_opening(&mut write, &self.hello(manifest, complete)).await?;
         match read_opening(&mut read).await? {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
@@ -229,7 +236,11 @@ impl Endpoint {
         }
     }
 
-    async fn open_accepted(&self, mut tcp: TcpStream, remote: SocketAddr) -> Result<(Route, Open), LinkError> {
+    async fn open_accepted(
+        &self,
+        mut tcp: TcpStream,
+        remote: SocketAddr,
+    ) -> Result<(Route, Open), LinkError> {
         tune(&tcp)?;
         let mut first = [0];
         if tcp.peek(&mut first).await? == 0 {
@@ -273,8 +284,8 @@ impl Endpoint {
         mut write: W,
     ) -> Result<(Route, Open), LinkError>
     where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
+        R: AsyncRead + Send + Sync + Unpin + 'static,
+        W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
         let Opening::Hello(hello) = read_opening(&mut read).await? else {
             return Err(LinkError::NotDft);

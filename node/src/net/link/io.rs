@@ -94,7 +94,13 @@ impl Intake {
     }
 
     /// Writes one block of a long piece, unless another link has taken the piece over.
-    fn store_block(&self, link: LinkId, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
+    fn store_block(
+        &self,
+        link: LinkId,
+        piece: PieceIndex,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), StorageError> {
         let owner = self.streams().entry(piece).or_insert_with(|| Arc::new(Mutex::new(link))).clone();
         let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
         if offset == 0 {
@@ -151,7 +157,14 @@ impl LinkHandle {
         let expected = Expected::default();
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (pieces, piece_queue) = mpsc::channel(PIECE_QUEUE_MAX);
-        let writer = Writer { id, write, intake: intake.clone(), reports: reports.clone(), frames: Vec::new(), block: Vec::new() };
+        let writer = Writer {
+            id,
+            write,
+            intake: intake.clone(),
+            reports: reports.clone(),
+            frames: Vec::new(),
+            block: Vec::new(),
+        };
         let reader = Reader {
             id,
             read,
@@ -338,7 +351,8 @@ impl Reader {
         match &mut assembly {
             Assembly::Whole { buffer } => {
                 let range = offset as usize..(offset + len) as usize;
-                fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at).await?;
+                fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at)
+                    .await?;
             }
             Assembly::Streamed { job } => {
                 let mut buffer = self.intake.buffers.take().await;
@@ -416,7 +430,8 @@ impl Reader {
         self.body.resize(rest.min(64 * 1024), 0);
         while rest > 0 {
             let part = rest.min(self.body.len());
-            fill(&mut self.read, &mut self.body[..part], self.id, &self.reports, &mut self.arriving_at).await?;
+            fill(&mut self.read, &mut self.body[..part], self.id, &self.reports, &mut self.arriving_at)
+                .await?;
             rest -= part;
         }
         Ok(())
@@ -513,7 +528,11 @@ impl Writer {
         Ok(())
     }
 
-    async fn write_piece(&mut self, piece: PieceIndex, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+    async fn write_piece(
+        &mut self,
+        piece: PieceIndex,
+        control: &mut mpsc::Receiver<Message>,
+    ) -> Result<(), End> {
         let link = self.id;
         let piece_len = self.intake.manifest.geometry().piece_len(piece);
         let mut offset = 0;
@@ -548,7 +567,10 @@ impl Writer {
         let mut block = std::mem::take(&mut self.block);
         let read = move || {
             let frame = wire::frame(&Message::Data { piece, offset, len }.encode());
-            assert!(frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN, "a data frame is short");
+            assert!(
+                frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN,
+                "a data frame is short"
+            );
             let start = BLOCK_HEADER_MAX - frame.len();
             block.resize(BLOCK_HEADER_MAX + len as usize, 0);
             block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);

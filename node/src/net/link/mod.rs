@@ -28,9 +28,9 @@ pub enum Role {
 }
 
 /// The receiving half of a link's byte stream.
-pub type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
 /// The sending half.
-pub type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+pub type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
 /// A link whose ends know each other and agree on the manifest.
 pub struct Open {

@@ -84,8 +84,7 @@ async fn check<S: AsyncRead + Unpin>(
 }
 
 fn sign(keypair: &Keypair, role: &str, transcript: &[u8]) -> Result<Vec<u8>, LinkError> {
-    let signature =
-        keypair.sign(&signed_text(role, transcript)).map_err(|_| LinkError::Unauthenticated)?;
+    let signature = keypair.sign(&signed_text(role, transcript)).map_err(|_| LinkError::Unauthenticated)?;
     let mut field = Vec::new();
     push_field(&mut field, &signature);
     Ok(field)

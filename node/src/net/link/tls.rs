@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
 };
 
 /// The application protocol that both ends name.
@@ -113,7 +114,9 @@ fn check_chain(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<
     if !intermediates.is_empty() {
         return Err(CertificateError::BadEncoding.into());
     }
-    certificate::parse(end_entity).map(drop).map_err(|_| CertificateError::ApplicationVerificationFailure.into())
+    certificate::parse(end_entity)
+        .map(drop)
+        .map_err(|_| CertificateError::ApplicationVerificationFailure.into())
 }
 
 fn check_signature(
@@ -133,7 +136,11 @@ fn refuse_tls12() -> Result<HandshakeSignatureValid, Error> {
 }
 
 fn schemes() -> Vec<SignatureScheme> {
-    vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP384_SHA384]
+    vec![
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ED25519,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+    ]
 }
 
 impl ServerCertVerifier for Libp2pVerifier {
