@@ -1,7 +1,7 @@
 //! `dft tracker`: the service behind a libp2p swarm of its own.
 //!
 //! The loop owns the swarm; it hands requests to the [`Service`] and its answers back, and never
-//! waits for either. [`Answers`] and [`swarm_behaviour`] are shared with the seeder's embedded
+//! waits for either. [`Answers`] and [`tracker_behaviour`] are shared with the seeder's embedded
 //! tracker.
 
 use std::collections::HashMap;
