@@ -320,6 +320,9 @@ impl Swarm {
                 if link.have.insert(piece) {
                     self.picker.add(piece);
                 }
+                if let Some(injector) = &mut self.injector {
+                    injector.forget(piece);
+                }
             }
         }
     }

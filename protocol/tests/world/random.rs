@@ -78,13 +78,13 @@ pub fn run(seed: u64) {
     }
     let receivers: Vec<usize> = (1..=honest).filter(|host| world.hosts[*host].plan.download).collect();
     world.run_until_complete(&receivers, DEADLINE);
-    world.run_for(Duration::from_secs(100));
+    world.run_for(Duration::from_secs(20));
     world.check_quiet();
 }
 
 fn lengths(dice: &mut Dice) -> Vec<u32> {
     let piece = dice.pick(&[4 << 10, 64 << 10, 64 << 10, 2 << 20]);
-    let count = if piece > 1 << 20 { 1 + dice.roll(6) } else { 1 + dice.roll(40) };
+    let count = if piece > 1 << 20 { 1 + dice.roll(6) } else { 1 + dice.roll(24) };
     let mut lengths = vec![piece; count];
     if let Some(last) = lengths.last_mut() {
         *last = 1 + u32::try_from(dice.roll(4096)).unwrap();
