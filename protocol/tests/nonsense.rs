@@ -196,6 +196,7 @@ fn a_swarm_survives_any_nonsense() {
 
 /// Runs the conversation of `NONSENSE_SEED`, where that is set: the one command to replay a failure.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test has no other argument")]
 fn replay() {
     if let Ok(seed) = std::env::var("NONSENSE_SEED") {
         babble(seed.parse().expect("NONSENSE_SEED is a number"));

@@ -412,6 +412,7 @@ fn random_worlds_are_safe_and_everybody_finishes_2() {
 
 /// Runs the world of `SWARM_SEED`, where that is set: the one command to replay a failure.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test has no other argument")]
 fn replay() {
     if let Ok(seed) = std::env::var("SWARM_SEED") {
         world::random::run(seed.parse().expect("SWARM_SEED is a number"));
