@@ -148,6 +148,8 @@ pub struct Swarm {
     have: PieceSet,
     /// Pieces in state `Requested`.
     requested: BTreeSet<PieceIndex>,
+    /// How often the source of a long piece was changed because it was late.
+    source_changes: BTreeMap<PieceIndex, u32>,
     links: BTreeMap<LinkId, Link>,
     peers: BTreeMap<PeerId, LinkId>,
     banned: BTreeSet<PeerId>,
@@ -184,6 +186,7 @@ impl Swarm {
             picker: Picker::new(open),
             have,
             requested: BTreeSet::new(),
+            source_changes: BTreeMap::new(),
             links: BTreeMap::new(),
             peers: BTreeMap::new(),
             banned: BTreeSet::new(),

@@ -385,3 +385,36 @@ fn a_hundred_busy_seconds_are_no_silence() {
         assert!(world.banned(receiver).is_empty(), "{:?}", world.banned(receiver));
     }
 }
+
+// ---- at random ----
+
+/// Runs the random world of each seed; the first that fails says how to run it alone.
+fn random_worlds(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
+        if let Err(panic) = std::panic::catch_unwind(|| world::random::run(seed)) {
+            println!(
+                "replay: SWARM_SEED={seed} cargo test -p dft-protocol --test swarm replay -- --nocapture"
+            );
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn random_worlds_are_safe_and_everybody_finishes_1() {
+    random_worlds(0..500);
+}
+
+#[test]
+fn random_worlds_are_safe_and_everybody_finishes_2() {
+    random_worlds(500..1000);
+}
+
+/// Runs the world of `SWARM_SEED`, where that is set: the one command to replay a failure.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test has no other argument")]
+fn replay() {
+    if let Ok(seed) = std::env::var("SWARM_SEED") {
+        world::random::run(seed.parse().expect("SWARM_SEED is a number"));
+    }
+}

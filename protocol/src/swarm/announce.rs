@@ -121,9 +121,9 @@ impl Swarm {
 
     /// A peer is gone: what was offered to it, and what only it had, is to be injected again.
     pub(super) fn take_back_offers(&mut self, link: &Link) {
-        let Some(injector) = &mut self.injector else {
+        if self.injector.is_none() {
             return;
-        };
+        }
         let mut lost = link.have.clone();
         link.offers.iter().for_each(|piece| {
             lost.insert(*piece);
@@ -133,11 +133,24 @@ impl Swarm {
             lost.insert(*piece);
         });
         for piece in lost.iter() {
-            let held = |other: &Link| other.offers.contains(&piece) || other.taken.contains(&piece);
-            let elsewhere = self.picker.availability(piece) > 0 || self.links.values().any(held);
-            if !elsewhere && self.have.contains(piece) {
+            self.inject_again(piece);
+        }
+    }
+
+    /// Puts a piece back to those that are to be offered, where it is here and nowhere else, and
+    /// nobody was offered it. True where it is to be offered.
+    fn inject_again(&mut self, piece: PieceIndex) -> bool {
+        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains(&piece);
+        if !self.have.contains(piece) || self.picker.availability(piece) > 0 || self.links.values().any(held)
+        {
+            return false;
+        }
+        match &mut self.injector {
+            Some(injector) => {
                 injector.put_back(piece);
+                true
             }
+            None => false,
         }
     }
 
@@ -242,23 +255,22 @@ impl Swarm {
             return;
         };
         link.seeder = false;
+        let mut known_here = Vec::new();
         for &piece in pieces {
             if link.have.remove(piece) {
                 self.picker.subtract(piece);
             }
-            if !self.have.contains(piece) {
-                continue;
+            if self.have.contains(piece) {
+                known_here.push(piece);
             }
-            // It had the piece, so it may not know that it is here.
-            if let Some(injector) = &mut self.injector
-                && self.picker.availability(piece) == 0
-                && !link.offers.contains(&piece)
-            {
-                injector.put_back(piece);
-            } else {
-                link.unannounced.push(piece);
-                link.announce_at = Some(link.announce_at.map_or(now, |planned| planned.min(now)));
-            }
+        }
+        // It had them, so it may not know that they are here.
+        known_here.retain(|piece| !self.inject_again(*piece));
+        if let Some(link) = self.links.get_mut(&id)
+            && !known_here.is_empty()
+        {
+            link.unannounced.append(&mut known_here);
+            link.announce_at = Some(now);
         }
         self.offer(id, now);
         self.flush_announcements(now);

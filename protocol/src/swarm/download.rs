@@ -30,6 +30,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// A piece that a peer sent corrupt is not asked of it for so long: others may have it; where
 /// nobody has, it is worth another try before the peer is banned.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// The patience with a long piece doubles at most so often.
+const CHANGES_DOUBLED_MAX: u32 = 10;
 /// So many latest latencies make the 95th percentile.
 const LATENCIES_LEN: usize = 64;
 /// A peer that sent so many corrupt pieces is banned. One may be the fault of a disk or a
@@ -111,6 +113,7 @@ impl Swarm {
                 None => PieceState::Requested { first: id, second: None, since: now },
                 // Blocks of a long piece are written as they arrive, by one source only.
                 Some(first) if len > u64::from(DATA_LEN_MAX) => {
+                    *self.source_changes.entry(piece).or_default() += 1;
                     cancels.push((first, piece));
                     PieceState::Requested { first: id, second: None, since: now }
                 }
@@ -135,7 +138,9 @@ impl Swarm {
             let PieceState::Requested { first, second: None, since } = self.pieces[piece.index()] else {
                 continue;
             };
-            let late = now.since(since) >= late_after;
+            // A source that was changed in vain wasted what had arrived: more patience each time.
+            let changes = self.source_changes.get(&piece).copied().unwrap_or(0);
+            let late = now.since(since) >= late_after * 2u32.pow(changes.min(CHANGES_DOUBLED_MAX));
             let other = first != id && !link.requested.contains_key(&piece);
             if late && other && link.have.contains(piece) && latest.is_none_or(|(at, ..)| since < at) {
                 latest = Some((since, piece, first));
@@ -172,6 +177,7 @@ impl Swarm {
         self.adapt_window(id, piece, latency);
         match self.pieces[piece.index()] {
             PieceState::Requested { first, second, .. } => {
+                self.source_changes.remove(&piece);
                 self.set_piece(piece, PieceState::Received { from: id });
                 for other in [Some(first), second].into_iter().flatten().filter(|other| *other != id) {
                     self.cancel(other, piece, now);
@@ -313,6 +319,9 @@ impl Swarm {
                 link.refused.remove(&piece);
                 if link.have.insert(piece) {
                     self.picker.add(piece);
+                }
+                if let Some(injector) = &mut self.injector {
+                    injector.forget(piece);
                 }
             }
         }

@@ -14,6 +14,7 @@
 
 mod checks;
 mod network;
+pub mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -408,6 +409,9 @@ impl World {
     }
 
     fn start(&mut self, host: usize) {
+        if self.hosts[host].swarm.is_some() {
+            return;
+        }
         let plan = &self.hosts[host].plan;
         let config = Config {
             local: self.hosts[host].peer,
@@ -600,7 +604,7 @@ impl World {
             }
             Chunk::Data { piece, first, last, corrupt, .. } => {
                 let (piece, corrupt) = (*piece, *corrupt);
-                if *first {
+                if *first || self.geometry.piece_len(piece) > 1 << 20 {
                     self.tell(host, Event::DataArriving { link });
                 }
                 if !*last || !self.hosts[host].links.contains_key(&link) {
