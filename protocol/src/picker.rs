@@ -64,8 +64,14 @@ impl Picker {
         self.open.remove(piece);
     }
 
-    /// The rarest open piece among those that a peer has; a random one of the rarest.
-    pub fn pick(&self, have: &PieceSet, rng: &mut Xoshiro256StarStar) -> Option<PieceIndex> {
+    /// The rarest open piece among those that a peer has and that are `allowed`; a random one of
+    /// the rarest.
+    pub fn pick(
+        &self,
+        have: &PieceSet,
+        allowed: impl Fn(PieceIndex) -> bool,
+        rng: &mut Xoshiro256StarStar,
+    ) -> Option<PieceIndex> {
         if self.open.is_empty() || have.is_empty() {
             return None;
         }
@@ -75,9 +81,12 @@ impl Picker {
         let mut pick = None;
         for piece in self.open.iter_common_from(have, start).take(SAMPLE_MAX) {
             let availability = self.availability[piece.index()];
+            if availability > rarest || !allowed(piece) {
+                continue;
+            }
             if availability < rarest || pick.is_none() {
                 (rarest, ties, pick) = (availability, 1, Some(piece));
-            } else if availability == rarest {
+            } else {
                 // Reservoir sampling: each of the ties is kept with the same probability.
                 ties += 1;
                 if rng.random_range(0..ties) == 0 {
@@ -113,7 +122,7 @@ mod tests {
         for (piece, digit) in geometry.pieces().zip(seen.chars()) {
             (0..digit.to_digit(10).unwrap()).for_each(|_| picker.add(piece));
         }
-        let pick = |seed| picker.pick(&set(have), &mut Xoshiro256StarStar::seed_from_u64(seed));
+        let pick = |seed| picker.pick(&set(have), |_| true, &mut Xoshiro256StarStar::seed_from_u64(seed));
         let mut picked: Vec<u32> = (0..200).filter_map(pick).map(PieceIndex::to_u32).collect();
         picked.sort_unstable();
         picked.dedup();
@@ -144,7 +153,7 @@ mod tests {
         let picker = Picker::new(PieceSet::full(100));
         let mut rng = Xoshiro256StarStar::seed_from_u64(7);
         for _ in 0..10_000 {
-            counts[picker.pick(&PieceSet::full(100), &mut rng).unwrap().index()] += 1;
+            counts[picker.pick(&PieceSet::full(100), |_| true, &mut rng).unwrap().index()] += 1;
         }
         assert_eq!(geometry.piece_count(), counts.len());
         assert!(counts.iter().all(|count| (50..200).contains(count)), "{counts:?}");

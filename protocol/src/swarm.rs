@@ -17,7 +17,8 @@
 //!
 //! [`picker`](crate::picker): which piece next. `download`: how many requests to whom, and what
 //! happens when they are late. `upload`: whose request is served next. `inject`: distinct pieces
-//! first from a seeder. `announce`: who is told what. `book`: whom to dial.
+//! first from a seeder. `announce`: who is told what. `book`: whom to dial. `invariants`: what
+//! must hold between two events.
 //!
 //! # Invariants
 //!
@@ -31,6 +32,7 @@ mod book;
 mod download;
 mod event;
 mod inject;
+mod invariants;
 mod link;
 mod upload;
 
@@ -70,8 +72,12 @@ const TICK_IDLE: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(10);
 /// A link on which nothing was heard for so long is closed: three keep-alives were lost.
 const SILENCE_MAX: Duration = Duration::from_secs(35);
-/// How long a peer may take requests without any answer.
+/// How long a peer may take requests without any answer, and data without reading it, besides
+/// the time that a piece takes at [`RATE_MIN`].
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
+/// Bytes per second below which a link is of no use: a busy peer serves dozens of others before
+/// it is our turn, and large pieces take their time.
+const RATE_MIN: u64 = 64 * 1024;
 
 /// What a swarm is told at the start.
 #[derive(Clone, Debug)]
@@ -169,9 +175,10 @@ impl Swarm {
                 open.insert(piece);
             }
         }
-        let injector = have.is_full().then(|| Injector::new(have.clone()));
+        let mut rng = Xoshiro256StarStar::seed_from_u64(config.seed);
+        let injector = have.is_full().then(|| Injector::new(have.clone(), &mut rng));
         Self {
-            rng: Xoshiro256StarStar::seed_from_u64(config.seed),
+            rng,
             config,
             pieces,
             picker: Picker::new(open),
@@ -225,9 +232,12 @@ impl Swarm {
         if self.next_tick.is_some_and(|at| at <= now) {
             self.next_tick = None;
             self.tick_links(now);
+            self.forgive(now);
             self.dial(now);
             self.request_from_all(now);
             self.serve(now);
+            self.offer_to_idle(now);
+            self.maybe_stop_injecting(now);
         }
         self.plan_tick(now);
     }
@@ -430,7 +440,7 @@ impl Swarm {
             Message::Request(list) => self.handle_request(id, list.pieces(), now),
             Message::Cancel(list) => self.handle_cancel(id, list.pieces(), now),
             Message::Reject(piece, reason) => self.handle_reject(id, piece, reason, now),
-            Message::Corrupt(piece) => self.handle_corrupt_report(piece),
+            Message::Corrupt(piece) => self.handle_corrupt_report(id, piece),
             Message::Peers(peers) => self.handle_peers_found(peers, now),
             Message::KeepAlive => {}
             Message::Data { .. } => unreachable!("data is reported by events of its own"),
@@ -480,7 +490,8 @@ impl Swarm {
     // ---- time ----
 
     fn plan_tick(&mut self, now: Instant) {
-        let busy = !self.requested.is_empty() || self.links.values().any(|link| !link.queue.is_empty());
+        let busy = !self.requested.is_empty()
+            || self.links.values().any(|link| !link.queue.is_empty() || !link.offers.is_empty());
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()
@@ -492,14 +503,17 @@ impl Swarm {
 
     /// Keeps links alive, and closes those that are dead or do not answer.
     fn tick_links(&mut self, now: Instant) {
+        let patience =
+            UNRESPONSIVE_AFTER + Duration::from_secs(u64::from(self.geometry.piece_len_max()) / RATE_MIN);
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             let Some(link) = self.links.get(&id) else {
                 continue;
             };
+            let reads_nothing = link.sending.iter().any(|(_, since)| now.since(*since) >= patience);
             if now.since(link.heard_at) >= SILENCE_MAX {
                 self.close(id, DisconnectReason::Silent, Duration::from_secs(1), now);
-            } else if link.unanswered_for(now) >= UNRESPONSIVE_AFTER {
+            } else if link.unanswered_for(now) >= patience || reads_nothing {
                 self.punish(id, Violation::Unresponsive, now);
             } else if now.since(link.sent_at) >= KEEP_ALIVE_AFTER {
                 self.send(id, Message::KeepAlive, now);

@@ -154,3 +154,64 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin + Send), bytes: Vec<u8>) ->
     stream.write_all(&bytes).await?;
     stream.flush().await
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Number(u64);
+
+    impl TryFrom<u64> for Number {
+        type Error = MessageError;
+
+        fn try_from(number: u64) -> Result<Self, MessageError> {
+            Ok(Self(number))
+        }
+    }
+
+    impl Message for Number {
+        const LEN_MAX: usize = 16;
+
+        fn encode(&self) -> Vec<u8> {
+            to_cbor(&self.0)
+        }
+
+        fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+            decode_canonical::<Self, u64>(bytes)
+        }
+    }
+
+    fn read_from(bytes: &[u8]) -> Result<Number, io::ErrorKind> {
+        block_on(read::<Number>(&mut Cursor::new(bytes))).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written() {
+        let mut stream = Cursor::new(Vec::new());
+        block_on(write(&mut stream, Number(24).encode())).expect("memory takes it");
+        assert_eq!(stream.get_ref(), &[0, 0, 0, 2, 0x18, 24]);
+        assert_eq!(read_from(stream.get_ref()), Ok(Number(24)));
+    }
+
+    #[test]
+    fn lengths_are_checked_before_they_are_believed() {
+        // bytes of the stream, error
+        let cases: &[(&[u8], io::ErrorKind)] = &[
+            (&[], io::ErrorKind::UnexpectedEof),
+            (&[0, 0, 0], io::ErrorKind::UnexpectedEof),
+            (&[0, 0, 0, 2, 0x18], io::ErrorKind::UnexpectedEof),
+            (&[0, 0, 0, 0], io::ErrorKind::InvalidData),
+            (&[0, 0, 0, 17, 1], io::ErrorKind::InvalidData),
+            (&[0xff, 0xff, 0xff, 0xff, 1], io::ErrorKind::InvalidData),
+            (&[0, 0, 0, 2, 0x18, 23], io::ErrorKind::InvalidData),
+            (&[0, 0, 0, 2, 1, 1], io::ErrorKind::InvalidData),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(read_from(bytes), Err(*error), "{bytes:?}");
+        }
+    }
+}

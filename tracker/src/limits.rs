@@ -1,8 +1,9 @@
-//! How many connections a libp2p swarm keeps: in all, per peer, per IP address, and half-open.
+//! How many incoming connections a libp2p swarm keeps: in all, per peer, per IP address, and
+//! half-open.
 //!
-//! A behaviour that only says no. Its tables hold live connections and nothing else, so they are
-//! bounded by the limits themselves. Connections that this side opens count in all and per peer,
-//! and are never refused for their address.
+//! A behaviour that only says no. Its tables hold live incoming connections and nothing else, so
+//! they are bounded by the limits themselves. Connections that this side opens are its own
+//! business: others must not be able to use up the room for them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,9 +25,9 @@ use crate::address::ip_of;
 /// The limits of one swarm.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Established connections in all.
+    /// Incoming connections in all.
     pub total: usize,
-    /// Established connections with one peer: a second one covers a reconnect whose predecessor
+    /// Incoming connections of one peer: a second one covers a reconnect whose predecessor
     /// has not been noticed to be dead.
     pub per_peer: usize,
     /// Incoming connections from one IP address, half-open ones included. Loopback is exempt:
@@ -34,6 +35,8 @@ pub struct ConnectionLimits {
     pub per_ip: usize,
     /// Incoming connections that have not finished their handshake.
     pub half_open: usize,
+    /// Those from one IP address, so that one host that never finishes keeps nobody out.
+    pub half_open_per_ip: usize,
 }
 
 /// Why a connection was refused.
@@ -80,6 +83,11 @@ impl Limits {
         }
         let ip = ip_of(remote).filter(|ip| !ip.is_loopback());
         if let Some(ip) = ip {
+            // At most `half_open` entries to look at, once per connection.
+            let half_open = self.half_open.values().filter(|other| **other == Some(ip)).count();
+            if half_open >= self.limits.half_open_per_ip {
+                return Err(Refusal::HalfOpen);
+            }
             let count = self.of_ip.entry(ip).or_default();
             if *count >= self.limits.per_ip {
                 return Err(Refusal::Ip);
@@ -106,11 +114,13 @@ impl Limits {
         Ok(())
     }
 
+    /// A connection is established. Only incoming ones were half-open before; the count of
+    /// their address moves along.
     fn establish(&mut self, connection: ConnectionId, peer: PeerId) {
-        // The count of the address moves along from the half-open entry.
-        let ip = self.half_open.remove(&connection).flatten();
-        *self.of_peer.entry(peer).or_default() += 1;
-        self.established.insert(connection, (peer, ip));
+        if let Some(ip) = self.half_open.remove(&connection) {
+            *self.of_peer.entry(peer).or_default() += 1;
+            self.established.insert(connection, (peer, ip));
+        }
     }
 
     fn close(&mut self, connection: ConnectionId) {
@@ -160,12 +170,11 @@ impl NetworkBehaviour for Limits {
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        peer: PeerId,
+        _: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_established(peer).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -191,7 +200,8 @@ impl NetworkBehaviour for Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: ConnectionLimits = ConnectionLimits { total: 4, per_peer: 2, per_ip: 3, half_open: 3 };
+    const LIMITS: ConnectionLimits =
+        ConnectionLimits { total: 4, per_peer: 2, per_ip: 3, half_open: 3, half_open_per_ip: 2 };
 
     fn remote(ip: &str) -> Multiaddr {
         format!("/ip4/{ip}/tcp/9").parse().expect("a multiaddress")
@@ -227,11 +237,17 @@ mod tests {
     fn half_open_connections_are_bounded_and_leave_no_trace() {
         let mut limits = Limits::new(LIMITS);
         let open = |limits: &mut Limits, number: usize| {
-            limits.open_half(ConnectionId::new_unchecked(number), &remote(&format!("10.0.1.{number}")))
+            limits.open_half(ConnectionId::new_unchecked(number), &remote(&format!("10.0.1.{}", number / 2)))
         };
-        assert_eq!([open(&mut limits, 1), open(&mut limits, 2), open(&mut limits, 3)], [Ok(()); 3]);
-        assert_eq!(open(&mut limits, 4), Err(Refusal::HalfOpen));
-        for number in 1..=3 {
+        let all = [2, 3, 4].map(|number| open(&mut limits, number));
+        assert_eq!(all, [Ok(()); 3]);
+        assert_eq!(open(&mut limits, 5), Err(Refusal::HalfOpen), "as many as there may be");
+        limits.close_half(ConnectionId::new_unchecked(4));
+        assert_eq!(
+            limits.open_half(ConnectionId::new_unchecked(6), &remote("10.0.1.1")),
+            Err(Refusal::HalfOpen)
+        );
+        for number in 2..=3 {
             limits.close_half(ConnectionId::new_unchecked(number));
         }
         assert!(limits.half_open.is_empty() && limits.of_ip.is_empty());

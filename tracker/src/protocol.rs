@@ -289,3 +289,132 @@ fn addr_from_cbor(bytes: &[u8]) -> Result<SocketAddr, MessageError> {
     };
     Ok(SocketAddr::new(ip, u16::from_be_bytes(*port)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn site() -> impl Strategy<Value = Option<Site>> {
+        proptest::option::of("[a-zäß ]{1,20}".prop_map(|text| Site::new(&text).expect("a short label")))
+    }
+
+    fn addrs() -> impl Strategy<Value = LinkAddrs> {
+        let addr = (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port));
+        proptest::collection::vec(addr, 0..ADDRS_PER_RECORD_MAX)
+            .prop_map(|addrs| LinkAddrs::new(addrs).unwrap_or_default())
+    }
+
+    fn manifest() -> impl Strategy<Value = ManifestId> {
+        any::<[u8; 32]>().prop_map(ManifestId::from_bytes)
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let announce = (manifest(), any::<u16>(), addrs(), any::<bool>(), site(), any::<u16>()).prop_map(
+            |(manifest, link_port, addrs, complete, site, want)| {
+                Request::Announce(Announce { manifest, link_port, addrs, complete, site, want })
+            },
+        );
+        prop_oneof![announce, manifest().prop_map(|manifest| Request::Leave { manifest })]
+    }
+
+    fn response() -> impl Strategy<Value = Response> {
+        let peer = (proptest::collection::vec(any::<u8>(), 1..=64), addrs(), any::<bool>(), site()).prop_map(
+            |(peer, addrs, complete, site)| FoundPeer {
+                peer: PeerId::from_bytes(&peer).expect("1 to 64 bytes"),
+                addrs,
+                complete,
+                site,
+            },
+        );
+        prop_oneof![
+            (any::<u32>(), proptest::collection::vec(peer, 0..4))
+                .prop_map(|(interval_s, peers)| Response::Peers { interval_s, peers }),
+            Just(Response::Done),
+            ".{0,300}".prop_map(|text| Response::Refused(Reason::new(&text))),
+        ]
+    }
+
+    /// Decodes to itself; every prefix, extension and flipped bit is refused, or is another
+    /// message with exactly these bytes.
+    fn survives_damage<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+        let bytes = message.encode();
+        assert_eq!(M::decode(&bytes).as_ref(), Ok(message));
+        for len in 0..bytes.len() {
+            assert!(M::decode(&bytes[..len]).is_err(), "a prefix of {len} bytes");
+        }
+        assert!(M::decode(&[bytes.as_slice(), &[0]].concat()).is_err());
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(other) = M::decode(&flipped) {
+                assert_eq!(other.encode(), flipped, "bit {bit}");
+                assert_ne!(other, *message, "bit {bit}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_requests_are_refused_or_others(request in request()) {
+            survives_damage(&request);
+        }
+
+        #[test]
+        fn damaged_responses_are_refused_or_others(response in response()) {
+            survives_damage(&response);
+        }
+
+        #[test]
+        fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(request.encode(), bytes.clone());
+            }
+            if let Ok(response) = Response::decode(&bytes) {
+                prop_assert_eq!(response.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_messages_fit_their_limits() {
+        let addr = |host: u8| SocketAddr::new(Ipv6Addr::from([host; 16]).into(), 65_535);
+        let addrs = LinkAddrs::new((1..=8).map(addr).collect()).expect("8 addresses");
+        let site = Site::new(&"s".repeat(64));
+        let peer = FoundPeer {
+            peer: PeerId::from_bytes(&[9; 64]).expect("64 bytes"),
+            addrs: addrs.clone(),
+            complete: true,
+            site: site.clone(),
+        };
+        let peers = vec![peer; usize::from(PEERS_PER_RESPONSE_MAX)];
+        let response = Response::Peers { interval_s: u32::MAX, peers };
+        assert!(response.encode().len() <= Response::LEN_MAX / 2, "half of it is room");
+        let manifest = ManifestId::from_bytes([1; 32]);
+        let announce = Announce { manifest, link_port: 1, addrs, complete: true, site, want: u16::MAX };
+        assert!(Request::Announce(announce).encode().len() <= Request::LEN_MAX / 2, "half of it is room");
+    }
+
+    #[test]
+    fn what_is_not_canonical_or_not_valid_is_refused() {
+        let id = [7; 32];
+        let leave = Request::Leave { manifest: ManifestId::from_bytes(id) }.encode();
+        let with_id = |head: &[u8]| [head, &[0x58, 0x20], &id].concat();
+        assert_eq!(leave, with_id(&[0x82, 0x01]));
+        // A kind written with two bytes, an array of indefinite length, and an unknown kind.
+        assert_eq!(Request::decode(&with_id(&[0x82, 0x18, 0x01])), Err(MessageError::NotCanonical));
+        let indefinite = [with_id(&[0x9f, 0x01]), vec![0xff]].concat();
+        assert!(Request::decode(&indefinite).is_err());
+        assert_eq!(
+            Request::decode(&with_id(&[0x82, 0x02])),
+            Err(MessageError::Invalid("a request of no known kind"))
+        );
+        // Deep nesting costs a small error, not the stack.
+        assert!(Request::decode(&vec![0x81; Request::LEN_MAX]).is_err());
+        let too_long = vec![0; Request::LEN_MAX + 1];
+        assert!(matches!(Request::decode(&too_long), Err(MessageError::TooLong { .. })));
+    }
+}

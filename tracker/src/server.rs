@@ -1,7 +1,7 @@
 //! `dft tracker`: the service behind a libp2p swarm of its own.
 //!
 //! The loop owns the swarm; it hands requests to the [`Service`] and its answers back, and never
-//! waits for either. [`Answers`] and [`swarm_behaviour`] are shared with the seeder's embedded
+//! waits for either. [`Answers`] and [`tracker_behaviour`] are shared with the seeder's embedded
 //! tracker.
 
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ use crate::state::{StateDir, StateError};
 
 /// The connections of a standalone tracker: 512 peers and the same again, in 1,100 descriptors.
 pub const SERVER_CONNECTIONS: ConnectionLimits =
-    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128 };
+    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128, half_open_per_ip: 32 };
 /// A connection without requests is closed after this: longer than an announce interval, so that
 /// a live peer keeps its connection.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -114,17 +114,9 @@ pub async fn run(
         observed: HashMap::new(),
         answers: Answers::new(),
     };
-    server.announce_ready(ready, notify).await?;
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            event = server.swarm.select_next_some() => server.handle(event)?,
-            Some((channel, response)) = server.answers.next() => {
-                // The asker may have gone meanwhile.
-                let _ = server.swarm.behaviour_mut().tracker.send_response(channel, response);
-            }
-        }
+    tokio::select! {
+        () = shutdown => Ok(()),
+        result = server.serve(ready, notify) => result,
     }
 }
 
@@ -140,6 +132,24 @@ struct Server {
 }
 
 impl Server {
+    /// Ends only with an error.
+    async fn serve(
+        &mut self,
+        ready: impl FnOnce(Ready),
+        notify: impl Fn(Notice) + Send + 'static,
+    ) -> Result<(), ServerError> {
+        self.announce_ready(ready, notify).await?;
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.handle(event)?,
+                Some((channel, response)) = self.answers.next() => {
+                    // The asker may have gone meanwhile.
+                    let _ = self.swarm.behaviour_mut().tracker.send_response(channel, response);
+                }
+            }
+        }
+    }
+
     /// Waits for the listen addresses, remembers the port, starts the service and reports.
     async fn announce_ready(
         &mut self,
@@ -289,14 +299,15 @@ pub fn listen_on_ipv6_too<B: NetworkBehaviour>(swarm: &mut Swarm<B>, port: u16) 
 }
 
 /// The addresses at which others reach `swarm`, each with its identity: loopback only where
-/// there is nothing else, link-local IPv6 never.
+/// there is nothing else, link-local IPv6 never, IPv4 first.
 pub fn public_addrs<B: NetworkBehaviour>(swarm: &Swarm<B>) -> Vec<Multiaddr> {
     let identity = *swarm.local_peer_id();
     let (loopback, public): (Vec<_>, Vec<_>) = swarm
         .listeners()
         .filter(|addr| !matches!(ip_of(addr), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local()))
         .partition(|addr| ip_of(addr).is_some_and(|ip| ip.is_loopback()));
-    let addrs = if public.is_empty() { loopback } else { public };
+    let mut addrs = if public.is_empty() { loopback } else { public };
+    addrs.sort_unstable_by_key(|addr| ip_of(addr));
     addrs.into_iter().map(|addr| addr.clone().with(Protocol::P2p(identity))).collect()
 }
 

@@ -117,3 +117,47 @@ impl StateDir {
         write().map_err(|error| StateError::Io { path: path.clone(), error })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn identity_and_port_outlive_the_tracker() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a/b");
+        let state = StateDir::open(&path).expect("open");
+        assert_eq!(state.last_port(), None);
+        let identity = state.identity().expect("a new identity").public();
+        state.remember_port(4711).expect("remember");
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("identity"))), (0o700, 0o600));
+        drop(state);
+        let state = StateDir::open(&path).expect("open again");
+        assert_eq!(state.identity().expect("the same identity").public(), identity);
+        assert_eq!(state.last_port(), Some(4711));
+    }
+
+    #[test]
+    fn a_second_tracker_is_told_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = StateDir::open(directory.path()).expect("open");
+        assert!(matches!(StateDir::open(directory.path()), Err(StateError::InUse(_))));
+        drop(first);
+        assert!(StateDir::open(directory.path()).is_ok());
+    }
+
+    #[test]
+    fn a_broken_identity_is_never_replaced_silently() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDir::open(directory.path()).expect("open");
+        for content in [vec![], vec![8, 1], vec![0; 5000]] {
+            fs::write(directory.path().join("identity"), &content).expect("write");
+            assert!(matches!(state.identity(), Err(StateError::Identity(_))), "{} bytes", content.len());
+        }
+        fs::write(directory.path().join("port"), "no number").expect("write");
+        assert_eq!(state.last_port(), None);
+    }
+}

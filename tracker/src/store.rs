@@ -241,3 +241,109 @@ impl From<&StoredRecord> for RecordCbor {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::registry::{LinkAddrs, Site};
+
+    fn stored(number: u8) -> StoredRecord {
+        let observed = IpAddr::from([10, 0, 0, number]);
+        let claimed = SocketAddr::from(([10, 1, 0, number], 7));
+        StoredRecord {
+            manifest: ManifestId::from_bytes([number; 32]),
+            peer: PeerId::from_bytes(&[number; 38]).expect("38 bytes"),
+            record: Record {
+                observed,
+                addrs: LinkAddrs::of_announcement(observed, 7, &[claimed]),
+                complete: number.is_multiple_of(2),
+                site: Site::new("hall"),
+            },
+            expires: UNIX_EPOCH + Duration::from_secs(1_800_000_000 + u64::from(number)),
+        }
+    }
+
+    fn open(path: &Path) -> (Store, Vec<StoredRecord>, Option<Damaged>) {
+        Store::open(path).expect("the store opens")
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tracker.redb");
+        let (store, records, damaged) = open(&path);
+        assert_eq!((records, damaged), (vec![], None));
+        store
+            .commit(&[Change::Put(stored(1)), Change::Put(stored(2)), Change::Put(stored(3))])
+            .expect("commit");
+        let newer = StoredRecord { expires: UNIX_EPOCH, ..stored(3) };
+        let gone = stored(1);
+        store
+            .commit(&[Change::Remove(gone.manifest, gone.peer), Change::Put(newer.clone())])
+            .expect("commit");
+        drop(store);
+        let (_, records, damaged) = open(&path);
+        assert_eq!((records, damaged), (vec![stored(2), newer], None));
+    }
+
+    #[test]
+    fn a_damaged_file_is_moved_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tracker.redb");
+        let (store, ..) = open(&path);
+        store
+            .commit(&(1..=100).map(|number| Change::Put(stored(number))).collect::<Vec<_>>())
+            .expect("commit");
+        drop(store);
+        let whole = fs::read(&path).expect("the file");
+        let page = 4096;
+        // How the file is damaged; an empty file is a new one.
+        let damages: [(&str, Vec<u8>); 5] = [
+            ("text", b"this is no database".repeat(1000)),
+            ("cut", whole[..whole.len() / 2].to_vec()),
+            ("cut in the header", whole[..100].to_vec()),
+            ("header", [vec![0xff; 512], whole[512..].to_vec()].concat()),
+            ("pages", [whole[..page].to_vec(), vec![0x5a; whole.len() - page]].concat()),
+        ];
+        for (number, (damage, content)) in damages.into_iter().enumerate() {
+            fs::write(&path, &content).expect("write");
+            let (store, records, damaged) = open(&path);
+            assert_eq!(records, [], "{damage}");
+            let moved_to = damaged.unwrap_or_else(|| panic!("{damage} was not noticed")).moved_to;
+            assert_eq!(moved_to, directory.path().join(format!("tracker.redb.damaged-{}", number + 1)));
+            assert!(
+                fs::read(&moved_to).expect("the damaged file").len() >= content.len().min(512),
+                "{damage}"
+            );
+            store.commit(&[Change::Put(stored(1))]).expect("commit");
+        }
+    }
+
+    #[test]
+    fn any_flipped_byte_is_noticed_or_harmless() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tracker.redb");
+        let (store, ..) = open(&path);
+        let all: Vec<StoredRecord> = (1..=20).map(stored).collect();
+        store.commit(&all.iter().cloned().map(Change::Put).collect::<Vec<_>>()).expect("commit");
+        drop(store);
+        let whole = fs::read(&path).expect("the file");
+        for offset in (0..whole.len()).step_by(whole.len() / 97) {
+            let mut flipped = whole.clone();
+            flipped[offset] ^= 0x40;
+            fs::write(&path, &flipped).expect("write");
+            let (_, records, damaged) = open(&path);
+            assert!(records == all || damaged.is_some(), "byte {offset}: {} records", records.len());
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_used_is_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = Store::open(directory.path()).err().expect("a directory is no file");
+        assert_eq!(error.path, directory.path());
+        assert!(directory.path().exists(), "it stays where it was");
+    }
+}

@@ -15,6 +15,8 @@ mod datasets;
 mod lan;
 mod multicast;
 mod task;
+#[cfg(test)]
+mod tests;
 mod trackers;
 
 use std::io;
@@ -38,7 +40,7 @@ use tokio::task::JoinHandle;
 pub use dft_tracker::address::{peer_id_from_libp2p, peer_id_to_libp2p};
 
 /// Events that wait for the reader; beyond them, some wait inside.
-const EVENT_QUEUE_LEN: usize = 64;
+const EVENT_QUEUE_LEN: usize = 32;
 /// How long [`Discovery::shutdown`] takes at most: a seeder must end within 2 s of a signal.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 /// Longest host name (RFC 1035 §2.3.4), in bytes.

@@ -184,6 +184,8 @@ impl Assembly {
             return disk::sync_filesystem(&self.part.directory)
                 .map_err(StorageError::at("sync", &self.part.path));
         }
+        // A file that was closed since it was written is opened again: an error of its writeback
+        // that nobody has seen is reported to the next who opens it (Linux 4.16 and later).
         for &entry in touched {
             disk::sync_data(&*self.file(entry)?).map_err(StorageError::at("sync", &self.path(entry)))?;
         }

@@ -17,7 +17,7 @@ use super::tree::resolve;
 
 /// What a system call does, as far as the tests tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Operation {
+pub(in crate::storage) enum Operation {
     /// Makes a file, a directory or a symbolic link.
     Create,
     /// Writes bytes, or sets a length.
@@ -247,6 +247,8 @@ pub(super) mod fault {
     pub(in crate::storage) enum Effect {
         /// It fails with this error number, and those after it succeed.
         Error(i32),
+        /// It is a sync that fails and drops what it was to save; those after it succeed.
+        LostSync,
         /// It and all after it do nothing: the process is dead.
         Crash,
         /// As a crash, and what was not synced is lost.
@@ -276,15 +278,21 @@ pub(super) mod fault {
     /// Ends all failures; whether the chosen call was reached. After a power cut the bytes that
     /// were not synced are overwritten.
     pub(in crate::storage) fn disarm() -> bool {
-        let plan = PLAN.take();
+        let mut plan = PLAN.take();
         if let Some((_, _, Effect::PowerCut)) = plan.armed
             && plan.fired
         {
-            for (file, offset, length) in &plan.unsynced {
-                file.write_all_at(&vec![0xdb; *length], *offset).unwrap();
-            }
+            plan.lose_unsynced();
         }
         plan.fired
+    }
+
+    impl Plan {
+        fn lose_unsynced(&mut self) {
+            for (file, offset, length) in self.unsynced.drain(..) {
+                file.write_all_at(&vec![0xdb; length], offset).unwrap();
+            }
+        }
     }
 
     pub(super) fn check(operation: Operation) -> io::Result<()> {
@@ -301,8 +309,12 @@ pub(super) mod fault {
                 return Ok(());
             }
             plan.fired = true;
-            match effect {
-                Effect::Error(errno) => Err(io::Error::from_raw_os_error(*errno)),
+            match *effect {
+                Effect::Error(errno) => Err(io::Error::from_raw_os_error(errno)),
+                Effect::LostSync => {
+                    plan.lose_unsynced();
+                    Err(io::Error::other("the sync fails"))
+                }
                 Effect::Crash | Effect::PowerCut => {
                     plan.dead = true;
                     Err(io::Error::other("the process dies here"))
@@ -318,7 +330,7 @@ pub(super) mod fault {
 
     pub(super) fn unsynced(file: &File, offset: u64, length: usize) {
         PLAN.with_borrow_mut(|plan| {
-            if matches!(plan.armed, Some((_, _, Effect::PowerCut))) {
+            if matches!(plan.armed, Some((_, _, Effect::PowerCut | Effect::LostSync))) {
                 plan.unsynced.push((file.try_clone().unwrap(), offset, length));
             }
         });

@@ -141,6 +141,12 @@ pub enum StorageError {
         /// The part directory.
         path: PathBuf,
     },
+    /// The dataset holds a directory with a name that only a part directory may have.
+    #[error("the manifest names a directory {path:?}, which could pass for a partial fetch")]
+    ReservedName {
+        /// The name.
+        path: PathBuf,
+    },
     /// Two names of the dataset are one name on the target's filesystem.
     #[error("{path:?} exists already: the filesystem does not tell two names of the dataset apart")]
     NameCollision {

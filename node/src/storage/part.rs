@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dft_protocol::id::ManifestId;
-use dft_protocol::manifest::Manifest;
+use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::{NAME_LEN_MAX, Name, SafePath};
 use dft_protocol::piece_set::PieceSet;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -38,9 +38,25 @@ const LOCK: &[u8] = b"lock";
 /// Largest record that is read: the bits of the most pieces and a little more.
 const RECORD_LEN_MAX: u64 = 512 * 1024;
 
-/// Whether a name is one of a part directory.
+/// Whether a name is one of a part directory, also on a filesystem that folds case.
 pub(super) fn is_part_name(name: &[u8]) -> bool {
-    name.len() > PREFIX.len() + SUFFIX.len() && name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+    let Some(stem) = name.len().checked_sub(SUFFIX.len()) else { return false };
+    stem > PREFIX.len() && name.starts_with(PREFIX) && name[stem..].eq_ignore_ascii_case(SUFFIX)
+}
+
+/// Refuses a dataset that holds a part directory: whoever made it could have written a record
+/// that a later fetch would trust.
+pub(super) fn check_names(manifest: &Manifest) -> Result<(), StorageError> {
+    for entry in &manifest.info().entries {
+        if let Entry::Directory { path, .. } = entry {
+            let name = path.components().last().unwrap_or(manifest.info().name.as_bytes());
+            if is_part_name(name) {
+                let path = PathBuf::from(std::ffi::OsStr::from_bytes(name));
+                return Err(StorageError::ReservedName { path });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn part_name(name: &Name) -> Vec<u8> {
@@ -152,6 +168,12 @@ impl Part {
         }
         let (target, directory) = (target.clone(), Arc::new(directory));
         Ok(Some(Self { target, directory, path, name, _lock: lock, is_new }))
+    }
+
+    /// Whether names that differ in case only are one name here.
+    pub(super) fn folds_case(&self) -> Result<bool, StorageError> {
+        let other_case = Attributes::at(&*self.directory, &LOCK.to_ascii_uppercase());
+        Ok(other_case.map_err(StorageError::at("look at", &self.path))?.is_some())
     }
 
     /// The tree that is being assembled.
@@ -271,7 +293,7 @@ impl Record {
         RecordCbor::new(manifest.as_bytes(), &durable.to_bytes()).to_bytes()
     }
 
-    fn decode(bytes: &[u8]) -> Self {
+    pub(super) fn decode(bytes: &[u8]) -> Self {
         let Ok(record) = serde_cbor::from_slice::<RecordCbor>(bytes) else { return Self::Damaged };
         let Ok(manifest) = <[u8; 32]>::try_from(&record.manifest[..]) else { return Self::Damaged };
         // Checksum and canonical form at once.

@@ -23,7 +23,7 @@ use super::disk;
 use super::error::StorageError;
 use super::part::{Part, Record, remove_all};
 use super::pieces::{Contents, PieceReader, for_each_parallel};
-use super::tree::{Attributes, Kind, Tree, is_missing};
+use super::tree::{Attributes, Kind, Parents, Tree, is_missing};
 use super::walk::Found;
 
 /// How far the check of what is there already has come.
@@ -90,7 +90,8 @@ fn prepare(
         // whole. And it says whose data this is going to be, before there is any.
         part.write_record(manifest.id(), &trusted)?;
     }
-    make_tree(manifest, &tree, is_fresh, &files)?;
+    let make_all = part.folds_case()?;
+    TreeMaker { manifest, tree: &tree, files: &files, is_fresh, make_all }.run()?;
     if is_fresh {
         return Ok(blank(manifest));
     }
@@ -181,46 +182,57 @@ fn check_space(
 
 /// Makes directories, symbolic links and those files that need no bytes: empty ones, large ones
 /// as holes, small ones of zeros.
-fn make_tree(
-    manifest: &Manifest,
-    tree: &Tree,
+struct TreeMaker<'a> {
+    manifest: &'a Manifest,
+    tree: &'a Tree,
+    files: &'a [Presence],
+    /// Nothing was there before.
     is_fresh: bool,
-    files: &[Presence],
-) -> Result<(), StorageError> {
-    let zeros = small_files_of_zeros(manifest);
-    let piece_len = u64::from(manifest.info().piece_size.bytes());
-    let mut parents = tree.parents();
-    for (index, entry) in manifest.info().entries.iter().enumerate() {
-        let failed = |error: io::Error| {
-            let path = tree.shown(entry.path());
-            match error.kind() {
-                // Nothing was here: the name was made for another entry.
-                io::ErrorKind::AlreadyExists => StorageError::NameCollision { path },
-                _ => StorageError::new("create", path, error),
-            }
-        };
-        let (parent, name) = parents.of(entry.path()).map_err(failed)?;
-        let is_there = Attributes::at(&parent, &name).map_err(failed)?.is_some();
-        if is_there && is_fresh {
-            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+    /// Make all files: the filesystem may take two of the names for one, and small files would
+    /// not notice when they are written.
+    make_all: bool,
+}
+
+impl TreeMaker<'_> {
+    fn run(&self) -> Result<(), StorageError> {
+        let zeros = small_files_of_zeros(self.manifest);
+        let piece_len = u64::from(self.manifest.info().piece_size.bytes());
+        let mut parents = self.tree.parents();
+        for (index, entry) in self.manifest.info().entries.iter().enumerate() {
+            let make_file = match entry {
+                Entry::File { size, .. } => {
+                    let is_sized = *size == 0 || *size >= piece_len || zeros.contains(&index);
+                    self.files[index] != Presence::FullLength && (is_sized || self.make_all)
+                }
+                _ => false,
+            };
+            self.make(&mut parents, entry, make_file).map_err(|error| {
+                let path = self.tree.shown(entry.path());
+                match error.kind() {
+                    // The name was made for another entry.
+                    io::ErrorKind::AlreadyExists => StorageError::NameCollision { path },
+                    _ => StorageError::new("create", path, error),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn make(&self, parents: &mut Parents<'_>, entry: &Entry, make_file: bool) -> io::Result<()> {
+        let (parent, name) = parents.of(entry.path())?;
+        let is_there = Attributes::at(&parent, &name)?.is_some();
+        if is_there && self.is_fresh {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         match entry {
-            Entry::Directory { .. } if !is_there => {
-                disk::make_directory(&parent, &name).map_err(failed)?;
-            }
+            Entry::Directory { .. } if !is_there => disk::make_directory(&parent, &name),
             Entry::Symlink { target, .. } if !is_there => {
-                disk::make_symlink(target.as_bytes(), &parent, &name).map_err(failed)?;
+                disk::make_symlink(target.as_bytes(), &parent, &name)
             }
-            Entry::File { size, .. }
-                if files[index] != Presence::FullLength
-                    && (*size == 0 || *size >= piece_len || zeros.contains(&index)) =>
-            {
-                open_sized(tree, entry).map_err(failed)?;
-            }
-            _ => {}
+            Entry::File { .. } if make_file => open_sized(self.tree, entry).map(drop),
+            _ => Ok(()),
         }
     }
-    Ok(())
 }
 
 fn small_files_of_zeros(manifest: &Manifest) -> BTreeSet<usize> {

@@ -16,7 +16,7 @@ use super::disk;
 use super::error::StorageError;
 use super::files::OpenFiles;
 use super::finish::{refresh_root, repair, restrict_root};
-use super::part::Part;
+use super::part::{Part, check_names};
 use super::pieces::{Contents, PieceReader, runs};
 use super::resume::{self, CheckProgress};
 use super::scan::{InPlace, Scan, Source, Top};
@@ -89,6 +89,7 @@ impl Store {
         options: FetchOptions,
         progress: &dyn Fn(CheckProgress),
     ) -> Result<Self, StorageError> {
+        check_names(&manifest)?;
         let name = &manifest.info().name;
         let handle = Arc::new(open_directory(directory).map_err(StorageError::at("open", directory))?);
         let tree = Tree::new(handle.clone(), name.as_bytes(), directory);

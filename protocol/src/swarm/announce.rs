@@ -14,7 +14,9 @@ use crate::wire::{Message, PieceList};
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 /// How long it waits when the peer is a seeder.
-const ANNOUNCE_LATER: Duration = Duration::from_millis(200);
+const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
+/// An upload that takes longer does not keep the last offers from being made to others.
+const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -48,10 +50,10 @@ impl Swarm {
         if self.links.values().any(|link| link.told_all) {
             return;
         }
-        self.injector = Some(Injector::new(self.have.clone()));
+        self.injector = Some(Injector::new(self.have.clone(), &mut self.rng));
     }
 
-    /// Offers more pieces to a peer, and ends the injection with the last one.
+    /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
@@ -63,11 +65,41 @@ impl Swarm {
             link.offers.insert(piece);
             offered.push(piece);
         }
-        let done = injector.is_done();
+        injector.moved(now);
         for list in PieceList::split(&offered) {
             self.send(id, Message::Have(list), now);
         }
-        if done {
+        self.maybe_stop_injecting(now);
+    }
+
+    /// Offers more to peers that ask for nothing of what they were offered: they are getting it
+    /// elsewhere, or do not want it.
+    pub(super) fn offer_to_idle(&mut self, now: Instant) {
+        if self.injector.is_none() {
+            return;
+        }
+        let idle = |link: &Link| link.taken.is_empty() && link.offers.len() >= link.offers_max;
+        let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| idle(link)).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.offers_max = (link.offers_max * 2).min(super::inject::OFFERS_MAX);
+            }
+            self.offer(id, now);
+        }
+    }
+
+    /// Ends the injection when every piece is with some peer, or when it is stuck though this
+    /// end has nothing left to send.
+    pub(super) fn maybe_stop_injecting(&mut self, now: Instant) {
+        let Some(injector) = &self.injector else {
+            return;
+        };
+        let sends = |link: &Link| {
+            let fresh = |(_, since): &(PieceIndex, Instant)| now.since(*since) < SENDING_PATIENCE;
+            !link.queue.is_empty() || link.sending.iter().any(fresh)
+        };
+        let stuck = injector.is_stuck(now) && !self.links.values().any(sends);
+        if (injector.is_done() || stuck) && !self.links.is_empty() {
             self.stop_injecting(now);
         }
     }
@@ -81,6 +113,7 @@ impl Swarm {
             if let Some(link) = self.links.get_mut(&id) {
                 link.told_all = true;
                 link.offers.clear();
+                link.taken.clear();
             }
             self.send(id, Message::Bitfield(self.have.clone()), now);
         }
@@ -96,11 +129,13 @@ impl Swarm {
             lost.insert(*piece);
         });
         // Requested, perhaps sent, but never announced by the peer.
-        link.queue.iter().chain(link.sending.iter().map(|(piece, _)| piece)).for_each(|piece| {
+        link.taken.iter().for_each(|piece| {
             lost.insert(*piece);
         });
         for piece in lost.iter() {
-            if self.picker.availability(piece) == 0 && self.have.contains(piece) {
+            let held = |other: &Link| other.offers.contains(&piece) || other.taken.contains(&piece);
+            let elsewhere = self.picker.availability(piece) > 0 || self.links.values().any(held);
+            if !elsewhere && self.have.contains(piece) {
                 injector.put_back(piece);
             }
         }
@@ -147,7 +182,7 @@ impl Swarm {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        link.refused.iter().for_each(|piece| {
+        link.refused.keys().for_each(|piece| {
             set.remove(*piece);
         });
         let was_complete = link.complete();
@@ -170,12 +205,21 @@ impl Swarm {
         };
         let was_complete = link.complete();
         for &piece in pieces {
-            if !link.refused.contains(&piece) && link.have.insert(piece) {
+            if !link.refused.contains_key(&piece) && link.have.insert(piece) {
                 self.picker.add(piece);
             }
-            link.offers.remove(&piece);
+            let offered = link.offers.remove(&piece);
+            link.taken.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
+                if offered {
+                    // It came from elsewhere: another seeder is at the same place.
+                    injector.jump(&mut self.rng);
+                }
+            }
+            if self.have.contains(piece) && link.announce_at.is_some() {
+                // A seeder that offers what is here does not know it.
+                link.announce_at = Some(now);
             }
         }
         self.after_have(id, was_complete, now);
@@ -193,7 +237,7 @@ impl Swarm {
         self.request_from(id, now);
     }
 
-    pub(super) fn handle_lost(&mut self, id: LinkId, pieces: &[PieceIndex], _now: Instant) {
+    pub(super) fn handle_lost(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -202,6 +246,21 @@ impl Swarm {
             if link.have.remove(piece) {
                 self.picker.subtract(piece);
             }
+            if !self.have.contains(piece) {
+                continue;
+            }
+            // It had the piece, so it may not know that it is here.
+            if let Some(injector) = &mut self.injector
+                && self.picker.availability(piece) == 0
+                && !link.offers.contains(&piece)
+            {
+                injector.put_back(piece);
+            } else {
+                link.unannounced.push(piece);
+                link.announce_at = Some(link.announce_at.map_or(now, |planned| planned.min(now)));
+            }
         }
+        self.offer(id, now);
+        self.flush_announcements(now);
     }
 }

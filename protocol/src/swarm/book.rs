@@ -128,6 +128,14 @@ impl AddressBook {
         }
     }
 
+    /// Panics where the counts are wrong or out of bounds: a bug of this crate.
+    pub(super) fn check_invariants(&self) {
+        let dialling = self.contacts.values().filter(|contact| contact.dialling).count();
+        assert_eq!(self.dialling, dialling, "dials under way are counted");
+        assert!(dialling <= DIALS_MAX, "dials under way are bounded");
+        assert!(self.contacts.len() <= ADDRESSES_MAX, "addresses are bounded");
+    }
+
     fn ended(&mut self, addr: SocketAddr, change: impl FnOnce(&mut Contact)) {
         if let Some(contact) = self.contacts.get_mut(&addr)
             && contact.dialling

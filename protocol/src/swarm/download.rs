@@ -25,10 +25,15 @@ const WINDOW_MIN_PIECES: u64 = 2;
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// A piece is late after this time where nothing is known of what others took.
 const LATE_UNKNOWN: Duration = Duration::from_secs(1);
+/// A peer that is too busy for a request is not asked for so long.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// A piece that a peer sent corrupt is not asked of it for so long: others may have it; where
+/// nobody has, it is worth another try before the peer is banned.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// So many latest latencies make the 95th percentile.
 const LATENCIES_LEN: usize = 64;
 /// A peer that sent so many corrupt pieces is banned. One may be the fault of a disk or a
-/// memory; it is not asked for that piece again.
+/// memory; it is not asked for that piece for a while.
 const CORRUPT_MAX: u32 = 2;
 /// A peer that so often rejects what it announced is banned.
 const LIES_MAX: u32 = 16;
@@ -81,8 +86,10 @@ impl Swarm {
     pub(super) fn request_from(&mut self, id: LinkId, now: Instant) {
         let mut pieces = Vec::new();
         let mut cancels = Vec::new();
-        while let Some(link) = self.links.get(&id) {
-            let pick = self.picker.pick(&link.have, &mut self.rng);
+        while let Some(link) = self.links.get(&id).filter(|link| link.may_ask(now)) {
+            // A cancelled request still waits for its answer: one piece, one request.
+            let allowed = |piece| !link.requested.contains_key(&piece);
+            let pick = self.picker.pick(&link.have, allowed, &mut self.rng);
             let (piece, first) = match pick {
                 Some(piece) => (piece, None),
                 None => match self.late_piece(id, now) {
@@ -216,7 +223,10 @@ impl Swarm {
                     return;
                 }
             }
-            RejectReason::Busy => link.window = (link.window / 2).max(1),
+            RejectReason::Busy => {
+                link.window = (link.window / 2).max(1);
+                link.busy_until = now + BUSY_PAUSE;
+            }
         }
         self.request_from_all(now);
     }
@@ -283,7 +293,7 @@ impl Swarm {
             return;
         };
         link.corrupt_count += 1;
-        link.refused.insert(piece);
+        link.refused.insert(piece, now + REFUSED_FOR);
         if link.have.remove(piece) {
             self.picker.subtract(piece);
         }
@@ -291,6 +301,20 @@ impl Swarm {
         self.send(id, Message::Corrupt(piece), now);
         if banned {
             self.punish(id, Violation::Corrupt, now);
+        }
+    }
+
+    /// Pieces that came corrupt may be asked of the same peers again after a while.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        for link in self.links.values_mut() {
+            let due: Vec<PieceIndex> =
+                link.refused.iter().filter(|(_, until)| **until <= now).map(|(piece, _)| *piece).collect();
+            for piece in due {
+                link.refused.remove(&piece);
+                if link.have.insert(piece) {
+                    self.picker.add(piece);
+                }
+            }
         }
     }
 

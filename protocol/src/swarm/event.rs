@@ -201,8 +201,8 @@ pub enum Violation {
     /// It announced pieces and then did not have them, too often.
     #[error("it announced pieces that it does not have")]
     Lied,
-    /// It took requests and sent nothing.
-    #[error("it takes requests and does not answer them")]
+    /// It took requests and sent nothing, or asked for data and does not read it.
+    #[error("it takes requests, or asks for data, and then does nothing")]
     Unresponsive,
     /// More requests than allowed wait for an answer.
     #[error("it sent too many requests")]

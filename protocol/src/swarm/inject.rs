@@ -5,34 +5,77 @@
 //! that peer's own, and more as the peer asks for them. So every piece leaves the seeder once, to
 //! whoever has room for it, and its receivers pass it on; two hops deep, with every uplink busy.
 //! (The idea is super-seeding, BEP 16; the pace here is set by requests rather than by reports.)
-//! Once every piece has been offered, the seeder announces everything to everybody and is a peer
+//! Once every piece is with some peer, the seeder announces everything to everybody and is a peer
 //! like the others.
+//!
+//! Between the last offer and that moment lies the *drain*: the last offers are requested, sent
+//! and announced by their receivers. To announce everything at the start of the drain would make
+//! all receivers ask for the same last pieces, and the copies would leave before the originals.
+//! So the drain ends when nothing is missing elsewhere, or when nothing moves for a while: then a
+//! peer sits on an offer.
+
+use rand::RngExt;
+use rand_xoshiro::Xoshiro256StarStar;
 
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
+use crate::time::{Duration, Instant};
 
 /// Offers that a peer may leave unrequested at first: one to ask for, one to keep it busy.
 pub(super) const OFFERS_MIN: usize = 2;
 /// Most offers that a peer may leave unrequested: what a fast peer asks for in one round trip.
 pub(super) const OFFERS_MAX: usize = 64;
 
-/// The pieces that no peer has and none was offered.
+/// A drain in which nothing moves for so long is over.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
+
+/// The pieces that no peer has.
 #[derive(Debug)]
 pub(super) struct Injector {
+    /// Not offered either.
     pool: PieceSet,
-    /// Where the next offer is looked for. Offers go in ascending order: a seeder's disk reads
-    /// sequentially.
+    /// Offered, not yet announced by any peer.
+    offered: PieceSet,
+    /// When something moved last.
+    moved_at: Instant,
+    /// Where the next offer is looked for. Offers go in ascending order, and once around: a
+    /// seeder's disk reads sequentially.
     cursor: usize,
 }
 
 impl Injector {
-    pub(super) fn new(pool: PieceSet) -> Self {
-        Self { pool, cursor: 0 }
+    /// Starts at a random piece: two seeders of one swarm, who may not know of each other, offer
+    /// different ones.
+    pub(super) fn new(pool: PieceSet, rng: &mut Xoshiro256StarStar) -> Self {
+        let offered = PieceSet::empty(pool.capacity());
+        let mut injector = Self { pool, offered, moved_at: Instant::START, cursor: 0 };
+        injector.jump(rng);
+        injector
     }
 
-    /// Whether every piece was offered or is elsewhere.
+    /// Whether some peer has each piece.
     pub(super) fn is_done(&self) -> bool {
-        self.pool.is_empty()
+        self.pool.is_empty() && self.offered.is_empty()
+    }
+
+    /// Whether every piece was offered, and some peer has yet to announce one.
+    pub(super) fn is_draining(&self) -> bool {
+        self.pool.is_empty() && !self.offered.is_empty()
+    }
+
+    /// Whether nothing moves in the drain.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        self.is_draining() && now.since(self.moved_at) >= DRAIN_PATIENCE
+    }
+
+    /// A piece is asked for, sent or announced.
+    pub(super) fn moved(&mut self, now: Instant) {
+        self.moved_at = now;
+    }
+
+    /// The pieces that no peer has and none was offered.
+    pub(super) const fn pool(&self) -> &PieceSet {
+        &self.pool
     }
 
     /// The next piece to offer.
@@ -40,16 +83,24 @@ impl Injector {
         let piece = self.pool.first_from(self.cursor).or_else(|| self.pool.first_from(0))?;
         self.cursor = piece.index() + 1;
         self.pool.remove(piece);
+        self.offered.insert(piece);
         Some(piece)
+    }
+
+    /// Goes on at a random piece.
+    pub(super) fn jump(&mut self, rng: &mut Xoshiro256StarStar) {
+        self.cursor = rng.random_range(0..self.pool.capacity().max(1));
     }
 
     /// Some peer has `piece`, or it is not here any more.
     pub(super) fn forget(&mut self, piece: PieceIndex) {
         self.pool.remove(piece);
+        self.offered.remove(piece);
     }
 
     /// `piece` was offered in vain, or left the swarm with the only peer that had it.
     pub(super) fn put_back(&mut self, piece: PieceIndex) {
+        self.offered.remove(piece);
         self.pool.insert(piece);
     }
 }

@@ -43,8 +43,10 @@ pub(super) struct Link {
     pub window: u64,
     /// When payload or an answer came last, or requests began to wait.
     pub served_us_at: Instant,
-    /// Pieces that it sent corrupt: not asked of it again.
-    pub refused: BTreeSet<PieceIndex>,
+    /// Pieces that it sent corrupt: not asked of it until then.
+    pub refused: BTreeMap<PieceIndex, Instant>,
+    /// It has no time for requests until then.
+    pub busy_until: Instant,
     pub corrupt_count: u32,
     pub lie_count: u32,
 
@@ -55,6 +57,10 @@ pub(super) struct Link {
     pub sending: Vec<(PieceIndex, Instant)>,
     /// Which turn it was when it was served last.
     pub turn: u64,
+    /// How many pieces were sent to it.
+    pub sent_count: u32,
+    /// How often it said that a piece is corrupt.
+    pub corrupt_reports: u32,
     /// Pieces to announce to it.
     pub unannounced: Vec<PieceIndex>,
     pub announce_at: Option<Instant>,
@@ -62,6 +68,8 @@ pub(super) struct Link {
     pub told_all: bool,
     /// Pieces offered to it and not yet requested by it.
     pub offers: BTreeSet<PieceIndex>,
+    /// Pieces offered to it and requested by it, which it did not announce yet.
+    pub taken: BTreeSet<PieceIndex>,
     /// How many offers it may leave unrequested.
     pub offers_max: usize,
 }
@@ -90,16 +98,20 @@ impl Link {
             in_flight: 0,
             window: 0,
             served_us_at: now,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            busy_until: now,
             corrupt_count: 0,
             lie_count: 0,
             queue: VecDeque::new(),
             sending: Vec::new(),
             turn: 0,
+            sent_count: 0,
+            corrupt_reports: 0,
             unannounced: Vec::new(),
             announce_at: None,
             told_all: false,
             offers: BTreeSet::new(),
+            taken: BTreeSet::new(),
             offers_max: super::inject::OFFERS_MIN,
         }
     }
@@ -109,10 +121,21 @@ impl Link {
         self.seeder || self.have.is_full()
     }
 
+    /// Whether another request may be made, of some length: cheap to ask before a piece is picked.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
+        self.busy_until <= now && self.has_room(1)
+    }
+
     /// Whether the window has room for another request. A window always admits one.
     pub(super) fn has_room(&self, len: u64) -> bool {
         self.requested.len() < super::REQUESTS_PER_LINK_MAX / 2
             && (self.requested.is_empty() || self.in_flight + len <= self.window)
+    }
+
+    /// Whether it has nothing yet: it is served first, to have something to pass on. Whoever
+    /// never says what it has is no newcomer for long.
+    pub(super) fn is_newcomer(&self) -> bool {
+        self.have.is_empty() && self.sent_count < super::upload::NEWCOMER_PIECES
     }
 
     /// How long requests have waited without any sign of an answer.

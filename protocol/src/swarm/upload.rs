@@ -13,6 +13,11 @@ use crate::wire::{Message, PieceList, RejectReason};
 
 /// Pieces of one link that are handed to the network at once: one on its way, one behind it.
 const SENDING_PER_LINK_MAX: usize = 2;
+/// A peer that has nothing is served before others up to so many pieces.
+pub(super) const NEWCOMER_PIECES: u32 = 4;
+/// So many reports of corrupt pieces are believed from one link: each costs a read and a hash,
+/// and an honest peer bans this one after two.
+const CORRUPT_REPORTS_MAX: u32 = 4;
 /// Most uploads that run at once, those that gave up their slot included.
 const UPLOADS_MAX: usize = 64;
 /// An upload counts against the slots for so long.
@@ -25,12 +30,15 @@ impl Swarm {
             return;
         };
         for &piece in pieces {
-            let known = link.queue.contains(&piece) || link.sending.iter().any(|(sent, _)| *sent == piece);
+            // A piece that is being sent may have arrived before this end knows that it was sent.
+            let known = link.queue.contains(&piece);
             if known || link.queue.len() + link.sending.len() >= REQUESTS_PER_LINK_MAX {
                 self.punish(id, Violation::RequestFlood, now);
                 return;
             }
-            link.offers.remove(&piece);
+            if link.offers.remove(&piece) {
+                link.taken.insert(piece);
+            }
             if self.have.contains(piece) {
                 link.queue.push_back(piece);
             } else {
@@ -74,7 +82,7 @@ impl Swarm {
                 .iter()
                 .filter(|(_, link)| !link.queue.is_empty() && link.sending.len() < SENDING_PER_LINK_MAX);
             // One at a time to each before a second to any.
-            let next = ready.min_by_key(|(_, link)| (link.sending.len(), !link.have.is_empty(), link.turn));
+            let next = ready.min_by_key(|(_, link)| (link.sending.len(), !link.is_newcomer(), link.turn));
             let Some(id) = next.map(|(id, _)| *id) else {
                 return;
             };
@@ -93,6 +101,7 @@ impl Swarm {
         self.turn += 1;
         link.turn = self.turn;
         link.sent_at = now;
+        link.sent_count = link.sent_count.saturating_add(1);
         link.sending.push((piece, now));
         self.commands.push_back(Command::SendPiece { link: id, piece });
     }
@@ -106,19 +115,27 @@ impl Swarm {
 
     pub(super) fn handle_piece_unreadable(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         self.end_upload(id, piece);
+        // Said first: whoever announces a piece and then rejects it is taken for a liar.
+        self.send(id, Message::Lost(PieceList::one(piece)), now);
         self.send(id, Message::Reject(piece, RejectReason::Missing), now);
         self.serve(now);
     }
 
     fn end_upload(&mut self, id: LinkId, piece: PieceIndex) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.sending.retain(|(sent, _)| *sent != piece);
+        if let Some(link) = self.links.get_mut(&id)
+            && let Some(position) = link.sending.iter().position(|(sent, _)| *sent == piece)
+        {
+            link.sending.remove(position);
         }
     }
 
     /// Somebody got this piece with a wrong hash: from here, perhaps.
-    pub(super) fn handle_corrupt_report(&mut self, piece: PieceIndex) {
-        if self.have.contains(piece) {
+    pub(super) fn handle_corrupt_report(&mut self, id: LinkId, piece: PieceIndex) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.corrupt_reports = link.corrupt_reports.saturating_add(1);
+        if link.corrupt_reports <= CORRUPT_REPORTS_MAX && self.have.contains(piece) {
             self.commands.push_back(Command::Recheck(piece));
         }
     }

@@ -132,3 +132,65 @@ impl TryFrom<(u8, Vec<(ByteBuf, u16, bool)>)> for Answer {
         Ok(Self(datasets.into_iter().map(served).collect::<Result<_, _>>()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(number: u8) -> ManifestId {
+        ManifestId::from_bytes([number; 32])
+    }
+
+    fn served(number: u8) -> Served {
+        Served { manifest: manifest(number), link_port: 4711, complete: number.is_multiple_of(2) }
+    }
+
+    /// Decodes to itself; every prefix and flipped bit is refused or is another message.
+    fn survives_damage<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+        let bytes = message.encode();
+        assert!(bytes.len() <= M::LEN_MAX);
+        assert_eq!(M::decode(&bytes).as_ref(), Ok(message));
+        for len in 0..bytes.len() {
+            assert!(M::decode(&bytes[..len]).is_err(), "a prefix of {len} bytes");
+        }
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(other) = M::decode(&flipped) {
+                assert_eq!(other.encode(), flipped, "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_messages_are_refused_or_others() {
+        survives_damage(&Question(vec![]));
+        survives_damage(&Question::about(manifest(1)));
+        survives_damage(&Question((0..16).map(manifest).collect()));
+        survives_damage(&Answer::new(None));
+        survives_damage(&Answer((0..16).map(served).collect()));
+    }
+
+    #[test]
+    fn what_is_not_valid_is_refused() {
+        let too_many = Question((0..17).map(manifest).collect());
+        assert_eq!(Question::decode(&too_many.encode()), Err(MessageError::Invalid("too many manifests")));
+        let no_port = Answer(vec![Served { link_port: 0, ..served(1) }]);
+        assert_eq!(Answer::decode(&no_port.encode()), Err(MessageError::Invalid("a link port is 0")));
+        assert_eq!(Answer::new(Some(Served { link_port: 0, ..served(1) })), Answer::new(None));
+        assert_eq!(
+            Question::decode(&[0x82, 0x01, 0x80]),
+            Err(MessageError::Invalid("a message of no known kind"))
+        );
+        assert!(Question::decode(&[0x81; Question::LEN_MAX]).is_err(), "deep nesting");
+    }
+
+    #[test]
+    fn an_answer_is_about_what_was_asked() {
+        let answer = Answer(vec![served(1), served(2)]);
+        assert_eq!(answer.about(manifest(2)), Some(served(2)));
+        assert_eq!(answer.about(manifest(3)), None);
+        assert!(Question::about(manifest(1)).asks_for(manifest(1)));
+        assert!(!Question::about(manifest(1)).asks_for(manifest(2)));
+    }
+}

@@ -1,10 +1,12 @@
 //! Which of the peers that mDNS found to ask next: a pure table.
 //!
-//! Whoever is on the LAN can make mDNS report any number of peers. So candidates are bounded and
-//! the least recently heard of is given up first; few are asked at a time, at a bounded rate; and
-//! once enough peers serve the dataset no more are asked.
+//! Whoever is on the LAN can make mDNS report any number of peers. So candidates are bounded, and
+//! who would be asked last gives way; few are asked at a time, at a bounded rate; and once enough
+//! peers serve the dataset no more are asked.
+//!
+//! Each candidate is in one [`State`], and in the queue of that state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -29,28 +31,38 @@ pub(super) const ASK_OTHERS_AGAIN: Duration = Duration::from_secs(120);
 /// When a peer that could not be asked is asked again.
 pub(super) const ASK_FAILED_AGAIN: Duration = Duration::from_secs(10);
 
+/// When a candidate's turn comes: those that asked us first, then by time, then by arrival.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Turn {
+    /// Only mDNS told of it: it may be an invention.
+    hearsay: bool,
+    due: Instant,
+    arrival: u64,
+    peer: PeerId,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// To be asked when due.
-    Waiting,
+    /// In `waiting`.
+    Waiting(Turn),
     /// A question is on its way.
     Asked,
-    /// Serves the dataset; to be asked again when due.
-    Serves,
+    /// Serves the dataset; in `serving`, to be asked again.
+    Serves(Turn),
 }
 
 struct Candidate {
     addrs: Vec<Multiaddr>,
+    arrival: u64,
     state: State,
-    due: Instant,
-    // Larger is more recent.
-    heard: u64,
 }
 
 /// The peers that mDNS found, and those that asked us.
 pub(super) struct Lan {
     candidates: HashMap<PeerId, Candidate>,
-    heard: u64,
+    waiting: BTreeSet<Turn>,
+    serving: BTreeSet<Turn>,
+    arrivals: u64,
     // Questions that may be asked at once, and since when that number holds.
     allowance: u32,
     allowance_since: Instant,
@@ -58,25 +70,21 @@ pub(super) struct Lan {
 
 impl Lan {
     pub(super) fn new(now: Instant) -> Self {
-        Self { candidates: HashMap::new(), heard: 0, allowance: QUESTIONS_BURST, allowance_since: now }
+        Self {
+            candidates: HashMap::new(),
+            waiting: BTreeSet::new(),
+            serving: BTreeSet::new(),
+            arrivals: 0,
+            allowance: QUESTIONS_BURST,
+            allowance_since: now,
+        }
     }
 
-    /// A peer was heard of at `addr`; `None` for one that is connected already.
-    pub(super) fn heard_of(&mut self, peer: PeerId, addr: Option<Multiaddr>, now: Instant) {
-        self.heard += 1;
-        if !self.candidates.contains_key(&peer) && !self.make_room() {
-            return;
-        }
-        let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
-            addrs: Vec::new(),
-            state: State::Waiting,
-            due: now,
-            heard: 0,
-        });
-        candidate.heard = self.heard;
-        if let Some(addr) = addr
-            && !candidate.addrs.contains(&addr)
-        {
+    /// mDNS told of a peer at `addr`.
+    pub(super) fn heard_of(&mut self, peer: PeerId, addr: Multiaddr, now: Instant) {
+        self.add(peer, true, now);
+        let Some(candidate) = self.candidates.get_mut(&peer) else { return };
+        if !candidate.addrs.contains(&addr) {
             if candidate.addrs.len() >= ADDRS_PER_CANDIDATE_MAX {
                 candidate.addrs.remove(0);
             }
@@ -84,23 +92,22 @@ impl Lan {
         }
     }
 
-    /// A peer asked us for the dataset: it is likely to serve it as well, so its turn is now.
+    /// A connected peer asked us for the dataset: it is likely to serve it as well, so its turn
+    /// is now.
     pub(super) fn asked_by(&mut self, peer: PeerId, now: Instant) {
-        self.heard_of(peer, None, now);
-        if let Some(candidate) = self.candidates.get_mut(&peer)
-            && candidate.state == State::Waiting
-        {
-            candidate.due = now;
+        self.add(peer, false, now);
+        if let Some(Candidate { state: State::Waiting(turn), .. }) = self.candidates.get(&peer) {
+            let turn = Turn { hearsay: false, due: now, ..*turn };
+            self.change(&peer, State::Waiting(turn));
         }
     }
 
     /// mDNS no longer knows the peer at `addr`.
     pub(super) fn expired(&mut self, peer: &PeerId, addr: &Multiaddr) {
-        if let Some(candidate) = self.candidates.get_mut(peer) {
-            candidate.addrs.retain(|known| known != addr);
-            if candidate.addrs.is_empty() && candidate.state != State::Asked {
-                self.candidates.remove(peer);
-            }
+        let Some(candidate) = self.candidates.get_mut(peer) else { return };
+        candidate.addrs.retain(|known| known != addr);
+        if candidate.addrs.is_empty() && candidate.state != State::Asked {
+            self.remove(peer);
         }
     }
 
@@ -108,101 +115,244 @@ impl Lan {
     /// are asked, or the rate is used up.
     pub(super) fn next_to_ask(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
         self.refill(now);
-        if self.allowance == 0 || self.count(State::Asked) >= ASKED_MAX {
+        if self.allowance == 0 || self.asked_count() >= ASKED_MAX {
             return None;
         }
-        let enough = self.has_enough();
-        let (peer, candidate) = self
-            .candidates
-            .iter_mut()
-            .filter(|(_, candidate)| candidate.due <= now && candidate.may_be_asked(enough))
-            .min_by_key(|(_, candidate)| (candidate.due, candidate.heard))?;
-        candidate.state = State::Asked;
+        let turn = self.next_turn().filter(|turn| turn.due <= now)?;
+        self.change(&turn.peer, State::Asked);
         self.allowance -= 1;
-        Some((*peer, candidate.addrs.clone()))
-    }
-
-    /// Whether a question to this peer is on its way.
-    pub(super) fn is_asked(&self, peer: &PeerId) -> bool {
-        self.candidates.get(peer).is_some_and(|candidate| candidate.state == State::Asked)
+        Some((turn.peer, self.candidates.get(&turn.peer)?.addrs.clone()))
     }
 
     /// The peer answered.
     pub(super) fn answered(&mut self, peer: &PeerId, serves: bool, now: Instant) {
         let serves = serves && !self.has_enough();
-        self.settle(
-            peer,
-            if serves { State::Serves } else { State::Waiting },
-            now + if serves { ASK_SERVING_AGAIN } else { ASK_OTHERS_AGAIN },
-        );
+        self.settle(peer, serves, now + if serves { ASK_SERVING_AGAIN } else { ASK_OTHERS_AGAIN });
     }
 
     /// The peer could not be asked.
     pub(super) fn failed(&mut self, peer: &PeerId, now: Instant) {
-        self.settle(peer, State::Waiting, now + ASK_FAILED_AGAIN);
+        self.settle(peer, false, now + ASK_FAILED_AGAIN);
     }
 
     /// When [`Lan::next_to_ask`] has something to say, unless an answer comes first.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if self.count(State::Asked) >= ASKED_MAX {
+        if self.asked_count() >= ASKED_MAX {
             return None;
         }
-        let enough = self.has_enough();
-        let due = self
-            .candidates
-            .values()
-            .filter(|candidate| candidate.may_be_asked(enough))
-            .map(|candidate| candidate.due)
-            .min()?;
+        let due = self.next_turn()?.due;
         if self.allowance > 0 { Some(due) } else { Some(due.max(self.allowance_since + QUESTION_EVERY)) }
     }
 
-    fn settle(&mut self, peer: &PeerId, state: State, due: Instant) {
-        if let Some(candidate) = self.candidates.get_mut(peer) {
-            candidate.state = state;
-            candidate.due = due;
-            // A peer that came to us and that mDNS doesn't know cannot be asked again.
-            if candidate.addrs.is_empty() {
-                self.candidates.remove(peer);
-            }
-        }
+    /// The turn that comes next; while enough peers serve the dataset, only one of theirs.
+    fn next_turn(&self) -> Option<Turn> {
+        let waiting = self.waiting.first().filter(|_| !self.has_enough());
+        waiting.into_iter().chain(self.serving.first()).min().copied()
     }
 
-    fn make_room(&mut self) -> bool {
-        if self.candidates.len() < CANDIDATES_MAX {
-            return true;
+    /// Makes `peer` a candidate, where it is none yet and there is room or one that would be
+    /// asked later.
+    fn add(&mut self, peer: PeerId, hearsay: bool, now: Instant) {
+        if self.candidates.contains_key(&peer) {
+            return;
         }
-        let oldest = self
-            .candidates
-            .iter()
-            .filter(|(_, candidate)| candidate.state == State::Waiting)
-            .min_by_key(|(_, candidate)| candidate.heard)
-            .map(|(peer, _)| *peer);
-        oldest.is_some_and(|peer| self.candidates.remove(&peer).is_some())
+        let turn = Turn { hearsay, due: now, arrival: self.arrivals, peer };
+        if self.candidates.len() >= CANDIDATES_MAX {
+            match self.waiting.last().copied().filter(|last| turn < *last) {
+                Some(last) => self.remove(&last.peer),
+                None => return,
+            }
+        }
+        self.arrivals += 1;
+        self.waiting.insert(turn);
+        let candidate = Candidate { addrs: Vec::new(), arrival: turn.arrival, state: State::Waiting(turn) };
+        self.candidates.insert(peer, candidate);
+    }
+
+    fn settle(&mut self, peer: &PeerId, serves: bool, due: Instant) {
+        let Some(candidate) = self.candidates.get(peer) else { return };
+        // A peer that came to us and that mDNS doesn't know cannot be asked again.
+        if candidate.addrs.is_empty() {
+            return self.remove(peer);
+        }
+        let turn = Turn { hearsay: true, due, arrival: candidate.arrival, peer: *peer };
+        self.change(peer, if serves { State::Serves(turn) } else { State::Waiting(turn) });
+    }
+
+    /// The one place where a candidate goes from one state, and its queue, to another.
+    fn change(&mut self, peer: &PeerId, to: State) {
+        let Some(candidate) = self.candidates.get_mut(peer) else { return };
+        match std::mem::replace(&mut candidate.state, to) {
+            State::Waiting(turn) => self.waiting.remove(&turn),
+            State::Serves(turn) => self.serving.remove(&turn),
+            State::Asked => false,
+        };
+        match to {
+            State::Waiting(turn) => self.waiting.insert(turn),
+            State::Serves(turn) => self.serving.insert(turn),
+            State::Asked => false,
+        };
+    }
+
+    fn remove(&mut self, peer: &PeerId) {
+        self.change(peer, State::Asked);
+        self.candidates.remove(peer);
     }
 
     fn refill(&mut self, now: Instant) {
         let questions = now.duration_since(self.allowance_since).as_nanos() / QUESTION_EVERY.as_nanos();
         let questions = u32::try_from(questions).unwrap_or(u32::MAX);
-        self.allowance_since += QUESTION_EVERY * questions;
+        self.allowance_since += QUESTION_EVERY.saturating_mul(questions);
         self.allowance = self.allowance.saturating_add(questions).min(QUESTIONS_BURST);
     }
 
-    fn count(&self, state: State) -> usize {
-        self.candidates.values().filter(|candidate| candidate.state == state).count()
+    fn asked_count(&self) -> usize {
+        self.candidates.len() - self.waiting.len() - self.serving.len()
     }
 
     fn has_enough(&self) -> bool {
-        self.count(State::Serves) >= SERVING_MAX
+        self.serving.len() >= SERVING_MAX
     }
 }
 
-impl Candidate {
-    fn may_be_asked(&self, enough: bool) -> bool {
-        match self.state {
-            State::Waiting => !enough,
-            State::Asked => false,
-            State::Serves => true,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(number: usize) -> Multiaddr {
+        format!("/ip4/10.0.{}.{}/tcp/9", number / 250, number % 250).parse().expect("a multiaddress")
+    }
+
+    /// Asks whoever may be asked at `now`.
+    fn ask_all(lan: &mut Lan, now: Instant) -> Vec<PeerId> {
+        std::iter::from_fn(|| lan.next_to_ask(now)).map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn a_flood_is_bounded_in_memory_and_in_rate() {
+        let start = Instant::now();
+        let mut lan = Lan::new(start);
+        for number in 0..3 * CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), addr(number), start);
         }
+        assert_eq!(lan.candidates.len(), CANDIDATES_MAX);
+        let burst = usize::try_from(QUESTIONS_BURST).expect("few");
+        let mut asked = 0;
+        let second = Duration::from_secs(1);
+        let mut now = start;
+        while now < start + second {
+            for peer in ask_all(&mut lan, now) {
+                asked += 1;
+                lan.failed(&peer, now);
+            }
+            let due = lan.poll_timeout().expect("somebody is waiting");
+            assert!(due > now || asked < burst, "the loop may sleep");
+            now = due;
+        }
+        let per_second = usize::try_from(second.as_nanos() / QUESTION_EVERY.as_nanos()).expect("few");
+        assert!((per_second..=per_second + burst).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn few_are_asked_at_a_time() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..100 {
+            lan.heard_of(PeerId::random(), addr(number), now);
+        }
+        let asked = ask_all(&mut lan, now);
+        assert_eq!((asked.len(), lan.poll_timeout()), (ASKED_MAX, None));
+        lan.answered(&asked[0], false, now);
+        assert_eq!(ask_all(&mut lan, now).len(), 1);
+    }
+
+    #[test]
+    fn who_serves_is_kept_in_a_flood_and_asked_again() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let serves = PeerId::random();
+        lan.heard_of(serves, addr(1), now);
+        assert_eq!(ask_all(&mut lan, now), [serves]);
+        lan.answered(&serves, true, now);
+        for number in 0..2 * CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), addr(number), now);
+        }
+        let later = now + ASK_SERVING_AGAIN;
+        let mut asked = Vec::new();
+        for round in 0..1000 {
+            let turn = ask_all(&mut lan, later + QUESTION_EVERY * round);
+            for peer in &turn {
+                lan.failed(peer, later + ASK_SERVING_AGAIN);
+            }
+            asked.extend(turn);
+        }
+        assert!(asked.contains(&serves));
+    }
+
+    #[test]
+    fn enough_serving_peers_end_the_questions() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..SERVING_MAX + 50 {
+            lan.heard_of(PeerId::random(), addr(number), now);
+        }
+        let mut served = 0;
+        for round in 0..200 {
+            let now = now + QUESTION_EVERY * round;
+            for peer in ask_all(&mut lan, now) {
+                lan.answered(&peer, true, now);
+                served += 1;
+            }
+        }
+        // Those that were on their way when enough had answered may come on top.
+        assert!((SERVING_MAX..SERVING_MAX + ASKED_MAX).contains(&served), "{served}");
+        assert_eq!(lan.serving.len(), SERVING_MAX);
+    }
+
+    #[test]
+    fn a_peer_that_asks_goes_before_a_flood() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        for number in 0..CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), addr(number), now);
+        }
+        let asks = PeerId::random();
+        let later = now + QUESTION_EVERY;
+        lan.asked_by(asks, later);
+        for number in 0..CANDIDATES_MAX {
+            lan.heard_of(PeerId::random(), addr(number), later);
+        }
+        assert_eq!(lan.next_to_ask(later).map(|(peer, _)| peer), Some(asks));
+    }
+
+    #[test]
+    fn a_peer_that_asks_is_asked_and_then_forgotten() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let peer = PeerId::random();
+        lan.asked_by(peer, now);
+        assert_eq!(lan.next_to_ask(now), Some((peer, vec![])));
+        lan.asked_by(peer, now);
+        assert_eq!(lan.next_to_ask(now), None, "a question is on its way");
+        lan.answered(&peer, true, now);
+        assert!(lan.candidates.is_empty(), "without an address it cannot be asked again");
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let now = Instant::now();
+        let mut lan = Lan::new(now);
+        let peer = PeerId::random();
+        for number in [1, 1, 2, 3, 4, 5] {
+            lan.heard_of(peer, addr(number), now);
+        }
+        let kept: Vec<Multiaddr> = [2, 3, 4, 5].map(addr).to_vec();
+        assert_eq!(lan.next_to_ask(now), Some((peer, kept.clone())));
+        lan.failed(&peer, now);
+        for addr in &kept {
+            lan.expired(&peer, addr);
+        }
+        assert!(lan.candidates.is_empty());
+        assert_eq!(lan.poll_timeout(), None);
     }
 }

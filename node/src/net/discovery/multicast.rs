@@ -18,8 +18,13 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::behaviour::{FromSwarm, NewListenAddr};
 use libp2p::{Multiaddr, PeerId};
 
-/// Most pairs of node and address that are kept: four addresses of each of 1,024 hosts.
-pub(super) const NODES_MAX: usize = 4096;
+/// Most pairs of node and address that are kept: two addresses of each of 1,024 hosts. Each that
+/// is heard is compared with all of them.
+pub(super) const NODES_MAX: usize = 2048;
+/// How often it starts at most, as each start is a question that the whole LAN answers; a flood
+/// that fills it faster finds it deaf for the rest of the time. (Measured with 9,000 invented
+/// addresses a second: peers find each other in 0.1 to 0.6 s with this, not at all with 1 s.)
+pub(super) const RESTART_EVERY: Duration = Duration::from_millis(250);
 /// How long others keep what we say: a few questions more than the interval, so that a peer that
 /// is gone is forgotten soon.
 const TTL: Duration = Duration::from_secs(60);

@@ -34,8 +34,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub(super) enum Step {
     /// Look up the addresses of `host`.
     Resolve { tracker: usize, host: String, port: u16 },
-    /// Connect to `addr`; it must be `identity` where that is known.
-    Dial { tracker: usize, identity: Option<PeerId>, addr: Multiaddr },
+    /// Connect to whichever of `addrs` is fastest, where `identity` must answer.
+    DialKnown { tracker: usize, identity: PeerId, addrs: Vec<Multiaddr> },
+    /// Connect to `addr`, whoever answers there.
+    Dial { tracker: usize, addr: Multiaddr },
     /// Announce over a connection to `peer`, or dial where there is none any more.
     Announce { tracker: usize, peer: PeerId },
 }
@@ -63,6 +65,8 @@ enum Phase {
 struct Tracker {
     /// As it was configured.
     addr: Multiaddr,
+    /// Further addresses of the same identity: a seeder names its tracker once per interface.
+    alternatives: Vec<Multiaddr>,
     identity: Option<PeerId>,
     /// Who answered last.
     peer: Option<PeerId>,
@@ -74,6 +78,8 @@ struct Tracker {
     due: Instant,
     answers: usize,
     failures: u32,
+    /// Something about us changed since the announcement that is on its way was made.
+    news: bool,
     /// What was told last.
     up: Option<bool>,
 }
@@ -89,8 +95,11 @@ impl Trackers {
     pub(super) fn new(addrs: Vec<Multiaddr>, own: PeerId, seed: u64, now: Instant) -> Self {
         let mut trackers: Vec<Tracker> = Vec::new();
         for addr in addrs {
-            if trackers.len() < TRACKERS_MAX && !trackers.iter().any(|known| known.addr == addr) {
-                trackers.push(Tracker::new(addr, own, now));
+            let tracker = Tracker::new(addr, own, now);
+            if let Some(known) = trackers.iter_mut().find(|known| known.is_same(&tracker)) {
+                known.add_alternative(tracker.addr);
+            } else if trackers.len() < TRACKERS_MAX {
+                trackers.push(tracker);
             }
         }
         Self { trackers, rng: SmallRng::seed_from_u64(seed) }
@@ -182,7 +191,11 @@ impl Trackers {
         let interval = Duration::from_secs(interval_s.clamp(INTERVAL_S_MIN, INTERVAL_S_MAX).into());
         let jitter = self.rng.random_range(0.9..=1.0);
         let tracker = &mut self.trackers[tracker];
-        let pause = FIRST_PAUSES.get(tracker.answers).copied().unwrap_or(interval.mul_f64(jitter));
+        let pause = if std::mem::take(&mut tracker.news) {
+            Duration::ZERO
+        } else {
+            FIRST_PAUSES.get(tracker.answers).copied().unwrap_or(interval.mul_f64(jitter))
+        };
         tracker.answers += 1;
         tracker.failures = 0;
         tracker.phase = Phase::Waiting;
@@ -197,9 +210,11 @@ impl Trackers {
         let jitter = self.rng.random_range(0.5..=1.0);
         let tracker = &mut self.trackers[tracker];
         tracker.peer = None;
+        tracker.news = false;
         tracker.phase = Phase::Waiting;
         tracker.tried += 1;
-        if tracker.tried < tracker.resolved.len() {
+        // With a known identity, all addresses were tried at once.
+        if tracker.identity.is_none() && tracker.tried < tracker.resolved.len() {
             tracker.resolved.rotate_left(1);
             tracker.due = now;
             return None;
@@ -229,15 +244,18 @@ impl Trackers {
     /// Something about us changed: announce to every tracker that is up.
     pub(super) fn announce_now(&mut self, now: Instant) {
         for tracker in &mut self.trackers {
-            if tracker.phase == Phase::Waiting && tracker.up == Some(true) {
-                tracker.due = now;
+            match tracker.phase {
+                Phase::Waiting if tracker.up == Some(true) => tracker.due = now,
+                Phase::Asked(_) => tracker.news = true,
+                _ => {}
             }
         }
     }
 
-    /// Who took an announcement last and is likely to be still connected.
-    pub(super) fn up_peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.trackers.iter().filter(|tracker| tracker.up == Some(true)).filter_map(|tracker| tracker.peer)
+    /// Who took an announcement last, and where it can be dialled.
+    pub(super) fn up(&self) -> impl Iterator<Item = (PeerId, Vec<Multiaddr>)> + '_ {
+        let up = self.trackers.iter().filter(|tracker| tracker.up == Some(true));
+        up.filter_map(|tracker| Some((tracker.peer?, tracker.resolved.clone())))
     }
 }
 
@@ -254,6 +272,7 @@ impl Tracker {
         };
         let mut tracker = Self {
             addr,
+            alternatives: Vec::new(),
             identity,
             peer: None,
             resolved: Vec::new(),
@@ -262,6 +281,7 @@ impl Tracker {
             due: now,
             answers: 0,
             failures: 0,
+            news: false,
             up: None,
         };
         tracker.forget_lookup();
@@ -272,8 +292,22 @@ impl Tracker {
     fn forget_lookup(&mut self) {
         self.resolved = match self.host() {
             Some(_) => Vec::new(),
-            None => vec![self.addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()],
+            None => std::iter::once(&self.addr).chain(&self.alternatives).map(without_identity).collect(),
         };
+    }
+
+    /// Whether `other` is another address of this tracker, or the same once more.
+    fn is_same(&self, other: &Tracker) -> bool {
+        let same_identity = self.identity.is_some() && self.identity == other.identity;
+        self.addr == other.addr || same_identity && self.host().is_none() && other.host().is_none()
+    }
+
+    fn add_alternative(&mut self, addr: Multiaddr) {
+        let known = addr == self.addr || self.alternatives.contains(&addr);
+        if !known && self.alternatives.len() + 1 < ADDRS_PER_TRACKER_MAX {
+            self.alternatives.push(addr);
+            self.forget_lookup();
+        }
     }
 
     /// The host name and port that are to be looked up.
@@ -292,16 +326,184 @@ impl Tracker {
             self.phase = Phase::Stepping;
             return Step::Announce { tracker: number, peer };
         }
-        match (self.resolved.first(), self.host()) {
-            (None, Some((host, port))) => {
-                self.phase = Phase::Resolving;
-                Step::Resolve { tracker: number, host, port }
-            }
-            (addr, _) => {
-                self.phase = Phase::Stepping;
-                let addr = addr.cloned().unwrap_or_else(|| self.addr.clone());
-                Step::Dial { tracker: number, identity: self.identity, addr }
-            }
+        if let (Some((host, port)), true) = (self.host(), self.resolved.is_empty()) {
+            self.phase = Phase::Resolving;
+            return Step::Resolve { tracker: number, host, port };
         }
+        self.phase = Phase::Stepping;
+        match self.identity {
+            Some(identity) => Step::DialKnown { tracker: number, identity, addrs: self.resolved.clone() },
+            // Never empty here: without a host name, the configured address is in it.
+            None => Step::Dial { tracker: number, addr: self.resolved[0].clone() },
+        }
+    }
+}
+
+fn without_identity(addr: &Multiaddr) -> Multiaddr {
+    addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "12D3KooWGLLz1Jj4W2V8syJY1q6S3FSMzgLXDEaBoMEwNvvWmPDu";
+
+    /// Trackers at the addresses of `list`, and when they were made.
+    fn trackers(list: &[&str], own: PeerId) -> (Trackers, Instant) {
+        let addrs = list.iter().map(|addr| addr.parse().expect("a multiaddress")).collect();
+        let start = Instant::now();
+        (Trackers::new(addrs, own, 1, start), start)
+    }
+
+    /// Only a behaviour makes request ids.
+    fn request_id() -> OutboundRequestId {
+        let manifest = dft_protocol::id::ManifestId::from_bytes([1; 32]);
+        let request = dft_tracker::protocol::Request::Leave { manifest };
+        dft_tracker::server::tracker_behaviour(libp2p::request_response::ProtocolSupport::Outbound)
+            .send_request(&PeerId::random(), request)
+    }
+
+    /// The pause until the next step, which is a dial, in seconds; the dial is taken on.
+    fn next_dial(trackers: &mut Trackers, now: &mut Instant) -> f64 {
+        let due = trackers.poll_timeout().expect("a step").max(*now);
+        let pause = due - *now;
+        *now = due;
+        assert!(matches!(trackers.poll_step(due), Some(Step::Dial { .. })));
+        trackers.dial_started(0, ConnectionId::new_unchecked(1));
+        assert_eq!(trackers.poll_step(due), None, "one thing at a time");
+        pause.as_secs_f64()
+    }
+
+    #[test]
+    fn a_dead_tracker_is_tried_less_and_less_and_told_once() {
+        let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        let mut pauses = Vec::new();
+        let mut told = 0;
+        for _ in 0..12 {
+            pauses.push(next_dial(&mut trackers, &mut now));
+            told += usize::from(trackers.failed(0, "refused".into(), now).is_some());
+        }
+        assert_eq!(told, 1);
+        let limits = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0, 60.0];
+        for (pause, limit) in pauses.iter().zip(limits) {
+            assert!(*pause <= limit && *pause >= limit / 2.0, "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn announcements_come_quickly_first_and_then_at_the_interval() {
+        // what the tracker asks for, the least and the most that is granted, in seconds
+        for (interval, least, most) in [(30, 27.0, 30.0), (0, 4.5, 5.0), (u32::MAX, 540.0, 600.0)] {
+            let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+            let peer = PeerId::random();
+            next_dial(&mut trackers, &mut now);
+            trackers.connected(0, peer, now);
+            let mut pauses = Vec::new();
+            for round in 0..5 {
+                let due = trackers.poll_timeout().expect("a step");
+                pauses.push((due - now).as_secs_f64());
+                now = due;
+                assert_eq!(trackers.poll_step(now), Some(Step::Announce { tracker: 0, peer }));
+                let change = trackers.answered(0, interval, now);
+                assert_eq!(change.is_some(), round == 0);
+            }
+            assert_eq!(pauses[..3], [0.0, 1.0, 2.0]);
+            assert!(pauses[3..].iter().all(|pause| (least..=most).contains(pause)), "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn news_are_announced_at_once() {
+        let (mut trackers, mut now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        trackers.announce_now(now);
+        next_dial(&mut trackers, &mut now);
+        trackers.connected(0, PeerId::random(), now);
+        trackers.poll_step(now);
+        trackers.answered(0, 30, now);
+        assert_ne!(trackers.poll_timeout(), Some(now));
+        trackers.announce_now(now);
+        assert_eq!(trackers.poll_timeout(), Some(now));
+        // The same while an announcement is on its way.
+        trackers.poll_step(now);
+        trackers.announced(0, request_id());
+        trackers.announce_now(now);
+        assert_eq!(trackers.poll_timeout(), None);
+        trackers.answered(0, 30, now);
+        assert_eq!(trackers.poll_timeout(), Some(now));
+        trackers.poll_step(now);
+        trackers.answered(0, 30, now);
+        assert_ne!(trackers.poll_timeout(), Some(now));
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_tried_before_a_pause() {
+        let (mut trackers, now) = trackers(&["/dns4/host/tcp/9"], PeerId::random());
+        let resolve = Step::Resolve { tracker: 0, host: "host".into(), port: 9 };
+        assert_eq!(trackers.poll_step(now).as_ref(), Some(&resolve));
+        let found = ["10.0.0.1:9", "[fd00::1]:9", "10.0.0.2:9"].map(|addr| addr.parse().expect("an address"));
+        assert_eq!(trackers.resolved(0, &found, now), None);
+        let mut dialled = Vec::new();
+        while let Some(Step::Dial { addr, .. }) = trackers.poll_step(now) {
+            dialled.push(addr.to_string());
+            trackers.failed(0, "refused".into(), now);
+        }
+        assert_eq!(dialled, ["/ip4/10.0.0.1/tcp/9", "/ip4/10.0.0.2/tcp/9"]);
+        let due = trackers.poll_timeout().expect("a step");
+        assert!(due > now);
+        assert_eq!(trackers.poll_step(due), Some(resolve), "the name is looked up again");
+        assert_eq!(trackers.resolved(0, &[], due), None, "down was told already");
+    }
+
+    #[test]
+    fn nobody_asks_itself() {
+        let own: PeerId = PEER.parse().expect("a PeerId");
+        let (mut trackers, now) = trackers(&[&format!("/ip4/10.0.0.1/tcp/9/p2p/{PEER}")], own);
+        assert_eq!((trackers.poll_step(now), trackers.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn addresses_of_one_identity_are_dialled_at_once() {
+        let identity: PeerId = PEER.parse().expect("a PeerId");
+        let list: Vec<String> =
+            (0..20).map(|host| format!("/ip4/10.0.0.{}/tcp/9/p2p/{PEER}", host / 2)).collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let (mut trackers, now) = trackers(&list, PeerId::random());
+        let Some(Step::DialKnown { tracker: 0, identity: dialled, addrs }) = trackers.poll_step(now) else {
+            panic!("no dial");
+        };
+        assert_eq!((dialled, addrs.len()), (identity, ADDRS_PER_TRACKER_MAX));
+        assert_eq!(addrs[1].to_string(), "/ip4/10.0.0.1/tcp/9");
+        assert_eq!(trackers.poll_step(now), None);
+        assert!(trackers.failed(0, "refused".into(), now).is_some());
+        assert_eq!(trackers.poll_step(now), None, "a pause");
+    }
+
+    #[test]
+    fn trackers_are_few_and_distinct() {
+        let list: Vec<String> = (0..100).map(|host| format!("/ip4/10.0.0.{}/tcp/9", host / 2)).collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let (mut trackers, now) = trackers(&list, PeerId::random());
+        let steps = std::iter::from_fn(|| trackers.poll_step(now)).count();
+        assert_eq!(steps, TRACKERS_MAX);
+    }
+
+    #[test]
+    fn a_broken_connection_is_noticed_before_the_next_turn() {
+        let (mut trackers, now) = trackers(&["/ip4/10.0.0.1/tcp/9"], PeerId::random());
+        let peer = PeerId::random();
+        let mut at = now;
+        next_dial(&mut trackers, &mut at);
+        trackers.connected(0, peer, at);
+        for _ in 0..3 {
+            trackers.poll_step(at);
+            trackers.answered(0, 30, at);
+            at = trackers.poll_timeout().expect("the next announcement");
+        }
+        let broken = at - Duration::from_secs(20);
+        trackers.disconnected(peer, broken);
+        let due = trackers.poll_timeout().expect("a step");
+        assert!(due - broken <= BACKOFF_MIN);
+        assert!(matches!(trackers.poll_step(due), Some(Step::Dial { .. })));
     }
 }

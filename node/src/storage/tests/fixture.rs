@@ -8,10 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use dft_protocol::geometry::{PieceIndex, PieceSize};
-use dft_protocol::manifest::{Hints, Manifest};
+use dft_protocol::id::PieceHash;
+use dft_protocol::manifest::{Entry, Hints, Manifest, Mtime};
+use dft_protocol::path::{Name, SafePath};
+use dft_protocol::piece_set::PieceSet;
 use tempfile::TempDir;
 
-use crate::storage::{FetchOptions, ScanOptions, StorageError, Store, hash, scan, verify};
+use crate::storage::part::remove_all;
+use crate::storage::tree::{Tree, open_directory};
+use crate::storage::{FetchOptions, Scan, ScanOptions, StorageError, Store, hash, scan, verify};
 
 /// The smallest piece size: small files make many pieces.
 pub(super) const PIECE: usize = 4096;
@@ -29,6 +34,12 @@ impl Scratch {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// In memory where there is such a place: for tests that sync thousands of times and lose
+    /// data on purpose, not by the disk.
+    pub(super) fn in_memory() -> Self {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Self::new(), Self)
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -42,14 +53,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        fn open_up(path: &Path) {
-            let Ok(metadata) = path.symlink_metadata() else { return };
-            if metadata.is_dir() {
-                let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
-                fs::read_dir(path).into_iter().flatten().flatten().for_each(|entry| open_up(&entry.path()));
-            }
+        // The standard library's way gives up at closed directories and at great depths.
+        let (Some(parent), Some(name)) = (self.path().parent(), self.path().file_name()) else { return };
+        if let Ok(directory) = open_directory(parent) {
+            let tree = Tree::new(Arc::new(directory), name.as_bytes(), parent);
+            let _ = remove_all(&tree, &mut |_| false);
         }
-        open_up(self.path());
     }
 }
 
@@ -103,21 +112,71 @@ pub(super) fn everything(root: &Path) {
     }
 }
 
+/// A few entries with all the ways to write them: for tests that repeat a fetch many times.
+pub(super) fn a_little(root: &Path) {
+    put(&root.join("large"), &bytes(2 * PIECE + 99, 1));
+    put(&root.join("read-only/small"), &bytes(900, 2));
+    put(&root.join("read-only/\u{1b}odd"), &bytes(500, 3));
+    put(&root.join("empty"), b"");
+    let sparse = File::create(root.join("sparse")).unwrap();
+    sparse.set_len(9 * PIECE as u64).unwrap();
+    sparse.write_all_at(&bytes(100, 5), 4 * PIECE as u64).unwrap();
+    symlink("large", root.join("link")).unwrap();
+    set_mode(&root.join("large"), 0o400);
+    set_mode(&root.join("read-only"), 0o555);
+}
+
 /// A seeded dataset.
 pub(super) struct Seeded {
     pub(super) manifest: Arc<Manifest>,
     pub(super) store: Store,
-    pub(super) root: PathBuf,
 }
 
 impl Seeded {
     pub(super) fn new(root: &Path) -> Self {
         let scan = scan(&[root.to_owned()], None, &ScanOptions::default()).unwrap();
-        let piece_size = PieceSize::new(PIECE as u64).unwrap();
+        Self::from_scan(scan, PieceSize::new(PIECE as u64).unwrap())
+    }
+
+    pub(super) fn from_scan(scan: Scan, piece_size: PieceSize) -> Self {
         let info = hash(&scan, Some(piece_size), &|_| {}, &AtomicBool::new(false)).unwrap();
         let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
         let store = Store::seed(manifest.clone(), scan).unwrap();
-        Self { manifest, store, root: root.to_owned() }
+        Self { manifest, store }
+    }
+
+    /// A dataset of 24 TiB, made up: it is never read.
+    pub(super) fn with_huge_file(scan: Scan) -> Self {
+        let seeded = Self::from_scan(scan, PieceSize::new(16 << 20).unwrap());
+        let mut info = seeded.manifest.info().clone();
+        if let Some(Entry::File { size, .. }) = info.entries.first_mut() {
+            *size = 24 << 40;
+        }
+        info.hashes = vec![PieceHash::from_bytes([1; 32]); 3 << 19];
+        let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
+        Self { manifest, ..seeded }
+    }
+
+    /// A dataset of empty directories at these paths, which need not exist.
+    pub(super) fn made_up(name: &str, directories: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let seeded = Self::new(&scratch.directory("empty"));
+        let mut info = seeded.manifest.info().clone();
+        info.name = Name::new(name).unwrap();
+        let (mode, mtime) = (0o755, Mtime::default());
+        info.entries.extend(directories.iter().map(|path| {
+            let path = SafePath::new(*path).unwrap();
+            Entry::Directory { path, mode, mtime }
+        }));
+        let manifest = Arc::new(Manifest::new(info, Hints::default()).unwrap());
+        Self { manifest, ..seeded }
+    }
+
+    /// The pieces of the file at this path.
+    pub(super) fn pieces_of(&self, path: &str) -> Vec<PieceIndex> {
+        let entries = &self.manifest.info().entries;
+        let entry = entries.iter().position(|entry| entry.path().as_bytes() == path.as_bytes());
+        self.store.pieces_of(entry.unwrap())
     }
 
     pub(super) fn piece(&self, piece: PieceIndex) -> Vec<u8> {
@@ -150,6 +209,33 @@ impl Seeded {
         }
         store.flush()?;
         store.finish()
+    }
+
+    /// Tries to complete on one store again and again, as long as errors are reported.
+    pub(super) fn complete_stubbornly(&self, store: &Store) -> PathBuf {
+        const ATTEMPTS_MAX: u32 = 4;
+        for _ in 1..ATTEMPTS_MAX {
+            if let Ok(path) = self.complete(store) {
+                return path;
+            }
+        }
+        self.complete(store).unwrap()
+    }
+
+    /// Whether `bytes_of` reads each piece of the set as it is in the source.
+    pub(super) fn assert_pieces(&self, pieces: &PieceSet, data: &Path) {
+        for piece in pieces.iter() {
+            let mut found = Vec::new();
+            for span in self.manifest.layout().spans(piece) {
+                let name =
+                    std::ffi::OsStr::from_bytes(self.manifest.info().entries[span.entry].path().as_bytes());
+                let path = if name.is_empty() { data.to_owned() } else { data.join(name) };
+                let mut part = vec![0; span.len as usize];
+                File::open(path).unwrap().read_exact_at(&mut part, span.offset).unwrap();
+                found.extend(part);
+            }
+            assert!(found == self.piece(piece), "piece {piece} is recorded, but not there");
+        }
     }
 
     /// The tree at `path` is the source in all that the manifest says.

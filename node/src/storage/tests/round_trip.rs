@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use dft_protocol::geometry::PieceSize;
+
 use super::fixture::{Scratch, Seeded, everything, names};
+use crate::storage::{ScanOptions, scan};
 
 /// All that we promise to keep of one name, found without any code of ours.
 #[derive(PartialEq, Eq, Debug)]
@@ -70,4 +73,23 @@ fn a_tree_is_fetched_entry_by_entry() {
         store.read(piece, 0, &mut bytes).unwrap();
         assert_eq!(bytes, expected, "a finished store serves piece {piece}");
     }
+}
+
+#[test]
+fn a_sparse_file_costs_what_its_data_cost() {
+    let scratch = Scratch::new();
+    let source = scratch.path().join("sparse");
+    let file = fs::File::create(&source).unwrap();
+    file.set_len(2 << 40).unwrap();
+    file.write_all_at(b"data", 1 << 40).unwrap();
+    drop(file);
+    let scan = scan(&[source], None, &ScanOptions::default()).unwrap();
+    let size = PieceSize::for_total(scan.total_bytes);
+    let seeded = Seeded::from_scan(scan, size);
+    let store = seeded.open(&scratch.directory("target")).unwrap();
+    let durable = store.durable();
+    assert_eq!(durable.count() + 1, durable.capacity(), "all but one piece are zeros");
+    let path = seeded.complete(&store).unwrap();
+    seeded.assert_equal(&path);
+    assert!(path.metadata().unwrap().blocks() * 512 < 1 << 20);
 }

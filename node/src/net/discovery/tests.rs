@@ -1,0 +1,287 @@
+//! Discovery over loopback, and the texts that name trackers.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use dft_tracker::server::{self, ServerConfig};
+
+use super::*;
+
+/// A bound for what would otherwise hang.
+const HANG: Duration = Duration::from_secs(60);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn config(link_port: u16) -> Config {
+    Config {
+        keypair: Keypair::generate_ed25519(),
+        listen: LOOPBACK,
+        port: 0,
+        mdns: true,
+        trackers: Vec::new(),
+        embedded_tracker: None,
+        manifest: ManifestId::from_bytes([1; 32]),
+        link_port,
+        complete: false,
+        site: None,
+    }
+}
+
+struct Node {
+    discovery: Discovery,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Node {
+    async fn start(config: Config) -> Self {
+        let (discovery, events) = spawn(config).await.expect("discovery starts");
+        Self { discovery, events }
+    }
+
+    /// Events until `wanted` says what one of them means.
+    async fn until<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let event = self.events.recv().await.expect("discovery runs");
+                if let Some(found) = wanted(event) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(HANG, found).await.expect("an event")
+    }
+
+    async fn until_found(&mut self, link_port: u16) -> Source {
+        let addr = SocketAddr::new(LOOPBACK, link_port);
+        self.until(|event| match event {
+            Event::PeersFound { peers, source } if peers.iter().any(|peer| peer.addr == addr) => Some(source),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn until_up(&mut self) -> Multiaddr {
+        self.until(|event| match event {
+            Event::TrackerUp { addr } => Some(addr),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn until_down(&mut self) -> String {
+        self.until(|event| match event {
+            Event::TrackerDown { reason, .. } => Some(reason),
+            _ => None,
+        })
+        .await
+    }
+}
+
+struct Tracker {
+    addr: Multiaddr,
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Tracker {
+    async fn start(state: &Path) -> Self {
+        let config = ServerConfig { listen: SocketAddr::new(LOOPBACK, 0), state: state.to_owned() };
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let ready = |up: server::Ready| ready.send(up.addrs).expect("the test waits");
+            let notify = |notice| panic!("{notice:?}");
+            server::run(config, ready, notify, async { drop(stopped.await) }).await.expect("no error");
+        });
+        let addr = is_ready.await.expect("the tracker starts").remove(0);
+        Self { addr, task, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("it runs");
+        self.task.await.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn an_embedded_tracker_brings_peers_together() {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut seeder =
+        Node::start(Config { embedded_tracker: Some(state.path().to_owned()), complete: true, ..config(1) })
+            .await;
+    let listening = seeder
+        .until(|event| match event {
+            Event::Listening { addrs } => Some(addrs),
+            _ => None,
+        })
+        .await;
+    let trackers = seeder.discovery.tracker_addrs();
+    assert_eq!((trackers.len(), &trackers), (1, &listening));
+    let mut fetcher = Node::start(Config { trackers: trackers.clone(), ..config(2) }).await;
+    assert_eq!(fetcher.until_up().await, trackers[0]);
+    assert_eq!(fetcher.until_found(1).await, Source::Tracker(trackers[0].clone()));
+    assert_eq!(seeder.until_found(2).await, Source::EmbeddedTracker);
+    assert_eq!(fetcher.discovery.tracker_addrs(), []);
+}
+
+#[tokio::test]
+async fn who_started_first_hears_of_who_came_later() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let with_tracker = |link_port| Config { trackers: vec![tracker.addr.clone()], ..config(link_port) };
+    let mut first = Node::start(with_tracker(1)).await;
+    first.until_up().await;
+    let mut second = Node::start(with_tracker(2)).await;
+    second.until_found(1).await;
+    first.until_found(2).await;
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_comes_back_is_used_again() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let addr = tracker.addr.clone();
+    let mut node = Node::start(Config { trackers: vec![addr.clone()], ..config(1) }).await;
+    node.until_up().await;
+    tracker.stop().await;
+    assert!(node.until_down().await.contains("refused"));
+    let tracker = Tracker::start(state.path()).await;
+    assert_eq!(tracker.addr, addr);
+    node.until_up().await;
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn trackers_go_by_name_and_by_address_without_identity() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let port = dft_tracker::address::socket_addr_of(&tracker.addr).expect("an address").port();
+    for text in
+        [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("/dns4/localhost/tcp/{port}")]
+    {
+        let addr = parse_tracker(&text).expect("an address");
+        let mut node = Node::start(Config { trackers: vec![addr.clone()], ..config(1) }).await;
+        assert_eq!(node.until_up().await, addr);
+    }
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn addresses_with_one_identity_are_one_tracker() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let Some(Protocol::P2p(identity)) = tracker.addr.iter().last() else { panic!("no identity") };
+    // A port that refuses: its listener is gone.
+    let gone = std::net::TcpListener::bind((LOOPBACK, 0)).and_then(|port| port.local_addr()).expect("a port");
+    let dead = dft_tracker::address::to_multiaddr(gone).with(Protocol::P2p(identity));
+    let mut node =
+        Node::start(Config { trackers: vec![dead.clone(), tracker.addr.clone()], ..config(1) }).await;
+    let first = node
+        .until(|event| match event {
+            Event::TrackerUp { addr } => Some(Ok(addr)),
+            Event::TrackerDown { reason, .. } => Some(Err(reason)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, Ok(dead));
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tracker_with_another_identity_is_down() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let other = Keypair::generate_ed25519().public().to_peer_id();
+    let addr = tracker.addr.iter().take(2).chain([Protocol::P2p(other)]).collect();
+    let mut node = Node::start(Config { trackers: vec![addr], ..config(1) }).await;
+    assert!(node.until_down().await.starts_with("another identity answers there"));
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn who_takes_leave_is_not_found_any_more() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let with_tracker = |link_port| Config { trackers: vec![tracker.addr.clone()], ..config(link_port) };
+    let mut leaves = Node::start(with_tracker(1)).await;
+    let mut stays = Node::start(with_tracker(2)).await;
+    leaves.until_up().await;
+    stays.until_up().await;
+    leaves.discovery.shutdown().await;
+    let mut late = Node::start(with_tracker(3)).await;
+    let found = late
+        .until(|event| match event {
+            Event::PeersFound { peers, .. } => Some(peers),
+            _ => None,
+        })
+        .await;
+    assert_eq!(found.iter().map(|peer| peer.addr.port()).collect::<Vec<_>>(), [2]);
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error() {
+    let taken = std::net::TcpListener::bind((LOOPBACK, 0)).expect("a port");
+    let port = taken.local_addr().expect("its address").port();
+    let error = spawn(Config { port, ..config(1) }).await.expect_err("the port is taken");
+    assert!(
+        matches!(&error, DiscoveryError::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_second_embedded_tracker_on_one_directory_is_told_so() {
+    let state = tempfile::tempdir().expect("a directory");
+    let with_tracker = || Config { embedded_tracker: Some(state.path().to_owned()), ..config(1) };
+    let first = Node::start(with_tracker()).await;
+    let error = spawn(with_tracker()).await.expect_err("the directory is in use");
+    assert!(error.to_string().contains("another tracker uses"), "{error}");
+    drop(first);
+}
+
+#[test]
+fn trackers_are_named_in_many_ways() {
+    let id = "12D3KooWGLLz1Jj4W2V8syJY1q6S3FSMzgLXDEaBoMEwNvvWmPDu";
+    // text, multiaddress
+    let good = [
+        ("10.0.0.1:9", "/ip4/10.0.0.1/tcp/9".to_owned()),
+        ("[fd00::1]:9", "/ip6/fd00::1/tcp/9".to_owned()),
+        ("head-node:9", "/dns/head-node/tcp/9".to_owned()),
+        ("tracker.example.org:9", "/dns/tracker.example.org/tcp/9".to_owned()),
+        ("/ip4/10.0.0.1/tcp/9", "/ip4/10.0.0.1/tcp/9".to_owned()),
+        (&format!("/ip4/10.0.0.1/tcp/9/p2p/{id}"), format!("/ip4/10.0.0.1/tcp/9/p2p/{id}")),
+        (&format!("/dns4/host/tcp/9/p2p/{id}"), format!("/dns4/host/tcp/9/p2p/{id}")),
+    ];
+    for (text, addr) in good {
+        assert_eq!(parse_tracker(text).map(|addr| addr.to_string()), Ok(addr), "{text}");
+    }
+    let long = format!("{}:9", "h".repeat(254));
+    let bad = [
+        "",
+        ":",
+        "host",
+        "host:",
+        ":9",
+        "host:0",
+        "host:65536",
+        "host:x",
+        "ho st:9",
+        "fd00::1:9",
+        "10.0.0.1",
+        "0.0.0.0:9",
+        "http://host:9",
+        &long,
+        "/",
+        "/ip4/10.0.0.1",
+        "/ip4/10.0.0.1/tcp/0",
+        "/ip4/10.0.0.1/udp/9",
+        "/ip4/10.0.0.1/tcp/9/ws",
+        "/ip4/10.0.0.1/tcp/9/p2p/x",
+        "/tcp/9",
+        "/unix/tmp",
+    ];
+    for text in bad {
+        assert!(parse_tracker(text).is_err(), "{text}");
+    }
+}

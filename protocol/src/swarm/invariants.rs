@@ -1,0 +1,90 @@
+//! What must hold between any two events, in one place.
+
+use std::collections::BTreeSet;
+
+use super::{BANNED_MAX, LINKS_MAX, LinkId, PieceState, REQUESTS_PER_LINK_MAX, Swarm};
+use crate::geometry::PieceIndex;
+
+impl Swarm {
+    /// Checks everything that must hold between two events. It reads all pieces of all links:
+    /// for tests and the simulator, which call it after each event.
+    ///
+    /// # Panics
+    /// Where an invariant is broken: a bug of this crate.
+    pub fn check_invariants(&self) {
+        for piece in self.geometry.pieces() {
+            self.check_piece(piece);
+        }
+        for (id, link) in &self.links {
+            assert_eq!(self.peers.get(&link.peer), Some(id), "a peer has one link");
+            assert!(!self.banned.contains(&link.peer), "no link leads to a banned peer");
+            self.check_link_download(*id);
+            self.check_link_upload(*id);
+        }
+        assert_eq!(self.peers.len(), self.links.len(), "each peer with a link has it here");
+        assert!(self.links.len() <= LINKS_MAX, "links are bounded");
+        assert!(self.banned.len() <= BANNED_MAX, "banned peers are bounded");
+        self.check_injector();
+        self.book.check_invariants();
+    }
+
+    fn check_piece(&self, piece: PieceIndex) {
+        let state = self.pieces[piece.index()];
+        let open = state == PieceState::Missing && self.config.download;
+        assert_eq!(self.picker.open().contains(piece), open, "piece {piece}, {state:?}: open");
+        let here = matches!(state, PieceState::Verified | PieceState::Durable);
+        assert_eq!(self.have.contains(piece), here, "piece {piece}, {state:?}: here");
+        let requested = matches!(state, PieceState::Requested { .. });
+        assert_eq!(self.requested.contains(&piece), requested, "piece {piece}, {state:?}: requested");
+        let holders = self.links.values().filter(|link| link.have.contains(piece)).count();
+        assert_eq!(usize::from(self.picker.availability(piece)), holders, "piece {piece}: availability");
+
+        let asked = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.requested.get(&piece).is_some_and(|request| !request.cancelled));
+        let asked: BTreeSet<LinkId> = asked.map(|(id, _)| *id).collect();
+        let expected: BTreeSet<LinkId> = match state {
+            PieceState::Requested { first, second, .. } => {
+                assert_ne!(Some(first), second, "piece {piece}: two sources are two links");
+                [Some(first), second].into_iter().flatten().collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        assert_eq!(asked, expected, "piece {piece}: requests that wait are those of its state");
+    }
+
+    fn check_link_download(&self, id: LinkId) {
+        let link = &self.links[&id];
+        let in_flight: u64 = link.requested.keys().map(|piece| self.piece_bytes(*piece)).sum();
+        assert_eq!(link.in_flight, in_flight, "{id:?}: bytes of the requests that wait");
+        assert!(link.requested.len() <= REQUESTS_PER_LINK_MAX / 2, "{id:?}: requests are bounded");
+        let refused = link.refused.keys().any(|piece| link.have.contains(*piece));
+        assert!(!refused, "{id:?}: a refused piece is not asked for");
+    }
+
+    fn check_link_upload(&self, id: LinkId) {
+        let link = &self.links[&id];
+        let queued: BTreeSet<_> = link.queue.iter().collect();
+        assert_eq!(queued.len(), link.queue.len(), "{id:?}: a request is queued once");
+        assert!(queued.iter().all(|piece| self.have.contains(**piece)), "{id:?}: what is queued is here");
+        assert!(queued.len() + link.sending.len() <= REQUESTS_PER_LINK_MAX, "{id:?}: the queue is bounded");
+        assert!(link.told_all || self.injector.is_some(), "{id:?}: is told of everything in the end");
+        assert!(
+            link.unannounced.is_empty() || link.announce_at.is_some(),
+            "{id:?}: announcements have a time"
+        );
+    }
+
+    fn check_injector(&self) {
+        let Some(injector) = &self.injector else {
+            return;
+        };
+        for piece in injector.pool().iter() {
+            assert!(self.have.contains(piece), "piece {piece}: what is injected is here");
+            assert_eq!(self.picker.availability(piece), 0, "piece {piece}: what is injected is nowhere else");
+            let offered = self.links.values().any(|link| link.offers.contains(&piece));
+            assert!(!offered, "piece {piece}: is offered once");
+        }
+    }
+}

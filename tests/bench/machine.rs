@@ -1,0 +1,33 @@
+//! On what it was measured.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A line that names the machine and the day.
+pub fn describe() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("an unknown CPU", |(_, model)| model);
+    let kernel = line_of("/proc/sys/kernel/osrelease");
+    let congestion_control = line_of("/proc/sys/net/ipv4/tcp_congestion_control");
+    let today = Command::new("date").args(["-u", "+%F"]).output();
+    let today = today.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!("{}: {} x {model}, Linux {kernel}, TCP {congestion_control}", today.unwrap_or_default(), cores())
+}
+
+/// How many threads run at once.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A directory whose files are memory, so that no disk is measured; the usual one where there is
+/// none.
+pub fn memory_directory() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
+}
+
+fn line_of(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |line| line.trim().to_owned())
+}

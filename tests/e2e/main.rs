@@ -1,0 +1,22 @@
+//! End-to-end tests: the built `dft`, as a user starts it, on loopback and in network
+//! laboratories. A test's name is the behaviour it shows.
+//!
+//! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
+//! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
+//! with whoever types, [`hostile`] for peers that misbehave, [`laboratory`] for proof that the
+//! laboratory itself does what it says.
+
+#![allow(unreachable_pub, reason = "a test binary has no one to export to")]
+
+#[allow(dead_code, reason = "shared with the benches, which use other parts of it")]
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod cli;
+mod crash;
+mod disk;
+mod hostile;
+mod laboratory;
+mod lan;
+mod loopback;
+mod steps;
