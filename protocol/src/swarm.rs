@@ -405,7 +405,8 @@ impl Swarm {
             self.release(piece, id);
         }
         self.take_back_offers(&link);
-        if let Some(addr) = link.listens_at {
+        // A peer that was dialled and names no port of its own is dialled there again.
+        if let Some(addr) = link.listens_at.or_else(|| link.dialled.then_some(link.remote)) {
             self.book.link_ended(addr, wait.max(Duration::from_millis(250)), now);
         }
         self.request_from_all(now);

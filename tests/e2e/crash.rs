@@ -77,7 +77,7 @@ fn fetch_that_waits_for_a_source_can_be_interrupted() {
 
 #[test]
 fn swarm_completes_after_the_seeder_is_killed() {
-    let Some(lab) = Lab::hosts(4).rate_mbit(200).start_or_skip() else { return };
+    let Some(lab) = Lab::hosts(4).rate_mbit(100).start_or_skip() else { return };
     let scene = Scene::new();
     let dataset = random_dataset(&scene, 24);
     let seeder = Seeder::start(&scene, Place::On(lab.host(0)), &dataset, &[]);

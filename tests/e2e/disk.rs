@@ -108,7 +108,7 @@ fn changed_file_is_not_served_and_the_seeder_says_so() {
     assert_eq!(outcome.code, Some(4), "the dataset is nowhere whole: {}", outcome.stderr);
     assert!(!scene.path("fetcher/dataset").exists(), "no final name without its content");
     let changed = seeder.process.wait_for("changed");
-    assert!(changed.text("path").contains("changing.bin"), "{changed:?}");
+    assert!(changed.value.to_string().contains("changing.bin"), "it names the file: {changed:?}");
 }
 
 #[test]

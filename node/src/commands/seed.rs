@@ -1,6 +1,7 @@
 //! `dft seed`: hash, write the manifest, serve.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -28,9 +29,11 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let output = output_path(&args)?;
     check_output(&output)?;
     let state = SeedState::open(&output)?;
+    // One wait for the whole run: a signal between two waits would go unnoticed.
+    let mut interrupt = std::pin::pin!(interrupted());
     let (scan, info) = tokio::select! {
         prepared = prepare(&args, &output, &state, &reporter) => prepared?,
-        () = interrupted() => {
+        () = &mut interrupt => {
             reporter.end();
             return Err(Failure::new(Kind::Interrupted, "interrupted while hashing"));
         }
@@ -68,7 +71,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         output.file_name().unwrap_or_default().display(),
     ));
     let session = discovering.drive(manifest.clone(), store, false, Vec::new()).await;
-    serve(session, &manifest, &args, reporter).await
+    serve(session, &manifest, &args, reporter, interrupt).await
 }
 
 /// NAME.dft in the current directory, where the user says nothing else.
@@ -220,12 +223,12 @@ async fn serve(
     manifest: &Manifest,
     args: &SeedArgs,
     mut reporter: Reporter,
+    mut interrupt: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let mut rate = Rate::default();
     let mut ticks = tokio::time::interval(crate::report::PROGRESS_EVENT_EVERY);
     let mut copies = 0;
-    let mut interrupt = std::pin::pin!(interrupted());
     while args.exit_after_copies.is_none_or(|wanted| copies < wanted) {
         tokio::select! {
             () = &mut interrupt => break,

@@ -156,7 +156,10 @@ impl Swarm {
 
     /// A piece is verified: tells whoever may care.
     pub(super) fn announce(&mut self, piece: PieceIndex, now: Instant) {
-        let complete = self.have.is_full();
+        if self.have.is_full() {
+            self.announce_completion(now);
+            return;
+        }
         for link in self.links.values_mut() {
             let wait = if link.complete() {
                 ANNOUNCE_LATER
@@ -166,11 +169,24 @@ impl Swarm {
                 ANNOUNCE_SOON
             };
             link.unannounced.push(piece);
-            let urgent = complete || link.unannounced.len() >= ANNOUNCE_BATCH;
+            let urgent = link.unannounced.len() >= ANNOUNCE_BATCH;
             let at = if urgent { now } else { now + wait };
             link.announce_at = Some(link.announce_at.map_or(at, |planned| planned.min(at)));
         }
         self.flush_announcements(now);
+    }
+
+    /// Everything is here. Peers were not told of pieces that they had already: without the whole
+    /// picture they would take this node for one that still needs something from them.
+    fn announce_completion(&mut self, now: Instant) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.unannounced.clear();
+                link.announce_at = None;
+            }
+            self.send(id, Message::Bitfield(self.have.clone()), now);
+        }
     }
 
     pub(super) fn flush_announcements(&mut self, now: Instant) {
@@ -205,6 +221,7 @@ impl Swarm {
         }
         for piece in link.have.iter() {
             self.picker.add(piece);
+            link.offers.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
             }
