@@ -289,6 +289,11 @@ impl Driver {
                 }
                 self.event(event);
             }
+            Report::Piece { link, piece, valid } => {
+                let now = self.now();
+                self.swarm.handle(Event::PieceReceived { link, piece }, now);
+                self.event(Event::PieceChecked { link, piece, valid });
+            }
             Report::StorageFailed(error) => self.update(Update::StorageFailed(error)),
             Report::Unreadable { link, piece, error } => {
                 let lost = match &error {

@@ -8,8 +8,6 @@ use dft::cli::{Cli, Command};
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
 
-/// Threads that move bytes; more than a few gain nothing below 40 Gbit/s.
-const WORKERS_MAX: usize = 4;
 /// Threads that hash, read and write. The pool of buffers bounds how much they have to do.
 const BLOCKING_MAX: usize = 32;
 
@@ -23,12 +21,10 @@ fn main() -> ExitCode {
         }
     };
     let json = wants_json(&cli.command);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.min(WORKERS_MAX))
-        .max_blocking_threads(BLOCKING_MAX)
-        .enable_all()
-        .build();
+    // One thread moves all bytes and drives all state: its tasks wake each other without a system
+    // call. What takes a core (hashing, the disk) runs on the blocking threads beside it.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(BLOCKING_MAX).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(commands::run(cli.command));

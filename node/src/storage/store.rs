@@ -14,7 +14,7 @@ use dft_protocol::piece_set::PieceSet;
 use super::assembly::Assembly;
 use super::disk;
 use super::error::StorageError;
-use super::files::OpenFiles;
+use super::files::{OpenFiles, read_from_memory};
 use super::finish::{refresh_root, repair, restrict_root};
 use super::part::{Part, check_names};
 use super::pieces::{Contents, PieceReader, runs};
@@ -170,6 +170,36 @@ impl Store {
         })
     }
 
+    /// As [`read`](Store::read), but only where that takes no waiting: the file is open and its
+    /// bytes are in memory. Where they are not, it is false and `buffer` is of no meaning.
+    pub fn read_cached(
+        &self,
+        piece: PieceIndex,
+        offset: u32,
+        buffer: &mut [u8],
+    ) -> Result<bool, StorageError> {
+        let Some(mut runs) = runs(self.manifest.layout(), piece, offset, buffer.len()) else {
+            return Ok(false);
+        };
+        let (Some((run, _)), None) = (runs.next(), runs.next()) else {
+            return Ok(false);
+        };
+        let Ok(phase) = self.phase.try_read() else {
+            return Ok(false);
+        };
+        self.with_contents_of(&phase, |contents, files| {
+            let Some(file) = files.open_file(run.entry) else {
+                return Ok(false);
+            };
+            contents.check(run.entry, &file)?;
+            let read = read_from_memory(&file, run.offset, buffer);
+            // Whatever is wrong, the other way to read says it better.
+            let read = read.unwrap_or(false);
+            contents.check(run.entry, &file)?;
+            Ok(read)
+        })
+    }
+
     /// Writes part of a piece at its place. Safe to repeat; bytes of a piece that is verified
     /// already are dropped.
     pub fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
@@ -271,7 +301,15 @@ impl Store {
         &self,
         read: impl FnOnce(&dyn Contents, &OpenFiles) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        match &*self.phase() {
+        self.with_contents_of(&self.phase(), read)
+    }
+
+    fn with_contents_of<T>(
+        &self,
+        phase: &Phase,
+        read: impl FnOnce(&dyn Contents, &OpenFiles) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        match phase {
             Phase::Assembling(assembly) => read(&**assembly, &assembly.files),
             Phase::Serving(Served { sources, tops, files }) => {
                 read(&InPlace { entries: &self.manifest.info().entries, sources, tops }, files)

@@ -32,8 +32,8 @@ const OPENING_PER_IP_MAX: usize = 32;
 const BACKLOG: u32 = 1024;
 /// Encrypted bytes read at once: a TLS record at a time costs a system call each.
 const TLS_READ_LEN: usize = 256 * 1024;
-/// Unsent bytes that the kernel takes on: enough to keep a 10 Gbit/s link busy for 0.2 ms, while
-/// control messages wait no longer than it takes to send so much.
+/// Unsent bytes that the kernel takes on, one block: while it is sent, the next is read. Control
+/// messages wait no longer than it takes to send so much.
 const UNSENT_MAX: u32 = 256 * 1024;
 
 /// Where links for one manifest go.

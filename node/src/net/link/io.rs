@@ -48,6 +48,15 @@ const ARRIVING_EVERY: Duration = Duration::from_millis(500);
 pub enum Report {
     /// For the swarm.
     Event(Event),
+    /// A whole piece arrived and was hashed: two events for the swarm, in one report.
+    Piece {
+        /// The link that carried it.
+        link: LinkId,
+        /// The piece.
+        piece: PieceIndex,
+        /// Whether its hash is right; it is written then.
+        valid: bool,
+    },
     /// The disk refused received data: nothing more can be stored.
     StorageFailed(StorageError),
     /// A piece that should be sent cannot be read.
@@ -397,7 +406,6 @@ impl Reader {
         if cancelled || matches!(assembly, Assembly::Dropped) {
             return self.report(Event::PieceDiscarded { link, piece }).await;
         }
-        self.report(Event::PieceReceived { link, piece }).await?;
         let (intake, reports) = (self.intake.clone(), self.reports.clone());
         match assembly {
             Assembly::Whole { buffer } => {
@@ -406,7 +414,7 @@ impl Reader {
                     let checked = intake.store_whole(piece, &buffer[..len]);
                     drop(buffer);
                     let report = match checked {
-                        Ok(valid) => Report::Event(Event::PieceChecked { link, piece, valid }),
+                        Ok(valid) => Report::Piece { link, piece, valid },
                         Err(error) => Report::StorageFailed(error),
                     };
                     let _ = reports.blocking_send(report);
@@ -415,7 +423,7 @@ impl Reader {
             Assembly::Streamed { job: Some(job) } => {
                 let hash = join(job).await?;
                 let valid = intake.finish_stream(link, piece, hash.finalize().into());
-                self.report(Event::PieceChecked { link, piece, valid }).await?;
+                self.reports.send(Report::Piece { link, piece, valid }).await?;
             }
             Assembly::Streamed { job: None } | Assembly::Dropped => {
                 unreachable!("a piece has at least one block, and dropped ones were reported")
@@ -563,17 +571,20 @@ impl Writer {
         offset: u32,
         len: u32,
     ) -> Result<Result<(Vec<u8>, usize), StorageError>, End> {
-        let store = self.intake.store.clone();
+        let frame = wire::frame(&Message::Data { piece, offset, len }.encode());
+        assert!(frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN, "a data frame is short");
+        let start = BLOCK_HEADER_MAX - frame.len();
         let mut block = std::mem::take(&mut self.block);
+        block.resize(BLOCK_HEADER_MAX + len as usize, 0);
+        block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);
+        // What is in memory is read here and now: to wake a thread for it would cost more.
+        match self.intake.store.read_cached(piece, offset, &mut block[BLOCK_HEADER_MAX..]) {
+            Ok(true) => return Ok(Ok((block, start))),
+            Ok(false) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+        let store = self.intake.store.clone();
         let read = move || {
-            let frame = wire::frame(&Message::Data { piece, offset, len }.encode());
-            assert!(
-                frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN,
-                "a data frame is short"
-            );
-            let start = BLOCK_HEADER_MAX - frame.len();
-            block.resize(BLOCK_HEADER_MAX + len as usize, 0);
-            block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);
             store.read(piece, offset, &mut block[BLOCK_HEADER_MAX..])?;
             Ok((block, start))
         };
