@@ -69,15 +69,19 @@ fn ten_equal_receivers_come_close_to_the_bound() {
 
 #[test]
 fn one_receiver_gets_the_full_rate() {
-    for (rate, piece, bytes) in [(mbit(50), 64 * KIB, 4 * MIB), (mbit(10_000), 1024 * KIB, 512 * MIB)] {
-        let terms = Terms { chunk: u64::from(piece) / 4, socket_buffer: MIB, unsent_max: MIB / 4, ..large() };
+    for (rate, piece, bytes) in [
+        (mbit(50), 64 * KIB, 4 * MIB),
+        (mbit(10_000), 64 * KIB, 32 * MIB),
+        (mbit(10_000), 1024 * KIB, 512 * MIB),
+    ] {
+        let terms = Terms { chunk: u64::from(piece) / 4, socket_buffer: MIB, upload_slots: 1, ..large() };
         let mut world = World::new(terms, pieces(bytes, piece), 1);
         let (_, receiver) = (world.seeder(rate), world.receiver(rate));
         world.introduce_all();
         world.run_until_complete(&[receiver], seconds(60.0));
         let over = world.seconds(receiver) / ratio(bytes, rate);
         println!("1 receiver at {rate} B/s: {over:.3} x the bound");
-        assert!(over < 1.05, "{over}");
+        assert!(over < 1.1, "{over}");
     }
 }
 
@@ -107,7 +111,7 @@ fn slow_receivers_do_not_slow_fast_ones() {
         let slowest = class.iter().map(|host| world.seconds(*host)).fold(0.0, f64::max);
         let over = slowest / ratio(16 * MIB, rate);
         println!("5 {name} of 10: {over:.3} x their bound, {:.3} copies", copies(&world, seeder));
-        assert!(over < 1.5, "{over}");
+        assert!(over < 1.4, "{over}");
     }
 }
 
