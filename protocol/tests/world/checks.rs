@@ -129,6 +129,11 @@ impl World {
         })
     }
 
+    /// How many requests of `host` wait for their answer.
+    pub fn waiting(&self, host: usize) -> usize {
+        self.hosts[host].links.keys().map(|link| self.ledger.pages[link].asked.len()).sum()
+    }
+
     /// Whether no honest host waits for another.
     pub fn is_quiet(&self) -> bool {
         self.honest_links().all(|(_, link)| self.ledger.pages[link].asked.is_empty())
