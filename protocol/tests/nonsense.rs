@@ -184,7 +184,7 @@ fn babble(seed: u64) {
 
 #[test]
 fn a_swarm_survives_any_nonsense() {
-    for seed in 0..600 {
+    for seed in 0..400 {
         if let Err(panic) = std::panic::catch_unwind(|| babble(seed)) {
             println!(
                 "replay: NONSENSE_SEED={seed} cargo test -p dft-protocol --test nonsense replay -- --nocapture"

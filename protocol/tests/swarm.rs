@@ -3,11 +3,14 @@
 mod world;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
-use dft_protocol::geometry::PieceIndex;
+use dft_protocol::geometry::{Geometry, PieceIndex};
+use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::DisconnectReason;
+use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Swarm};
 use dft_protocol::time::{Duration, Instant};
+use dft_protocol::wire::{Hello, Message, RejectReason};
 use world::{Conduct, Plan, Terms, World, mbit};
 
 const KIB: u32 = 1 << 10;
@@ -69,15 +72,19 @@ fn ten_equal_receivers_come_close_to_the_bound() {
 
 #[test]
 fn one_receiver_gets_the_full_rate() {
-    for (rate, piece, bytes) in [(mbit(50), 64 * KIB, 4 * MIB), (mbit(10_000), 1024 * KIB, 512 * MIB)] {
-        let terms = Terms { chunk: u64::from(piece) / 4, socket_buffer: MIB, unsent_max: MIB / 4, ..large() };
+    for (rate, piece, bytes) in [
+        (mbit(50), 64 * KIB, 4 * MIB),
+        (mbit(10_000), 64 * KIB, 32 * MIB),
+        (mbit(10_000), 1024 * KIB, 512 * MIB),
+    ] {
+        let terms = Terms { chunk: u64::from(piece) / 4, socket_buffer: MIB, upload_slots: 1, ..large() };
         let mut world = World::new(terms, pieces(bytes, piece), 1);
         let (_, receiver) = (world.seeder(rate), world.receiver(rate));
         world.introduce_all();
         world.run_until_complete(&[receiver], seconds(60.0));
         let over = world.seconds(receiver) / ratio(bytes, rate);
         println!("1 receiver at {rate} B/s: {over:.3} x the bound");
-        assert!(over < 1.05, "{over}");
+        assert!(over < 1.1, "{over}");
     }
 }
 
@@ -107,7 +114,7 @@ fn slow_receivers_do_not_slow_fast_ones() {
         let slowest = class.iter().map(|host| world.seconds(*host)).fold(0.0, f64::max);
         let over = slowest / ratio(16 * MIB, rate);
         println!("5 {name} of 10: {over:.3} x their bound, {:.3} copies", copies(&world, seeder));
-        assert!(over < 1.5, "{over}");
+        assert!(over < 1.4, "{over}");
     }
 }
 
@@ -384,6 +391,86 @@ fn a_hundred_busy_seconds_are_no_silence() {
     for receiver in receivers {
         assert!(world.banned(receiver).is_empty(), "{:?}", world.banned(receiver));
     }
+}
+
+#[test]
+fn the_only_source_may_send_one_corrupt_piece() {
+    let mut world = small_world(1);
+    let (seeder, receiver) = (world.villain(Conduct::Corrupting(10), mbit(50)), world.receiver(mbit(50)));
+    world.introduce(receiver, &[seeder]);
+    world.run_until_complete(&[receiver], seconds(20.0));
+    assert!(world.banned(receiver).is_empty());
+}
+
+/// A swarm with `have`, and one link to a peer that has everything.
+fn one_link(have: PieceSet) -> (Swarm, LinkId) {
+    let geometry = Geometry::new(vec![1000; have.capacity()]).unwrap();
+    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
+    let config = Config { local: id(1), site: None, download: true, upload_slots: 1, seed: 1 };
+    let mut swarm = Swarm::new(config, geometry, have);
+    let (link, remote) = (LinkId(1), SocketAddr::from(([10, 0, 0, 2], 4000)));
+    let manifest = ManifestId::from_bytes([0; 32]);
+    let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
+    swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, hello }, at(0.0));
+    let message = Message::Bitfield(PieceSet::full(swarm.geometry().piece_count()));
+    swarm.handle(Event::Message { link, message }, at(0.0));
+    (swarm, link)
+}
+
+/// The commands that wait.
+fn commands(swarm: &mut Swarm) -> Vec<Command> {
+    std::iter::from_fn(|| swarm.poll_command()).collect()
+}
+
+#[test]
+fn a_busy_peer_gets_a_pause() {
+    let (mut swarm, link) = one_link(PieceSet::empty(8));
+    let requested = |commands: Vec<Command>| -> Vec<PieceIndex> {
+        let requests = commands.into_iter().filter_map(|command| match command {
+            Command::Send { message: Message::Request(list), .. } => Some(list.pieces().to_vec()),
+            _ => None,
+        });
+        requests.flatten().collect()
+    };
+    let first = requested(commands(&mut swarm));
+    assert!(!first.is_empty());
+    for piece in first {
+        let message = Message::Reject(piece, RejectReason::Busy);
+        swarm.handle(Event::Message { link, message }, at(0.001));
+    }
+    assert_eq!(requested(commands(&mut swarm)), [], "not at once");
+    swarm.handle_timeout(at(1.0));
+    assert!(!requested(commands(&mut swarm)).is_empty(), "but later");
+}
+
+#[test]
+fn reports_of_corrupt_pieces_are_believed_a_few_times() {
+    let (mut swarm, link) = one_link(PieceSet::full(8));
+    let piece = swarm.geometry().piece(3).unwrap();
+    for _ in 0..1000 {
+        swarm.handle(Event::Message { link, message: Message::Corrupt(piece) }, at(0.0));
+    }
+    let rechecks = commands(&mut swarm).into_iter().filter(|command| matches!(command, Command::Recheck(_)));
+    assert!((1..10).contains(&rechecks.count()));
+}
+
+#[test]
+fn the_window_grows_with_a_fast_peer_and_stays_small_with_a_slow_one() {
+    let waiting = |rate: u64| {
+        let mut world = world(1);
+        let (seeder, receiver) = (world.seeder(rate), world.receiver(mbit(10_000)));
+        world.introduce(receiver, &[seeder]);
+        world.run_for(seconds(0.1));
+        (0..20)
+            .map(|_| {
+                world.run_for(seconds(0.003));
+                world.waiting(receiver)
+            })
+            .max()
+            .unwrap()
+    };
+    assert!(waiting(mbit(1)) <= 2, "{}", waiting(mbit(1)));
+    assert!(waiting(mbit(500)) >= 8, "{}", waiting(mbit(500)));
 }
 
 // ---- at random ----

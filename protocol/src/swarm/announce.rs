@@ -65,7 +65,6 @@ impl Swarm {
             link.offers.insert(piece);
             offered.push(piece);
         }
-        injector.moved(now);
         for list in PieceList::split(&offered) {
             self.send(id, Message::Have(list), now);
         }
@@ -91,15 +90,15 @@ impl Swarm {
     /// Ends the injection when every piece is with some peer, or when it is stuck though this
     /// end has nothing left to send.
     pub(super) fn maybe_stop_injecting(&mut self, now: Instant) {
-        let Some(injector) = &self.injector else {
+        let Some(injector) = &mut self.injector else {
             return;
         };
         let sends = |link: &Link| {
             let fresh = |(_, since): &(PieceIndex, Instant)| now.since(*since) < SENDING_PATIENCE;
             !link.queue.is_empty() || link.sending.iter().any(fresh)
         };
-        let stuck = injector.is_stuck(now) && !self.links.values().any(sends);
-        if (injector.is_done() || stuck) && !self.links.is_empty() {
+        let over = injector.is_over(self.links.values().any(sends), now);
+        if over && !self.links.is_empty() {
             self.stop_injecting(now);
         }
     }

@@ -11,8 +11,8 @@
 //! Between the last offer and that moment lies the *drain*: the last offers are requested, sent
 //! and announced by their receivers. To announce everything at the start of the drain would make
 //! all receivers ask for the same last pieces, and the copies would leave before the originals.
-//! So the drain ends when nothing is missing elsewhere, or when nothing moves for a while: then a
-//! peer sits on an offer.
+//! So the drain ends when nothing is missing elsewhere, or when this end has nothing to send for a
+//! moment: then the last pieces are with slow peers, and faster ones get them here as well.
 
 use rand::RngExt;
 use rand_xoshiro::Xoshiro256StarStar;
@@ -26,8 +26,8 @@ pub(super) const OFFERS_MIN: usize = 2;
 /// Most offers that a peer may leave unrequested: what a fast peer asks for in one round trip.
 pub(super) const OFFERS_MAX: usize = 64;
 
-/// A drain in which nothing moves for so long is over.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
+/// A drain in which nothing is to be sent for so long is over.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The pieces that no peer has.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ pub(super) struct Injector {
     pool: PieceSet,
     /// Offered, not yet announced by any peer.
     offered: PieceSet,
-    /// When something moved last.
-    moved_at: Instant,
+    /// Since when this end has nothing to send in the drain.
+    idle_since: Option<Instant>,
     /// Where the next offer is looked for. Offers go in ascending order, and once around: a
     /// seeder's disk reads sequentially.
     cursor: usize,
@@ -48,29 +48,20 @@ impl Injector {
     /// different ones.
     pub(super) fn new(pool: PieceSet, rng: &mut Xoshiro256StarStar) -> Self {
         let offered = PieceSet::empty(pool.capacity());
-        let mut injector = Self { pool, offered, moved_at: Instant::START, cursor: 0 };
+        let mut injector = Self { pool, offered, idle_since: None, cursor: 0 };
         injector.jump(rng);
         injector
     }
 
-    /// Whether some peer has each piece.
-    pub(super) fn is_done(&self) -> bool {
-        self.pool.is_empty() && self.offered.is_empty()
-    }
-
-    /// Whether every piece was offered, and some peer has yet to announce one.
-    pub(super) fn is_draining(&self) -> bool {
-        self.pool.is_empty() && !self.offered.is_empty()
-    }
-
-    /// Whether nothing moves in the drain.
-    pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        self.is_draining() && now.since(self.moved_at) >= DRAIN_PATIENCE
-    }
-
-    /// A piece is asked for, sent or announced.
-    pub(super) fn moved(&mut self, now: Instant) {
-        self.moved_at = now;
+    /// Whether the injection is over: some peer has each piece, or all were offered and this end
+    /// has had nothing to send for a moment. `sends` says whether it has.
+    pub(super) fn is_over(&mut self, sends: bool, now: Instant) -> bool {
+        if !self.pool.is_empty() || sends {
+            self.idle_since = None;
+            return false;
+        }
+        let idle_since = *self.idle_since.get_or_insert(now);
+        self.offered.is_empty() || now.since(idle_since) >= DRAIN_PATIENCE
     }
 
     /// The pieces that no peer has and none was offered.

@@ -39,23 +39,24 @@ impl Swarm {
         let holders = self.links.values().filter(|link| link.have.contains(piece)).count();
         assert_eq!(usize::from(self.picker.availability(piece)), holders, "piece {piece}: availability");
 
-        let asked = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.requested.get(&piece).is_some_and(|request| !request.cancelled));
-        let asked: BTreeSet<LinkId> = asked.map(|(id, _)| *id).collect();
-        let expected: BTreeSet<LinkId> = match state {
-            PieceState::Requested { first, second, .. } => {
-                assert_ne!(Some(first), second, "piece {piece}: two sources are two links");
-                [Some(first), second].into_iter().flatten().collect()
+        if let PieceState::Requested { first, second, .. } = state {
+            assert_ne!(Some(first), second, "piece {piece}: two sources are two links");
+            for id in [Some(first), second].into_iter().flatten() {
+                let request = self.links.get(&id).and_then(|link| link.requested.get(&piece));
+                let waits = request.is_some_and(|request| !request.cancelled);
+                assert!(waits, "piece {piece}: {id:?} was asked for it");
             }
-            _ => BTreeSet::new(),
-        };
-        assert_eq!(asked, expected, "piece {piece}: requests that wait are those of its state");
+        }
     }
 
     fn check_link_download(&self, id: LinkId) {
         let link = &self.links[&id];
+        for (piece, _) in link.requested.iter().filter(|(_, request)| !request.cancelled) {
+            let state = self.pieces[piece.index()];
+            let asked = matches!(state, PieceState::Requested { first, second, .. }
+                if first == id || second == Some(id));
+            assert!(asked, "{id:?}, piece {piece}, {state:?}: a request that waits is one of its state's");
+        }
         let in_flight: u64 = link.requested.keys().map(|piece| self.piece_bytes(*piece)).sum();
         assert_eq!(link.in_flight, in_flight, "{id:?}: bytes of the requests that wait");
         assert!(link.requested.len() <= REQUESTS_PER_LINK_MAX / 2, "{id:?}: requests are bounded");

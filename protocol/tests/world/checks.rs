@@ -12,7 +12,7 @@ use dft_protocol::swarm::{LinkId, REQUESTS_PER_LINK_MAX};
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{Message, RejectReason};
 
-use super::{Conduct, World};
+use super::{Conduct, Host, World};
 
 /// No piece is asked of a second peer sooner.
 const LATE_MIN: Duration = Duration::from_millis(100);
@@ -117,22 +117,38 @@ impl World {
         }
     }
 
+    /// Links between honest hosts.
+    fn honest_links(&self) -> impl Iterator<Item = (usize, &LinkId)> {
+        let honest = |host: &Host| host.plan.conduct == Conduct::Honest;
+        let peers: BTreeSet<PeerId> =
+            self.hosts.iter().filter(|host| honest(host)).map(|host| host.peer).collect();
+        let hosts = self.hosts.iter().enumerate().filter(move |(_, host)| honest(host));
+        hosts.flat_map(move |(number, host)| {
+            let links = host.links.iter().filter(|(_, peer)| peers.contains(peer));
+            links.map(|(link, _)| (number, link)).collect::<Vec<_>>()
+        })
+    }
+
+    /// How many requests of `host` wait for their answer.
+    pub fn waiting(&self, host: usize) -> usize {
+        self.hosts[host].links.keys().map(|link| self.ledger.pages[link].asked.len()).sum()
+    }
+
+    /// Whether no honest host waits for another.
+    pub fn is_quiet(&self) -> bool {
+        self.honest_links().all(|(_, link)| self.ledger.pages[link].asked.is_empty())
+    }
+
     /// Once all is quiet: no request is open, and no two hosts have two links.
     pub fn check_quiet(&self) {
         for (host, place) in self.hosts.iter().enumerate() {
             let peers: BTreeSet<_> = place.links.values().collect();
             assert_eq!(peers.len(), place.links.len(), "host {host} has one link to each peer");
-            if place.plan.conduct != Conduct::Honest {
-                continue;
-            }
-            let honest = |peer: &PeerId| {
-                self.hosts.iter().any(|host| host.peer == *peer && host.plan.conduct == Conduct::Honest)
-            };
-            for (link, _) in place.links.iter().filter(|(_, peer)| honest(peer)) {
-                let page = &self.ledger.pages[link];
-                assert!(page.asked.is_empty(), "host {host} waits for nothing on {link:?}: {page:?}");
-                assert!(page.wanted.is_empty(), "host {host} owes no answer on {link:?}: {page:?}");
-            }
+        }
+        for (host, link) in self.honest_links() {
+            let page = &self.ledger.pages[link];
+            assert!(page.asked.is_empty(), "host {host} waits for nothing on {link:?}: {page:?}");
+            assert!(page.wanted.is_empty(), "host {host} owes no answer on {link:?}: {page:?}");
         }
     }
 
