@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::lab::data::{self, Random};
 use crate::lab::scene::Scene;
-use crate::machine::{cores, memory_directory};
+use crate::machine::cores;
 use crate::table::{Samples, Table};
 
 const BYTES: u64 = 2 << 30;
@@ -15,7 +15,7 @@ const CALIBRATION_ROUNDS: u32 = 512;
 
 /// `dft seed` of one file, and one core alone.
 pub fn measure(runs: usize) -> Vec<Table> {
-    let scene = Scene::within(&memory_directory());
+    let scene = Scene::in_memory();
     let dataset = scene.path("dataset");
     data::random_file(&dataset, 2, BYTES);
     let (mut one_core, mut seed, mut ratio) = (Samples::default(), Samples::default(), Samples::default());

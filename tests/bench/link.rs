@@ -2,7 +2,6 @@
 
 use crate::lab::data;
 use crate::lab::scene::Scene;
-use crate::machine::memory_directory;
 use crate::table::{Samples, Table};
 
 const BYTES: u64 = 1 << 30;
@@ -18,7 +17,7 @@ pub fn measure(runs: usize) -> Vec<Table> {
         "CPU s/GiB both ends",
         "target",
     ]);
-    let scene = Scene::within(&memory_directory());
+    let scene = Scene::in_memory();
     let dataset = scene.path("dataset");
     data::random_file(&dataset, 1, BYTES);
     for (encryption, target) in [("off", "<= 2.0"), ("on", "<= 2.8")] {

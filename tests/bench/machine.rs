@@ -1,7 +1,6 @@
 //! On what it was measured.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 /// A line that names the machine and the day.
@@ -19,13 +18,6 @@ pub fn describe() -> String {
 /// How many threads run at once.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A directory whose files are memory, so that no disk is measured; the usual one where there is
-/// none.
-pub fn memory_directory() -> PathBuf {
-    let shared = PathBuf::from("/dev/shm");
-    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 fn line_of(path: &str) -> String {

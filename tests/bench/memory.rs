@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::lab::data;
 use crate::lab::scene::Scene;
-use crate::machine::memory_directory;
 use crate::table::{Samples, Table};
 
 const BYTES: u64 = 20 << 30;
@@ -14,7 +13,7 @@ const BASELINE_BYTES: u64 = 4096;
 
 /// Peaks of a seeder and of a fetcher.
 pub fn measure(runs: usize) -> Vec<Table> {
-    let scene = Scene::within(&memory_directory());
+    let scene = Scene::in_memory();
     let (tiny, large) = (scene.path("tiny.bin"), scene.path("large.img"));
     data::random_file(&tiny, 1, BASELINE_BYTES);
     data::sparse_file(&large, 1, BYTES, ISLANDS);

@@ -9,7 +9,6 @@ use crate::lab::data;
 use crate::lab::process::Process;
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
-use crate::machine::memory_directory;
 use crate::table::{Samples, Table};
 
 const RECEIVERS: usize = 10;
@@ -78,7 +77,7 @@ fn measure(runs: usize, what: &str, make: impl Fn(&Path)) -> Vec<Table> {
 }
 
 fn run(lab: &Lab, make: &impl Fn(&Path), measured: &mut Measured) {
-    let scene = Scene::within(&memory_directory());
+    let scene = Scene::in_memory();
     let dataset = scene.path("dataset");
     make(&dataset);
     let mut seeder = scene.dft_on(lab.host(0), "seeder").args(["seed", "--json"]).arg(&dataset).start();

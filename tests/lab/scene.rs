@@ -34,8 +34,14 @@ impl Scene {
         Self::within(&std::env::temp_dir())
     }
 
-    /// An empty scene below `parent`.
-    pub fn within(parent: &Path) -> Self {
+    /// An empty scene whose files are memory, so that no disk is waited for; an ordinary one where
+    /// there is no such place.
+    pub fn in_memory() -> Self {
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() { Self::within(shared) } else { Self::new() }
+    }
+
+    fn within(parent: &Path) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("dft-test-")
             .tempdir_in(parent)
