@@ -6,9 +6,12 @@
 //! §4.2.1; the schema is in docs/PROTOCOL.md), and only bytes that re-encode to themselves are
 //! accepted. A [`Manifest`] that exists is valid: names are safe, counts agree, sizes are bounded.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 use thiserror::Error;
 
@@ -365,19 +368,99 @@ struct FileCbor {
 #[serde(deny_unknown_fields)]
 struct InfoCbor {
     name: ByteBuf,
+    #[serde(deserialize_with = "bounded_list")]
     packs: Vec<u32>,
     hashes: ByteBuf,
+    #[serde(deserialize_with = "bounded_list")]
     entries: Vec<EntryCbor>,
     piece_size: u64,
 }
 
 /// Kind (0 file, 1 directory, 2 symlink), path, then what the kind has; what it lacks is left out.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum EntryCbor {
     File(u8, ByteBuf, u64, u16, i64, u32),
     Directory(u8, ByteBuf, u16, i64, u32),
     Symlink(u8, ByteBuf, ByteBuf),
+}
+
+impl<'de> Deserialize<'de> for EntryCbor {
+    /// Reads the kind, then just the fields of that kind: a hostile manifest cannot make it hold
+    /// more than its own bytes.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntryVisitor;
+
+        impl<'de> Visitor<'de> for EntryVisitor {
+            type Value = EntryCbor;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an entry")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<EntryCbor, A::Error> {
+                let kind = next(&mut fields)?;
+                let path = next(&mut fields)?;
+                let entry = match kind {
+                    KIND_FILE => EntryCbor::File(
+                        kind,
+                        path,
+                        next(&mut fields)?,
+                        next(&mut fields)?,
+                        next(&mut fields)?,
+                        next(&mut fields)?,
+                    ),
+                    KIND_DIRECTORY => EntryCbor::Directory(
+                        kind,
+                        path,
+                        next(&mut fields)?,
+                        next(&mut fields)?,
+                        next(&mut fields)?,
+                    ),
+                    KIND_SYMLINK => EntryCbor::Symlink(kind, path, next(&mut fields)?),
+                    _ => return Err(A::Error::custom("an entry is of no known kind")),
+                };
+                match fields.next_element::<IgnoredAny>()? {
+                    None => Ok(entry),
+                    Some(_) => Err(A::Error::custom("an entry has too many fields")),
+                }
+            }
+        }
+
+        fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(fields: &mut A) -> Result<T, A::Error> {
+            fields.next_element()?.ok_or_else(|| A::Error::custom("an entry has too few fields"))
+        }
+
+        deserializer.deserialize_seq(EntryVisitor)
+    }
+}
+
+/// A list of at most [`ENTRY_COUNT_MAX`] elements; the limit is checked while it is read.
+fn bounded_list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct ListVisitor<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(element) = elements.next_element()? {
+                if list.len() == ENTRY_COUNT_MAX {
+                    return Err(A::Error::custom(format_args!(
+                        "a list has more than {ENTRY_COUNT_MAX} elements"
+                    )));
+                }
+                list.push(element);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(ListVisitor(PhantomData))
 }
 
 #[derive(Serialize, Deserialize)]

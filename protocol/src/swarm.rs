@@ -153,6 +153,8 @@ pub struct Swarm {
     links: BTreeMap<LinkId, Link>,
     peers: BTreeMap<PeerId, LinkId>,
     banned: BTreeSet<PeerId>,
+    /// Corrupt pieces and lies of peers whose links ended: a new link does not wash them off.
+    offences: BTreeMap<PeerId, (u32, u32)>,
     book: AddressBook,
     injector: Option<Injector>,
     latencies: Latencies,
@@ -190,6 +192,7 @@ impl Swarm {
             links: BTreeMap::new(),
             peers: BTreeMap::new(),
             banned: BTreeSet::new(),
+            offences: BTreeMap::new(),
             book: AddressBook::default(),
             injector,
             latencies: Latencies::default(),
@@ -339,6 +342,7 @@ impl Swarm {
             self.close(old, DisconnectReason::Duplicate, Duration::ZERO, now);
         }
         let mut link = Link::new(peer, remote, dialled, hello, self.geometry.piece_count(), now);
+        (link.corrupt_count, link.lie_count) = self.offences.remove(&peer).unwrap_or_default();
         link.same_site = self.config.site == hello.site;
         link.window = 2 * u64::from(self.geometry.piece_len_max());
         if let Some(addr) = link.listens_at {
@@ -398,6 +402,9 @@ impl Swarm {
         if self.peers.get(&link.peer) == Some(&id) {
             self.peers.remove(&link.peer);
         }
+        if link.corrupt_count + link.lie_count > 0 && self.offences.len() < BANNED_MAX {
+            self.offences.insert(link.peer, (link.corrupt_count, link.lie_count));
+        }
         for piece in link.have.iter() {
             self.picker.subtract(piece);
         }
@@ -445,10 +452,18 @@ impl Swarm {
             Message::Cancel(list) => self.handle_cancel(id, list.pieces(), now),
             Message::Reject(piece, reason) => self.handle_reject(id, piece, reason, now),
             Message::Corrupt(piece) => self.handle_corrupt_report(id, piece),
-            Message::Peers(peers) => self.handle_peers_found(peers, now),
+            Message::Peers(peers) => self.handle_peers_message(id, peers, now),
             Message::KeepAlive => {}
             Message::Data { .. } => unreachable!("data is reported by events of its own"),
         }
+    }
+
+    /// A remote peer's word on loopback addresses would make this node dial itself or its
+    /// neighbours on this machine.
+    fn handle_peers_message(&mut self, id: LinkId, mut peers: Vec<PeerAddr>, now: Instant) {
+        let local = self.links.get(&id).is_some_and(|link| link.remote.ip().is_loopback());
+        peers.retain(|peer| local || !peer.addr.ip().is_loopback());
+        self.handle_peers_found(peers, now);
     }
 
     fn send(&mut self, id: LinkId, message: Message, now: Instant) {

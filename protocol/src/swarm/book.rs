@@ -44,7 +44,9 @@ impl AddressBook {
             return;
         }
         if let Some(contact) = self.contacts.get_mut(&found.addr) {
-            contact.peer = found.peer.or(contact.peer);
+            // What was learned first stays: nobody can put a name to an address that keeps it from
+            // being dialled.
+            contact.peer = contact.peer.or(found.peer);
             return;
         }
         if self.contacts.len() >= ADDRESSES_MAX {
