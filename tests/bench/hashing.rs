@@ -18,13 +18,14 @@ pub fn measure(runs: usize) -> Vec<Table> {
     let scene = Scene::in_memory();
     let dataset = scene.path("dataset");
     data::random_file(&dataset, 2, BYTES);
-    let (mut one_core, mut seed, mut ratio) = (Samples::default(), Samples::default(), Samples::default());
+    let [mut one_core, mut seed, mut ratio, mut cost] = [(); 4].map(|()| Samples::default());
     for _ in 0..runs {
         let core_rate = one_core_rate();
         let options = ["seed", "--json", "--rehash", "--listen", "127.0.0.1"];
         let seeder = scene.dft("seeder").args(options).arg(&dataset).start();
         let hashed = seeder.wait_for("hashed");
         let seconds = hashed.value["seconds"].as_f64().expect("it says how long it took");
+        cost.add(seeder.cpu_seconds() / (BYTES >> 30) as f64);
         let rate = BYTES as f64 / 1e9 / seconds;
         one_core.add(core_rate);
         seed.add(rate);
