@@ -25,7 +25,7 @@ use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
 use crate::storage::{StorageError, Store};
 
 /// Uploads that run at once. Measured with 10 receivers at 50 Mbit/s; see docs/PERFORMANCE.md.
-pub const UPLOAD_SLOTS: usize = 4;
+pub const UPLOAD_SLOTS: usize = 2;
 /// Verified bytes are made durable at the latest when they are so many …
 const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
 /// … or so old. A kill costs nothing of them (they are hashed again), a power cut these.
@@ -161,7 +161,14 @@ pub fn start(config: DriverConfig) -> Handle {
     let swarm = Swarm::new(swarm_config, manifest.geometry().clone(), have);
     let complete = Arc::new(AtomicBool::new(swarm.have().is_full()));
     let (opened_sender, opened) = mpsc::channel(64);
-    endpoint.serve(manifest.id(), Route { opened: opened_sender, complete: complete.clone() });
+    endpoint.serve(
+        manifest.id(),
+        Route {
+            opened: opened_sender,
+            complete: complete.clone(),
+            piece_len_max: manifest.geometry().piece_len_max(),
+        },
+    );
     let (report_sender, reports) = mpsc::channel(REPORTS_MAX);
     let (done_sender, done) = mpsc::unbounded_channel();
     let (control, control_receiver) = mpsc::channel(16);

@@ -32,9 +32,11 @@ const OPENING_PER_IP_MAX: usize = 32;
 const BACKLOG: u32 = 1024;
 /// Encrypted bytes read at once: a TLS record at a time costs a system call each.
 const TLS_READ_LEN: usize = 256 * 1024;
-/// Unsent bytes that the kernel takes on, one block: while it is sent, the next is read. Control
-/// messages wait no longer than it takes to send so much.
+/// Unsent bytes that the kernel takes on, at the most and at the least; in between, half a piece.
+/// What the kernel has taken on can no longer be overtaken by a message or given to another peer:
+/// with 10 hosts at 50 Mbit/s and pieces of 64 KiB, 256 KiB cost 2% of the time.
 const UNSENT_MAX: u32 = 256 * 1024;
+const UNSENT_MIN: u32 = 32 * 1024;
 
 /// Where links for one manifest go.
 #[derive(Clone)]
@@ -43,6 +45,32 @@ pub struct Route {
     pub opened: mpsc::Sender<Open>,
     /// What the hello says: whether every piece is here.
     pub complete: Arc<AtomicBool>,
+    /// The length of the longest piece, in bytes.
+    pub piece_len_max: u32,
+}
+
+/// The byte stream of a link before it is split in two.
+trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
+    /// The socket below.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Transport for BufReader<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref()
+    }
+}
+
+impl Transport for tokio_rustls::client::TlsStream<BufReader<TcpStream>> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0.get_ref()
+    }
+}
+
+impl Transport for tokio_rustls::server::TlsStream<BufReader<TcpStream>> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0.get_ref()
+    }
 }
 
 /// The listening sockets failed.
@@ -156,12 +184,12 @@ impl Endpoint {
         remote: SocketAddr,
         manifest: ManifestId,
     ) -> Result<Open, LinkError> {
-        tune(&tcp)?;
+        // Small messages leave at once.
+        tcp.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             let mut tcp = tcp;
             let peer = plain::handshake(&mut tcp, Role::Dialler, self.identity.keypair()).await?;
-            let (read, write) = tcp.into_split();
-            return self.greet(peer, remote, BufReader::new(read), write, manifest).await;
+            return self.greet(peer, remote, BufReader::new(tcp), manifest).await;
         };
         let name = ServerName::IpAddress(remote.ip().into());
         let stream = BufReader::with_capacity(TLS_READ_LEN, tcp);
@@ -171,33 +199,25 @@ impl Endpoint {
             .map_err(LinkError::from_handshake)?;
         let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
         let peer = peer.ok_or(LinkError::Unauthenticated)?;
-        let (read, write) = tokio::io::split(stream);
-        self.greet(peer, remote, read, write, manifest).await
+        self.greet(peer, remote, stream, manifest).await
     }
 
     /// The dialler's hello goes first.
-    async fn greet<R, W>(
+    async fn greet(
         &self,
         peer: PeerId,
         remote: SocketAddr,
-        mut read: R,
-        mut write: W,
+        mut stream: impl Transport,
         manifest: ManifestId,
-    ) -> Result<Open, LinkError>
-    where
-        R: AsyncRead + Send + Sync + Unpin + 'static,
-        W: AsyncWrite + Send + Sync + Unpin + 'static,
-    {
-        let complete =
-            self.routes().get(&manifest).is_some_and(|route| route.complete.load(Ordering::Relaxed));
-        write_opening(&mut write, &self.hello(manifest, complete)).await?;
-        match read_opening(&mut read).await? {
+    ) -> Result<Open, LinkError> {
+        let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
+        tune_for(stream.tcp(), &route)?;
+        let complete = route.complete.load(Ordering::Relaxed);
+        write_opening(&mut stream, &self.hello(manifest, complete)).await?;
+        match read_opening(&mut stream).await? {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
-            Opening::Hello(hello) => {
-                let (read, write) = (Box::new(read), Box::new(write));
-                Ok(Open { peer, remote, role: Role::Dialler, hello, read, write })
-            }
+            Opening::Hello(hello) => Ok(open(peer, remote, Role::Dialler, hello, stream)),
         }
     }
 
@@ -241,7 +261,8 @@ impl Endpoint {
         mut tcp: TcpStream,
         remote: SocketAddr,
     ) -> Result<(Route, Open), LinkError> {
-        tune(&tcp)?;
+        // Small messages leave at once.
+        tcp.set_nodelay(true)?;
         let mut first = [0];
         if tcp.peek(&mut first).await? == 0 {
             return Err(LinkError::NotDft);
@@ -259,13 +280,11 @@ impl Endpoint {
                 let stream = accept.await.map_err(LinkError::from_handshake)?;
                 let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
                 let peer = peer.ok_or(LinkError::Unauthenticated)?;
-                let (read, write) = tokio::io::split(stream);
-                self.welcome(peer, remote, read, write).await
+                self.welcome(peer, remote, stream).await
             }
             None if plain_opening => {
                 let peer = plain::handshake(&mut tcp, Role::Listener, self.identity.keypair()).await?;
-                let (read, write) = tcp.into_split();
-                self.welcome(peer, remote, BufReader::new(read), write).await
+                self.welcome(peer, remote, BufReader::new(tcp)).await
             }
             None => {
                 tcp.write_all(&plain::TLS_ALERT).await?;
@@ -276,18 +295,13 @@ impl Endpoint {
     }
 
     /// The listener answers the dialler's hello.
-    async fn welcome<R, W>(
+    async fn welcome(
         &self,
         peer: PeerId,
         remote: SocketAddr,
-        mut read: R,
-        mut write: W,
-    ) -> Result<(Route, Open), LinkError>
-    where
-        R: AsyncRead + Send + Sync + Unpin + 'static,
-        W: AsyncWrite + Send + Sync + Unpin + 'static,
-    {
-        let Opening::Hello(hello) = read_opening(&mut read).await? else {
+        mut stream: impl Transport,
+    ) -> Result<(Route, Open), LinkError> {
+        let Opening::Hello(hello) = read_opening(&mut stream).await? else {
             return Err(LinkError::NotDft);
         };
         let route = self.routes().get(&hello.manifest).cloned();
@@ -297,15 +311,15 @@ impl Endpoint {
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
-            write_opening(&mut write, &Opening::Refused(refusal)).await?;
-            let _ = write.shutdown().await;
+            write_opening(&mut stream, &Opening::Refused(refusal)).await?;
+            let _ = stream.shutdown().await;
             return Err(LinkError::Refused(refusal));
         }
         let route = route.ok_or(LinkError::NotDft)?;
+        tune_for(stream.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut write, &self.hello(hello.manifest, complete)).await?;
-        let (read, write) = (Box::new(read), Box::new(write));
-        Ok((route, Open { peer, remote, role: Role::Listener, hello, read, write }))
+        write_opening(&mut stream, &self.hello(hello.manifest, complete)).await?;
+        Ok((route, open(peer, remote, Role::Listener, hello, stream)))
     }
 
     /// Counts a connection that is being opened; false where its host has too many.
@@ -358,12 +372,15 @@ fn bind_one(addr: SocketAddr) -> Result<TcpListener, EndpointError> {
     bind().map_err(|source| EndpointError::Bind { addr, source })
 }
 
-/// Small messages leave at once, and the kernel holds little that could not be overtaken.
-fn tune(tcp: &TcpStream) -> Result<(), LinkError> {
-    tcp.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(tcp);
-    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
-    Ok(())
+fn open(peer: PeerId, remote: SocketAddr, role: Role, hello: Hello, stream: impl Transport) -> Open {
+    let (read, write) = tokio::io::split(stream);
+    Open { peer, remote, role, hello, read: Box::new(read), write: Box::new(write) }
+}
+
+/// The kernel holds little that could not be overtaken.
+fn tune_for(tcp: &TcpStream, route: &Route) -> Result<(), LinkError> {
+    let unsent = (route.piece_len_max / 2).clamp(UNSENT_MIN, UNSENT_MAX);
+    Ok(socket2::SockRef::from(tcp).set_tcp_notsent_lowat(unsent)?)
 }
 
 /// Ends a connection such that the other end can still read what was said last: closing with

@@ -75,6 +75,9 @@ pub struct Intake {
     manifest: Arc<Manifest>,
     store: Arc<Store>,
     buffers: BufferPool,
+    /// Held while a whole piece is written: a lock that sleeps, in front of the kernel's lock of a
+    /// file, which spins.
+    writing: Mutex<()>,
     /// Which link writes a long piece as it arrives.
     streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
 }
@@ -84,7 +87,7 @@ impl Intake {
     pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
         let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
         let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
-        Arc::new(Self { manifest, store, buffers, streams: Mutex::default() })
+        Arc::new(Self { manifest, store, buffers, writing: Mutex::default(), streams: Mutex::default() })
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
@@ -96,6 +99,7 @@ impl Intake {
         let digest: [u8; 32] = Sha256::digest(data).into();
         let valid = digest == *self.manifest.hash(piece).as_bytes();
         if valid {
+            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             self.store.write(piece, 0, data)?;
             self.store.verified(piece);
         }
