@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 
 use dft_protocol::geometry::{Geometry, PieceIndex};
 use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::manifest::PeerAddr;
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Swarm};
+use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Notification, Swarm, Violation};
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{Hello, Message, RejectReason};
 use world::{Conduct, Plan, Terms, World, mbit};
@@ -420,6 +421,53 @@ fn one_link(have: PieceSet) -> (Swarm, LinkId) {
 /// The commands that wait.
 fn commands(swarm: &mut Swarm) -> Vec<Command> {
     std::iter::from_fn(|| swarm.poll_command()).collect()
+}
+
+#[test]
+fn a_new_link_does_not_wash_off_a_corrupt_piece() {
+    let (mut swarm, first) = one_link(PieceSet::empty(8));
+    let send_corrupt_piece = |swarm: &mut Swarm, link| {
+        let requested = commands(swarm).into_iter().find_map(|command| match command {
+            Command::Send { link: to, message: Message::Request(list) } if to == link => {
+                Some(list.pieces()[0])
+            }
+            _ => None,
+        });
+        let piece = requested.expect("a piece is asked of the peer");
+        swarm.handle(Event::PieceReceived { link, piece }, at(0.1));
+        swarm.handle(Event::PieceChecked { link, piece, valid: false }, at(0.1));
+    };
+    send_corrupt_piece(&mut swarm, first);
+    swarm.handle(Event::LinkDown { link: first }, at(0.2));
+
+    let second = LinkId(2);
+    let manifest = ManifestId::from_bytes([0; 32]);
+    let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
+    let (peer, remote) = (PeerId::from_bytes(&[2]).unwrap(), SocketAddr::from(([10, 0, 0, 2], 4000)));
+    swarm.handle(Event::LinkUp { link: second, peer, remote, dialled: true, hello }, at(1.0));
+    let message = Message::Bitfield(PieceSet::full(8));
+    swarm.handle(Event::Message { link: second, message }, at(1.0));
+    send_corrupt_piece(&mut swarm, second);
+    let banned = commands(&mut swarm).into_iter().any(|command| {
+        matches!(command, Command::Notify(Notification::Banned { violation: Violation::Corrupt, .. }))
+    });
+    assert!(banned, "the second corrupt piece of one peer, over whatever links");
+}
+
+#[test]
+fn a_remote_peer_cannot_name_loopback_addresses() {
+    let (mut swarm, link) = one_link(PieceSet::empty(8));
+    commands(&mut swarm);
+    let named = |ip| PeerAddr { peer: None, addr: SocketAddr::from((ip, 22)) };
+    let message = Message::Peers(vec![named([127, 0, 0, 1]), named([10, 0, 0, 9])]);
+    swarm.handle(Event::Message { link, message }, at(0.1));
+    let dialled: Vec<_> = (commands(&mut swarm).into_iter())
+        .filter_map(|command| match command {
+            Command::Connect(found) => Some(found.addr.ip().to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dialled, ["10.0.0.9"]);
 }
 
 #[test]
