@@ -16,6 +16,9 @@ use crate::lab::{Host, Lab, data};
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 /// What a probe waits for before it gives up.
 const PROBE_PATIENCE: Duration = Duration::from_secs(20);
+const DATAGRAM_LEN: usize = 1000;
+/// What [`say`] sends in all.
+const SAID_BYTES: usize = 20_000;
 /// How long a datagram that must not arrive is waited for.
 const SILENCE: Duration = Duration::from_millis(300);
 
@@ -65,10 +68,12 @@ fn hear(group: Ipv4Addr) {
     }
 }
 
-/// Sends one datagram.
+/// Sends some datagrams, many more bytes than hosts exchange by themselves.
 fn say(to: SocketAddr) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
-    socket.send_to(b"here I am", to).expect("send");
+    for _ in 0..SAID_BYTES / DATAGRAM_LEN {
+        socket.send_to(&[7; DATAGRAM_LEN], to).expect("send");
+    }
 }
 
 /// A probe that runs on a host.
@@ -205,7 +210,7 @@ fn faults_cut_off_a_host_until_they_end() {
         let _ = saying.kill().and_then(|()| saying.wait().map(drop));
         let through = lab.host(1).received_bytes() - before;
         end(&lab);
-        assert!(through < 500, "{through} bytes passed in spite of: {fault}");
+        assert!(through < SAID_BYTES as u64 / 4, "{through} bytes passed in spite of: {fault}");
         transfer(lab.host(0), lab.host(1), false, 1000);
     }
 }
