@@ -33,6 +33,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
     let reporter = Reporter::new(args.json);
     let manifest = read_manifest(&args.manifest)?;
+    if !args.output.is_dir() {
+        let message = format!("there is no directory {}", args.output.display());
+        return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
+    }
     let peers = resolve_peers(&args.peer).await?;
     let mut interrupt = std::pin::pin!(interrupted());
     let store = tokio::select! {
