@@ -24,7 +24,8 @@ use crate::net::link::io::{Intake, LinkHandle, Report};
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
 use crate::storage::{StorageError, Store};
 
-/// Uploads that run at once. Measured with 10 receivers at 50 Mbit/s; see docs/PERFORMANCE.md.
+/// Uploads that run at once: few, as the virtual-time world of protocol/tests suggests; what was run
+/// on real hosts is in docs/PERFORMANCE.md.
 pub const UPLOAD_SLOTS: usize = 2;
 /// Verified bytes are made durable at the latest when they are so many …
 const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
