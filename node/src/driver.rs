@@ -20,7 +20,8 @@ use dft_protocol::swarm::{
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::net::link::io::{Intake, LinkHandle, Report};
+use crate::net::link::intake::Intake;
+use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
 use crate::storage::{StorageError, Store};
 

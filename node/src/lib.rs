@@ -13,4 +13,5 @@ pub mod net;
 pub mod report;
 pub mod session;
 pub mod settings;
+pub mod sha256;
 pub mod storage;

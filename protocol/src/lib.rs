@@ -9,6 +9,8 @@
 //! Where to start reading: [`manifest`] for the data, [`wire`] for the messages, [`swarm`] for
 //! the behaviour, [`picker`] for «which piece next».
 
+#![forbid(unsafe_code)]
+
 pub mod geometry;
 pub mod id;
 pub mod layout;

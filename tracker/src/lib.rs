@@ -11,6 +11,8 @@
 //! Where to start reading: [`registry`] for what a tracker knows, [`protocol`] for what it is
 //! asked, [`service`] for how the two meet.
 
+#![forbid(unsafe_code)]
+
 pub mod address;
 pub mod codec;
 pub mod limits;

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dft_protocol::geometry::{PIECE_COUNT_MAX, PieceSize};
+use dft_protocol::geometry::{PIECE_COUNT_MAX, PieceIndex, PieceSize};
+use dft_protocol::id::PieceHash;
 use dft_protocol::layout::{Layout, PackCutter};
 use dft_protocol::manifest::{Entry, Info, ManifestError};
 
 use super::error::StorageError;
-use super::pieces::{PieceReader, for_each_parallel};
+use super::pieces::{Examine, PieceHasher, PieceReader, for_each_piece};
 use super::scan::Scan;
 
 /// Hashes a dataset on all cores, each byte read once and holes not at all. Without
@@ -29,22 +30,32 @@ pub fn hash(
     let pieces: Vec<_> = geometry.pieces().collect();
     let contents = scan.in_place();
     let mut bytes = 0;
-    let hashes = for_each_parallel(
-        &pieces,
-        || PieceReader::new(&layout, &contents),
-        |reader, piece| {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(StorageError::Cancelled);
-            }
-            Ok(reader.hash(piece)?.finish())
-        },
-        &mut |piece| {
-            bytes += u64::from(geometry.piece_len(piece));
-            progress(bytes);
-            Ok(())
-        },
-    )?;
+    let hashes = for_each_piece(&pieces, (&layout, &contents), &Hashing { cancel }, &mut |piece| {
+        bytes += u64::from(geometry.piece_len(piece));
+        progress(bytes);
+    })?;
     Ok(Info { name: scan.name.clone(), piece_size, entries: scan.entries.clone(), packs, hashes })
+}
+
+/// Finds out the hash of each piece, until cancelled.
+struct Hashing<'a> {
+    cancel: &'a AtomicBool,
+}
+
+impl Examine for Hashing<'_> {
+    type Finding = PieceHash;
+
+    fn known(&self, _: PieceIndex, _: &mut PieceReader<'_>) -> Result<Option<PieceHash>, StorageError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(StorageError::Cancelled) } else { Ok(None) }
+    }
+
+    fn judge(
+        &self,
+        _: PieceIndex,
+        hash: Result<PieceHasher, StorageError>,
+    ) -> Result<PieceHash, StorageError> {
+        hash.map(PieceHasher::finish)
+    }
 }
 
 fn cut_packs(entries: &[Entry], piece_size: PieceSize) -> Vec<u32> {

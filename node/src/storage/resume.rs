@@ -22,7 +22,7 @@ use super::assembly::{Assembly, Initial, open_own, open_sized};
 use super::disk;
 use super::error::StorageError;
 use super::part::{Part, Record, remove_all};
-use super::pieces::{Contents, PieceReader, for_each_parallel};
+use super::pieces::{Contents, Examine, PieceHasher, PieceReader, for_each_piece};
 use super::tree::{Attributes, Kind, Parents, Tree, is_missing};
 use super::walk::Found;
 
@@ -280,16 +280,10 @@ impl Checker<'_> {
         let pieces: Vec<_> = geometry.pieces().collect();
         let (mut checked, total) = (0, geometry.total_bytes());
         progress(CheckProgress { checked, total });
-        let findings = for_each_parallel(
-            &pieces,
-            || PieceReader::new(self.manifest.layout(), self),
-            |reader, piece| self.examine(reader, piece),
-            &mut |piece| {
-                checked += u64::from(geometry.piece_len(piece));
-                progress(CheckProgress { checked, total });
-                Ok(())
-            },
-        )?;
+        let findings = for_each_piece(&pieces, (self.manifest.layout(), self), self, &mut |piece| {
+            checked += u64::from(geometry.piece_len(piece));
+            progress(CheckProgress { checked, total });
+        })?;
         let empty = PieceSet::empty(pieces.len());
         let mut initial = Initial { durable: empty.clone(), blank: empty, right: BTreeSet::new() };
         let right = &mut initial.right;
@@ -310,27 +304,6 @@ impl Checker<'_> {
         Ok(initial)
     }
 
-    fn examine(&self, reader: &mut PieceReader<'_>, piece: PieceIndex) -> Result<Finding, StorageError> {
-        if self.trusted.contains(piece) {
-            return Ok(Finding::Trusted);
-        }
-        let layout = self.manifest.layout();
-        if layout.is_pack(piece) && !self.manifest.hash(piece).is_zeros() {
-            let is = |wanted| move |span: Span| self.files[span.entry] == wanted;
-            if layout.spans(piece).all(is(Presence::Missing)) {
-                return Ok(Finding::Blank);
-            }
-            if !layout.spans(piece).all(is(Presence::FullLength)) {
-                return Ok(Finding::Wrong);
-            }
-        }
-        if reader.lies_in_holes(piece)? {
-            return Ok(Finding::Blank);
-        }
-        let matches = reader.hash(piece)?.matches(self.manifest.hash(piece));
-        Ok(if matches { Finding::Right } else { Finding::Wrong })
-    }
-
     fn write_zeros(&self, piece: PieceIndex) -> Result<(), StorageError> {
         for span in self.manifest.layout().spans(piece) {
             let entry = &self.manifest.info().entries[span.entry];
@@ -339,6 +312,40 @@ impl Checker<'_> {
                 .map_err(StorageError::at("write", &self.path(span.entry)))?;
         }
         Ok(())
+    }
+}
+
+impl Examine for Checker<'_> {
+    type Finding = Finding;
+
+    fn known(
+        &self,
+        piece: PieceIndex,
+        reader: &mut PieceReader<'_>,
+    ) -> Result<Option<Finding>, StorageError> {
+        if self.trusted.contains(piece) {
+            return Ok(Some(Finding::Trusted));
+        }
+        let layout = self.manifest.layout();
+        if layout.is_pack(piece) && !self.manifest.hash(piece).is_zeros() {
+            let is = |wanted| move |span: Span| self.files[span.entry] == wanted;
+            if layout.spans(piece).all(is(Presence::Missing)) {
+                return Ok(Some(Finding::Blank));
+            }
+            if !layout.spans(piece).all(is(Presence::FullLength)) {
+                return Ok(Some(Finding::Wrong));
+            }
+        }
+        Ok(reader.lies_in_holes(piece)?.then_some(Finding::Blank))
+    }
+
+    fn judge(
+        &self,
+        piece: PieceIndex,
+        hash: Result<PieceHasher, StorageError>,
+    ) -> Result<Finding, StorageError> {
+        let matches = hash?.matches(self.manifest.hash(piece));
+        Ok(if matches { Finding::Right } else { Finding::Wrong })
     }
 }
 

@@ -15,7 +15,7 @@ use dft_protocol::path::SafePath;
 use rustix::fs::OFlags;
 
 use super::error::StorageError;
-use super::pieces::{Contents, PieceReader, for_each_parallel};
+use super::pieces::{Contents, Examine, PieceHasher, PieceReader, for_each_piece};
 use super::scan::Source;
 use super::tree::{Attributes, Identity, Kind, Tree, is_missing, open_directory};
 use super::walk::{Descend, walk};
@@ -304,29 +304,11 @@ impl Comparer<'_> {
             |piece: &PieceIndex| !layout.spans(*piece).any(|span| self.unreadable.contains(&span.entry));
         let pieces: Vec<_> = geometry.pieces().filter(is_readable).collect();
         let mut bytes = 0;
-        let found_one = AtomicBool::new(false);
-        let results = for_each_parallel(
-            &pieces,
-            || PieceReader::new(layout, self),
-            |reader, piece| {
-                if depth == Depth::First && found_one.load(Ordering::Relaxed) {
-                    return Ok(true);
-                }
-                let right = match reader.hash(piece) {
-                    Ok(hasher) => hasher.matches(self.manifest.hash(piece)),
-                    // It changes while it is read: whatever it is, it is not the dataset.
-                    Err(StorageError::Changed { .. }) => false,
-                    Err(error) => return Err(error),
-                };
-                found_one.fetch_or(!right, Ordering::Relaxed);
-                Ok(right)
-            },
-            &mut |piece| {
-                bytes += u64::from(geometry.piece_len(piece));
-                progress(bytes);
-                Ok(())
-            },
-        )?;
+        let compare = ComparePieces { manifest: self.manifest, depth, found_one: AtomicBool::new(false) };
+        let results = for_each_piece(&pieces, (layout, self), &compare, &mut |piece| {
+            bytes += u64::from(geometry.piece_len(piece));
+            progress(bytes);
+        })?;
         Ok(pieces.iter().zip(results).filter(|(_, right)| !right).map(|(&piece, _)| piece).collect())
     }
 
@@ -340,6 +322,38 @@ impl Comparer<'_> {
             large.entry(files).or_insert(Difference::Content { paths });
         }
         self.differences.extend(large.into_values());
+    }
+}
+
+/// Finds out whether each piece is right.
+struct ComparePieces<'a> {
+    manifest: &'a Manifest,
+    depth: Depth,
+    /// A piece was wrong.
+    found_one: AtomicBool,
+}
+
+impl Examine for ComparePieces<'_> {
+    type Finding = bool;
+
+    fn known(&self, _: PieceIndex, _: &mut PieceReader<'_>) -> Result<Option<bool>, StorageError> {
+        let is_enough = self.depth == Depth::First && self.found_one.load(Ordering::Relaxed);
+        Ok(is_enough.then_some(true))
+    }
+
+    fn judge(
+        &self,
+        piece: PieceIndex,
+        hash: Result<PieceHasher, StorageError>,
+    ) -> Result<bool, StorageError> {
+        let right = match hash {
+            Ok(hasher) => hasher.matches(self.manifest.hash(piece)),
+            // It changes while it is read: whatever it is, it is not the dataset.
+            Err(StorageError::Changed { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        self.found_one.fetch_or(!right, Ordering::Relaxed);
+        Ok(right)
     }
 }
 

@@ -1,12 +1,8 @@
 //! The path a byte takes: read from disk, send; receive, verify, write.
 //!
 //! Each link has two tasks. The *reader* turns bytes into [`Report`]s for the driver; payload goes
-//! from the socket straight into a pooled buffer, and from there to a blocking thread that hashes
+//! from the socket straight into a pooled buffer, and from there to the [`Intake`], which hashes
 //! and writes it. The *writer* sends messages and pieces; a message waits for at most one block.
-//!
-//! A piece of up to [`DATA_LEN_MAX`] is held in memory until its hash is known to be right, and
-//! only then written. A longer one is hashed and written as it arrives, block by block, by one
-//! link at a time: [`Intake`] keeps who that is.
 //!
 //! Cost per GiB received, by the figures of docs/PERFORMANCE.md: one copy out of the socket, one
 //! SHA-256, one copy into the page cache; no allocation once the pool is warm.
@@ -16,17 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::geometry::PieceIndex;
-use dft_protocol::manifest::Manifest;
 use dft_protocol::swarm::{Event, LinkId, Violation};
 use dft_protocol::wire::{self, DATA_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, Message, WireError};
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::intake::{Intake, Storing};
 use super::{ReadHalf, WriteHalf};
-use crate::buffers::{Buffer, BufferPool};
-use crate::storage::{StorageError, Store};
+use crate::buffers::Buffer;
+use crate::sha256::Sha256;
+use crate::storage::StorageError;
 
 /// Payload that is read from disk and sent at once: a message waits for no more than this.
 const BLOCK_LEN: u32 = 256 * 1024;
@@ -36,10 +32,6 @@ const BLOCK_HEADER_MAX: usize = 32;
 const CONTROL_QUEUE_MAX: usize = 4096;
 /// Pieces that wait to be sent on one link; the swarm hands out no more.
 const PIECE_QUEUE_MAX: usize = 8;
-/// Memory for received payload, per manifest.
-const POOL_BYTES: usize = 24 * 1024 * 1024;
-/// Fewest buffers: two for each of some links, or they would wait for each other.
-const POOL_BUFFERS_MIN: usize = 16;
 /// While payload trickles in, the driver is told at least this often.
 const ARRIVING_EVERY: Duration = Duration::from_millis(500);
 
@@ -68,70 +60,6 @@ pub enum Report {
         /// Why.
         error: StorageError,
     },
-}
-
-/// Where received payload goes; shared by all links of a manifest.
-pub struct Intake {
-    manifest: Arc<Manifest>,
-    store: Arc<Store>,
-    buffers: BufferPool,
-    /// Held while a whole piece is written: a lock that sleeps, in front of the kernel's lock of a
-    /// file, which spins.
-    writing: Mutex<()>,
-    /// Which link writes a long piece as it arrives.
-    streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
-}
-
-impl Intake {
-    /// The intake of a manifest whose pieces are kept in `store`.
-    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
-        let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
-        let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
-        Arc::new(Self { manifest, store, buffers, writing: Mutex::default(), streams: Mutex::default() })
-    }
-
-    fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Checks a whole piece and writes it where its hash is right.
-    fn store_whole(&self, piece: PieceIndex, data: &[u8]) -> Result<bool, StorageError> {
-        let digest: [u8; 32] = Sha256::digest(data).into();
-        let valid = digest == *self.manifest.hash(piece).as_bytes();
-        if valid {
-            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.store.write(piece, 0, data)?;
-            self.store.verified(piece);
-        }
-        Ok(valid)
-    }
-
-    /// Writes one block of a long piece, unless another link has taken the piece over.
-    fn store_block(
-        &self,
-        link: LinkId,
-        piece: PieceIndex,
-        offset: u32,
-        data: &[u8],
-    ) -> Result<(), StorageError> {
-        let owner = self.streams().entry(piece).or_insert_with(|| Arc::new(Mutex::new(link))).clone();
-        let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset == 0 {
-            *owner = link;
-        }
-        if *owner == link { self.store.write(piece, offset, data) } else { Ok(()) }
-    }
-
-    /// The last block of a long piece was written: is the piece right?
-    fn finish_stream(&self, link: LinkId, piece: PieceIndex, digest: [u8; 32]) -> bool {
-        let owner = self.streams().remove(&piece);
-        let owned = owner.is_some_and(|owner| *owner.lock().unwrap_or_else(PoisonError::into_inner) == link);
-        let valid = owned && digest == *self.manifest.hash(piece).as_bytes();
-        if valid {
-            self.store.verified(piece);
-        }
-        valid
-    }
 }
 
 /// The requests that wait on one link, shared by the driver (which makes them) and the reader
@@ -291,8 +219,8 @@ async fn report_end(id: LinkId, end: End, reports: &mpsc::Sender<Report>) {
 enum Assembly {
     /// In memory, to be checked as a whole.
     Whole { buffer: Buffer },
-    /// Hashed and written block by block. The job holds the hash so far.
-    Streamed { job: Option<JoinHandle<Result<Sha256, StorageError>>> },
+    /// Hashed and written block by block: the last block.
+    Streamed { storing: Option<Storing> },
     /// Dropped: the request was cancelled.
     Dropped,
 }
@@ -320,7 +248,7 @@ impl Reader {
 
     async fn read_messages(&mut self) -> Result<std::convert::Infallible, End> {
         let intake = self.intake.clone();
-        let geometry = intake.manifest.geometry();
+        let geometry = intake.manifest().geometry();
         loop {
             let len = self.read.read_u32().await? as usize;
             if len > FRAME_LEN_MAX {
@@ -347,15 +275,15 @@ impl Reader {
 
     /// Takes in one block of payload.
     async fn receive(&mut self, piece: PieceIndex, offset: u32, len: u32) -> Result<(), End> {
-        let piece_len = self.intake.manifest.geometry().piece_len(piece);
+        let piece_len = self.intake.manifest().geometry().piece_len(piece);
         let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
         let mut assembly = match self.assembly.take() {
             Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
             None if offset == 0 && cancelled => Assembly::Dropped,
             None if offset == 0 && piece_len <= DATA_LEN_MAX => {
-                Assembly::Whole { buffer: self.intake.buffers.take().await }
+                Assembly::Whole { buffer: self.intake.buffer().await }
             }
-            None if offset == 0 => Assembly::Streamed { job: None },
+            None if offset == 0 => Assembly::Streamed { storing: None },
             _ => return Err(Violation::UnrequestedData.into()),
         };
         if cancelled {
@@ -367,15 +295,15 @@ impl Reader {
                 fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at)
                     .await?;
             }
-            Assembly::Streamed { job } => {
-                let mut buffer = self.intake.buffers.take().await;
+            Assembly::Streamed { storing } => {
+                let mut buffer = self.intake.buffer().await;
                 let part = &mut buffer[..len as usize];
                 fill(&mut self.read, part, self.id, &self.reports, &mut self.arriving_at).await?;
-                let hash = match job.take() {
-                    Some(job) => join(job).await?,
+                let hash = match storing.take() {
+                    Some(storing) => stored(storing).await?,
                     None => Sha256::new(),
                 };
-                *job = Some(self.store_block(hash, buffer, piece, offset, len));
+                *storing = Some(self.intake.store_block(self.id, hash, (buffer, len), piece, offset));
             }
             Assembly::Dropped => self.skip(len).await?,
         }
@@ -386,23 +314,6 @@ impl Reader {
         self.complete(piece, assembly).await
     }
 
-    fn store_block(
-        &self,
-        mut hash: Sha256,
-        buffer: Buffer,
-        piece: PieceIndex,
-        offset: u32,
-        len: u32,
-    ) -> JoinHandle<Result<Sha256, StorageError>> {
-        let (intake, link) = (self.intake.clone(), self.id);
-        tokio::task::spawn_blocking(move || {
-            let data = &buffer[..len as usize];
-            hash.update(data);
-            intake.store_block(link, piece, offset, data)?;
-            Ok(hash)
-        })
-    }
-
     /// All bytes of a piece arrived.
     async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
         let link = self.id;
@@ -410,26 +321,16 @@ impl Reader {
         if cancelled || matches!(assembly, Assembly::Dropped) {
             return self.report(Event::PieceDiscarded { link, piece }).await;
         }
-        let (intake, reports) = (self.intake.clone(), self.reports.clone());
         match assembly {
             Assembly::Whole { buffer } => {
-                tokio::task::spawn_blocking(move || {
-                    let len = intake.manifest.geometry().piece_len(piece) as usize;
-                    let checked = intake.store_whole(piece, &buffer[..len]);
-                    drop(buffer);
-                    let report = match checked {
-                        Ok(valid) => Report::Piece { link, piece, valid },
-                        Err(error) => Report::StorageFailed(error),
-                    };
-                    let _ = reports.blocking_send(report);
-                });
+                self.intake.check_piece(link, piece, buffer, self.reports.clone());
             }
-            Assembly::Streamed { job: Some(job) } => {
-                let hash = join(job).await?;
-                let valid = intake.finish_stream(link, piece, hash.finalize().into());
+            Assembly::Streamed { storing: Some(storing) } => {
+                let hash = stored(storing).await?;
+                let valid = self.intake.finish_stream(link, piece, hash);
                 self.reports.send(Report::Piece { link, piece, valid }).await?;
             }
-            Assembly::Streamed { job: None } | Assembly::Dropped => {
+            Assembly::Streamed { storing: None } | Assembly::Dropped => {
                 unreachable!("a piece has at least one block, and dropped ones were reported")
             }
         }
@@ -473,8 +374,8 @@ async fn fill(
     Ok(())
 }
 
-async fn join(job: JoinHandle<Result<Sha256, StorageError>>) -> Result<Sha256, End> {
-    match job.await {
+async fn stored(storing: Storing) -> Result<Sha256, End> {
+    match storing.await {
         Ok(stored) => stored.map_err(End::Storage),
         // The runtime is shutting down.
         Err(_) => Err(End::Closed),
@@ -546,7 +447,7 @@ impl Writer {
         control: &mut mpsc::Receiver<Message>,
     ) -> Result<(), End> {
         let link = self.id;
-        let piece_len = self.intake.manifest.geometry().piece_len(piece);
+        let piece_len = self.intake.manifest().geometry().piece_len(piece);
         let mut offset = 0;
         while offset < piece_len {
             let len = BLOCK_LEN.min(piece_len - offset);
@@ -582,12 +483,12 @@ impl Writer {
         block.resize(BLOCK_HEADER_MAX + len as usize, 0);
         block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);
         // What is in memory is read here and now: to wake a thread for it would cost more.
-        match self.intake.store.read_cached(piece, offset, &mut block[BLOCK_HEADER_MAX..]) {
+        match self.intake.store().read_cached(piece, offset, &mut block[BLOCK_HEADER_MAX..]) {
             Ok(true) => return Ok(Ok((block, start))),
             Ok(false) => {}
             Err(error) => return Ok(Err(error)),
         }
-        let store = self.intake.store.clone();
+        let store = self.intake.store().clone();
         let read = move || {
             store.read(piece, offset, &mut block[BLOCK_HEADER_MAX..])?;
             Ok((block, start))

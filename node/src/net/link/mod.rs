@@ -5,6 +5,7 @@
 //! manifest. [`io`] then moves messages and pieces.
 
 pub mod endpoint;
+pub mod intake;
 pub mod io;
 mod plain;
 pub mod tls;

@@ -1,0 +1,265 @@
+//! Where received payload goes: hashed, compared with the manifest, written.
+//!
+//! A piece of up to [`DATA_LEN_MAX`] is held in memory until its hash is known to be right, and
+//! only then written. A longer one is hashed and written as it arrives, block by block, by one
+//! link at a time.
+//!
+//! Hashing is the dearest step, and two messages at once cost little more than one
+//! ([`sha256::update_two`]). So payload of all links waits in one queue, and a worker takes two
+//! jobs from it and replaces each as it ends. A worker lives as long as there is work; a second
+//! one starts only when more waits than the first can take up, because two workers with one job
+//! each would cost twice as much as one worker with two.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::manifest::Manifest;
+use dft_protocol::swarm::LinkId;
+use dft_protocol::wire::DATA_LEN_MAX;
+use tokio::sync::{mpsc, oneshot};
+
+use super::io::Report;
+use crate::buffers::{Buffer, BufferPool};
+use crate::sha256::{self, Sha256};
+use crate::storage::{StorageError, Store};
+
+/// Memory for received payload, per manifest.
+const POOL_BYTES: usize = 24 * 1024 * 1024;
+/// Fewest buffers: two for each of some links, or they would wait for each other.
+const POOL_BUFFERS_MIN: usize = 16;
+/// A job that is alone is hashed so many bytes at a time: a newcomer beside it waits no longer.
+const STEP_LEN: usize = 64 * 1024;
+/// Jobs that wait for each worker before another starts: it will take up two soon.
+const WAITING_PER_WORKER: usize = 2;
+
+/// Where received payload goes; shared by all links of a manifest.
+pub struct Intake {
+    manifest: Arc<Manifest>,
+    store: Arc<Store>,
+    buffers: BufferPool,
+    queue: Mutex<Queue>,
+    /// Workers at most: as many as cores.
+    workers_max: usize,
+    /// Held while a whole piece is written: a lock that sleeps, in front of the kernel's lock of a
+    /// file, which spins.
+    writing: Mutex<()>,
+    /// Which link writes a long piece as it arrives.
+    streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    workers: usize,
+}
+
+/// Payload to be hashed and stored.
+struct Job {
+    link: LinkId,
+    piece: PieceIndex,
+    /// What came before of the same piece, and what of this is hashed.
+    hash: Sha256,
+    buffer: Buffer,
+    /// How much of the buffer is payload, and how much of that is hashed.
+    len: usize,
+    hashed: usize,
+    then: Then,
+}
+
+enum Then {
+    /// It is a whole piece: who wants to know whether it is right.
+    Whole(mpsc::Sender<Report>),
+    /// It is a block at this offset of a longer piece: who waits for the hash so far.
+    Block { offset: u32, reply: oneshot::Sender<Result<Sha256, StorageError>> },
+}
+
+/// A block on its way to the disk: gives the hash of its piece so far.
+pub(super) type Storing = oneshot::Receiver<Result<Sha256, StorageError>>;
+
+impl Intake {
+    /// The intake of a manifest whose pieces are kept in `store`.
+    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
+        let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
+        let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
+        Arc::new(Self {
+            manifest,
+            store,
+            buffers,
+            queue: Mutex::default(),
+            workers_max: std::thread::available_parallelism().map_or(1, usize::from),
+            writing: Mutex::default(),
+            streams: Mutex::default(),
+        })
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// A buffer for a whole piece, or for a block of a longer one. Waits while all are in use.
+    pub(super) async fn buffer(&self) -> Buffer {
+        self.buffers.take().await
+    }
+
+    /// Checks a whole piece, writes it where its hash is right, and reports.
+    pub(super) fn check_piece(
+        self: &Arc<Self>,
+        link: LinkId,
+        piece: PieceIndex,
+        buffer: Buffer,
+        reports: mpsc::Sender<Report>,
+    ) {
+        let len = self.manifest.geometry().piece_len(piece) as usize;
+        let then = Then::Whole(reports);
+        self.push(Job { link, piece, hash: Sha256::new(), buffer, len, hashed: 0, then });
+    }
+
+    /// Hashes and writes the first `len` bytes of `buffer`, which belong at `offset` of a long
+    /// piece, after all that `hash` has taken in.
+    pub(super) fn store_block(
+        self: &Arc<Self>,
+        link: LinkId,
+        hash: Sha256,
+        (buffer, len): (Buffer, u32),
+        piece: PieceIndex,
+        offset: u32,
+    ) -> Storing {
+        let (reply, storing) = oneshot::channel();
+        let then = Then::Block { offset, reply };
+        self.push(Job { link, piece, hash, buffer, len: len as usize, hashed: 0, then });
+        storing
+    }
+
+    /// The last block of a long piece was stored: is the piece right?
+    pub(super) fn finish_stream(&self, link: LinkId, piece: PieceIndex, hash: Sha256) -> bool {
+        let owner = self.streams().remove(&piece);
+        let owned = owner.is_some_and(|owner| *owner.lock().unwrap_or_else(PoisonError::into_inner) == link);
+        let valid = owned && hash.finish() == *self.manifest.hash(piece).as_bytes();
+        if valid {
+            self.store.verified(piece);
+        }
+        valid
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(self: &Arc<Self>, job: Job) {
+        let mut queue = self.queue();
+        queue.jobs.push_back(job);
+        let is_enough = queue.jobs.len() <= queue.workers * WAITING_PER_WORKER;
+        if is_enough || queue.workers >= self.workers_max {
+            return;
+        }
+        queue.workers += 1;
+        drop(queue);
+        let intake = self.clone();
+        tokio::task::spawn_blocking(move || intake.work());
+    }
+
+    /// Does jobs, two at a time, until there are none.
+    fn work(&self) {
+        let mut lanes: [Option<Job>; 2] = [None, None];
+        loop {
+            if lanes.iter().any(Option::is_none) {
+                let mut queue = self.queue();
+                for lane in lanes.iter_mut().filter(|lane| lane.is_none()) {
+                    *lane = queue.jobs.pop_front();
+                }
+                if lanes.iter().all(Option::is_none) {
+                    // Under the lock: whoever pushes next starts a worker.
+                    queue.workers -= 1;
+                    return;
+                }
+            }
+            match &mut lanes {
+                [Some(first), Some(second)] => {
+                    let len = first.rest().len().min(second.rest().len());
+                    let (a, b) =
+                        (&first.buffer[first.hashed..][..len], &second.buffer[second.hashed..][..len]);
+                    sha256::update_two((&mut first.hash, a), (&mut second.hash, b));
+                    first.hashed += len;
+                    second.hashed += len;
+                }
+                [Some(job), None] | [None, Some(job)] => {
+                    let len = job.rest().len().min(STEP_LEN);
+                    job.hash.update(&job.buffer[job.hashed..][..len]);
+                    job.hashed += len;
+                }
+                [None, None] => unreachable!("a worker without work has returned"),
+            }
+            for lane in &mut lanes {
+                if let Some(job) = lane.take_if(|job| job.rest().is_empty()) {
+                    self.finish(job);
+                }
+            }
+        }
+    }
+
+    /// All of a job is hashed.
+    fn finish(&self, job: Job) {
+        let Job { link, piece, hash, buffer, len, then, .. } = job;
+        match then {
+            Then::Whole(reports) => {
+                let stored = self.store_whole(piece, hash, &buffer[..len]);
+                drop(buffer);
+                let report = match stored {
+                    Ok(valid) => Report::Piece { link, piece, valid },
+                    Err(error) => Report::StorageFailed(error),
+                };
+                // Where the driver is gone, nobody is left to be told.
+                let _ = reports.blocking_send(report);
+            }
+            Then::Block { offset, reply } => {
+                let stored = self.write_block(link, piece, offset, &buffer[..len]);
+                drop(buffer);
+                // Where the link is gone, so is its piece.
+                let _ = reply.send(stored.map(|()| hash));
+            }
+        }
+    }
+
+    /// Writes a whole piece where its hash is right.
+    fn store_whole(&self, piece: PieceIndex, hash: Sha256, data: &[u8]) -> Result<bool, StorageError> {
+        let valid = hash.finish() == *self.manifest.hash(piece).as_bytes();
+        if valid {
+            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.store.write(piece, 0, data)?;
+            self.store.verified(piece);
+        }
+        Ok(valid)
+    }
+
+    /// Writes one block of a long piece, unless another link has taken the piece over.
+    fn write_block(
+        &self,
+        link: LinkId,
+        piece: PieceIndex,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), StorageError> {
+        let owner = self.streams().entry(piece).or_insert_with(|| Arc::new(Mutex::new(link))).clone();
+        let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *owner = link;
+        }
+        if *owner == link { self.store.write(piece, offset, data) } else { Ok(()) }
+    }
+}
+
+impl Job {
+    /// What is still to be hashed.
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.hashed..self.len]
+    }
+}
