@@ -14,3 +14,4 @@ pub mod report;
 pub mod session;
 pub mod settings;
 pub mod storage;
+pub mod trace;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use super::{ReadHalf, WriteHalf};
 use crate::buffers::{Buffer, BufferPool};
 use crate::storage::{StorageError, Store};
+use crate::trace::{self, Trace};
 
 /// Payload that is read from disk and sent at once: a message waits for no more than this.
 const BLOCK_LEN: u32 = 256 * 1024;
@@ -80,14 +81,22 @@ pub struct Intake {
     writing: Mutex<()>,
     /// Which link writes a long piece as it arrives.
     streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+    trace: Trace,
 }
 
 impl Intake {
     /// The intake of a manifest whose pieces are kept in `store`.
-    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
+    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>, trace: Trace) -> Arc<Self> {
         let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
         let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
-        Arc::new(Self { manifest, store, buffers, writing: Mutex::default(), streams: Mutex::default() })
+        Arc::new(Self {
+            manifest,
+            store,
+            buffers,
+            writing: Mutex::default(),
+            streams: Mutex::default(),
+            trace,
+        })
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
@@ -349,6 +358,9 @@ impl Reader {
     async fn receive(&mut self, piece: PieceIndex, offset: u32, len: u32) -> Result<(), End> {
         let piece_len = self.intake.manifest.geometry().piece_len(piece);
         let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
+        if offset == 0 {
+            self.intake.trace.record(|| trace::Event::Arriving { link: self.id.0, piece: piece.to_u32() });
+        }
         let mut assembly = match self.assembly.take() {
             Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
             None if offset == 0 && cancelled => Assembly::Dropped,
@@ -407,7 +419,15 @@ impl Reader {
     async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
         let link = self.id;
         let cancelled = self.expected.lock().remove(&piece).unwrap_or(true);
-        if cancelled || matches!(assembly, Assembly::Dropped) {
+        let dropped = cancelled || matches!(assembly, Assembly::Dropped);
+        let bytes = self.intake.manifest.geometry().piece_len(piece);
+        self.intake.trace.record(|| trace::Event::Arrived {
+            link: link.0,
+            piece: piece.to_u32(),
+            bytes,
+            dropped,
+        });
+        if dropped {
             return self.report(Event::PieceDiscarded { link, piece }).await;
         }
         let (intake, reports) = (self.intake.clone(), self.reports.clone());
@@ -547,6 +567,7 @@ impl Writer {
     ) -> Result<(), End> {
         let link = self.id;
         let piece_len = self.intake.manifest.geometry().piece_len(piece);
+        self.intake.trace.record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
         let mut offset = 0;
         while offset < piece_len {
             let len = BLOCK_LEN.min(piece_len - offset);
@@ -564,6 +585,11 @@ impl Writer {
             self.write_messages(control).await?;
         }
         self.write.flush().await?;
+        self.intake.trace.record(|| trace::Event::Sent {
+            link: link.0,
+            piece: piece.to_u32(),
+            bytes: piece_len,
+        });
         self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
         Ok(())
     }
