@@ -59,9 +59,35 @@ fn write_whole(text: &mut String, summary: &Summary) -> std::fmt::Result {
     if let Some((first, last)) = summary.complete_s {
         writeln!(text, "complete    the first after {first:.3} s, the last after {last:.3} s")?;
     }
-    writeln!(text, "seeders     sent {:.3} copies", summary.copies_by_seeders)?;
+    let first_copy = summary.first_copy_s.map(|at| format!(", the first one within {at:.3} s"));
+    let first_copy = first_copy.unwrap_or_default();
+    writeln!(text, "seeders     sent {:.3} copies{first_copy}", summary.copies_by_seeders)?;
     let (duplicates, wasted) = (summary.duplicates, human_bytes(summary.duplicate_bytes));
     writeln!(text, "duplicates  {duplicates} pieces ({wasted}); corrupt: {}", summary.corrupt)?;
+    let churn = &summary.churn;
+    writeln!(
+        text,
+        "links       {} ends after {} dials ({} failed); {} closed as duplicates; {} requests lost with a link, {} made again",
+        churn.link_ends,
+        churn.dials,
+        churn.failed_dials,
+        churn.closed_as_duplicates,
+        churn.lost_requests,
+        churn.repeated_requests
+    )?;
+    if let Some(account) = &summary.account {
+        writeln!(
+            text,
+            "account     {:.3} s of a fetch: {:.3} before its first byte, {:.3} ramp, {:.3} payload at full rate, {:.3} duplicates, {:.3} headers and all that keeps the middle below it, {:.3} end",
+            account.complete,
+            account.before_first_byte,
+            account.ramp,
+            account.payload,
+            account.duplicates,
+            account.below_rate,
+            account.end
+        )?;
+    }
     if summary.dropped_events > 0 {
         writeln!(text, "missing     {} events: a disk did not keep up with a trace", summary.dropped_events)?;
     }
@@ -260,12 +286,16 @@ fn write_gaps(text: &mut String, summary: &Summary) -> std::fmt::Result {
 
 fn write_slices(text: &mut String, summary: &Summary) -> std::fmt::Result {
     writeln!(text, "\nRates of pieces in Mbit/s, from … s on")?;
-    writeln!(text, "{:>7} {:>10} {:>12} {:>14}", "from", "seeders up", "a fetcher up", "a fetcher down")?;
+    writeln!(
+        text,
+        "{:>7} {:>10} {:>12} {:>14} {:>10}",
+        "from", "seeders up", "a fetcher up", "a fetcher down", "duplicates"
+    )?;
     for slice in &summary.slices {
         writeln!(
             text,
-            "{:>7.2} {:>10.1} {:>12.1} {:>14.1}",
-            slice.from_s, slice.seeders_up, slice.fetcher_up, slice.fetcher_down
+            "{:>7.2} {:>10.1} {:>12.1} {:>14.1} {:>10}",
+            slice.from_s, slice.seeders_up, slice.fetcher_up, slice.fetcher_down, slice.duplicates
         )?;
     }
     Ok(())

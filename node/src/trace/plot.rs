@@ -85,7 +85,7 @@ impl<'run> Plot<'run> {
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11">
 <rect width="100%" height="100%" fill="white"/>
 <text x="{LEFT}" y="18" font-size="14">{} pieces, {:.1} MiB to {} nodes in {:.3} s</text>
-<text x="{LEFT}" y="36" fill="#555">above: <tspan fill="{DOWN}">received</tspan> and <tspan fill="{UP}">sent</tspan>, 0 to {:.0} Mbit/s; below: pieces in order of their index from first byte to last, coloured by who sent them; ▼ start, first byte, complete{}</text>"##,
+<text x="{LEFT}" y="36" fill="#555">above: <tspan fill="{DOWN}">received</tspan> and <tspan fill="{UP}">sent</tspan>, 0 to {:.0} Mbit/s; below: pieces in order of their index from first byte to last, coloured by who sent them (at a seeder: by who got them); ▼ start, first byte, complete{}</text>"##,
             self.run.pieces,
             self.run.bytes as f64 / f64::from(1 << 20),
             self.run.fetchers().count(),
@@ -163,12 +163,14 @@ impl<'run> Plot<'run> {
 
     fn write_pieces(&self, out: &mut String, node: &Node, top: f64) -> std::fmt::Result {
         let mut by_colour: BTreeMap<&str, String> = BTreeMap::new();
-        for download in &node.downloads {
-            let (Some(first), Some(last)) = (download.first, download.last) else { continue };
-            let peer = node.links.get(&download.link).map(|link| link.peer.as_str());
+        let came = node.downloads.iter().map(|it| (it.first, it.last, it.link, it.piece));
+        let sent = node.uploads.iter().map(|it| (it.first, it.last, it.link, it.piece));
+        let seeds = node.verb == "seed";
+        for (first, last, link, piece) in came.chain(sent.filter(|_| seeds)) {
+            let (Some(first), Some(last)) = (first, last) else { continue };
+            let peer = node.links.get(&link).map(|link| link.peer.as_str());
             let colour = peer.and_then(|peer| self.colours.get(peer)).copied().unwrap_or("#999");
-            let y =
-                top + PIECES_HEIGHT * (f64::from(download.piece) + 0.5) / f64::from(self.run.pieces.max(1));
+            let y = top + PIECES_HEIGHT * (f64::from(piece) + 0.5) / f64::from(self.run.pieces.max(1));
             let (x, end) = (self.x(first), self.x(last));
             write!(by_colour.entry(colour).or_default(), "M{x:.1} {y:.1}h{:.1}", (end - x).max(0.7))?;
         }
@@ -231,7 +233,7 @@ mod tests {
             assert!(svg.contains(name), "{name} in {svg}");
         }
         let bars = svg.lines().filter(|line| line.contains(r#"stroke-width="1.2""#));
-        assert_eq!(bars.map(|line| line.matches('M').count()).sum::<usize>(), 6);
+        assert_eq!(bars.map(|line| line.matches('M').count()).sum::<usize>(), 8);
     }
 
     #[test]

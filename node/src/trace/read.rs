@@ -126,8 +126,8 @@ pub struct Node {
     pub found: Vec<(i64, Means, u32)>,
     /// Its links by their numbers.
     pub links: BTreeMap<u64, Link>,
-    /// Dials that came to nothing.
-    pub failed_dials: usize,
+    /// How often it dialled, and how often that came to nothing.
+    pub dials: (usize, usize),
     /// Pieces that it asked for, and what came of it.
     pub downloads: Vec<Download>,
     /// Pieces that it sent.
@@ -156,6 +156,8 @@ pub struct Link {
     pub up: i64,
     /// How long that took.
     pub opening: Opening,
+    /// When it ended, and why where this end closed it.
+    pub down: Option<(i64, Option<String>)>,
 }
 
 /// One request and its answer.
@@ -289,7 +291,10 @@ impl Node {
         self.phases.values_mut().for_each(|at| *at += by);
         self.found.iter_mut().for_each(|found| found.0 += by);
         self.asked.iter_mut().for_each(|asked| asked.0 += by);
-        self.links.values_mut().for_each(|link| link.up += by);
+        for link in self.links.values_mut() {
+            link.up += by;
+            link.down.iter_mut().for_each(|down| down.0 += by);
+        }
         for download in &mut self.downloads {
             download.requested += by;
             for at in
@@ -333,10 +338,13 @@ impl Reader {
                 self.node.phases.entry(*phase).or_insert(at);
             }
             Event::PeersFound { means, count } => self.node.found.push((at, *means, *count)),
-            Event::DialFailed { .. } => self.node.failed_dials += 1,
+            Event::Dial { .. } => self.node.dials.0 += 1,
+            Event::DialFailed { .. } => self.node.dials.1 += 1,
+            Event::LinkDown { link, reason } => self.link_down(*link, at, reason.as_deref()),
             Event::LinkUp { link, peer, dialled, complete, opening, .. } => {
                 let (peer, opening) = (peer.clone(), *opening);
-                let link_end = Link { peer, dialled: *dialled, complete: *complete, up: at, opening };
+                let link_end =
+                    Link { peer, dialled: *dialled, complete: *complete, up: at, opening, down: None };
                 self.node.links.insert(*link, link_end);
             }
             Event::HaveSent { count, .. } => self.announced(0, *count),
@@ -345,6 +353,13 @@ impl Reader {
             Event::CancelReceived { link, piece } => self.node.asked.push((at, *link, *piece, false)),
             Event::End { dropped } => self.node.dropped_events = *dropped,
             event => self.take_piece(event, at),
+        }
+    }
+
+    /// The first reason counts: what this end closes, ends again when its tasks do.
+    fn link_down(&mut self, id: u64, at: i64, reason: Option<&str>) {
+        if let Some(link) = self.node.links.get_mut(&id) {
+            link.down.get_or_insert_with(|| (at, reason.map(str::to_owned)));
         }
     }
 

@@ -4,12 +4,16 @@
 //! byte to its last; what is between is a gap. All times are seconds since the first fetch began,
 //! durations are milliseconds.
 
+mod account;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+pub use account::{Account, Churn};
+
 use super::event::Phase;
-use super::read::{Node, Run};
+use super::read::{Download, Node, Run, Upload};
 
 /// Gaps that are named.
 const GAPS_MAX: usize = 20;
@@ -31,16 +35,22 @@ pub struct Summary {
     pub complete_s: Option<(f64, f64)>,
     /// What the dataset takes at the given rate.
     pub bound_s: Option<f64>,
+    /// When seeders had sent each piece once.
+    pub first_copy_s: Option<f64>,
     /// Bytes of pieces that seeders sent, in copies of the dataset.
     pub copies_by_seeders: f64,
     /// Pieces that arrived though they were here or on their way from another peer.
-    pub duplicates: u64,
+    pub duplicates: usize,
     /// Bytes of them.
     pub duplicate_bytes: u64,
     /// Pieces whose hash was wrong.
     pub corrupt: u64,
     /// Events that are missing from the traces.
     pub dropped_events: u64,
+    /// What an average fetch's time went into, where the rate is known.
+    pub account: Option<Account>,
+    /// What opening links took.
+    pub churn: Churn,
     /// One for each trace.
     pub nodes: Vec<NodeSummary>,
     /// One for each end of a link that carried something.
@@ -97,7 +107,7 @@ pub struct NodeSummary {
     /// Pieces that were verified.
     pub verified: usize,
     /// Pieces that came twice.
-    pub duplicates: u64,
+    pub duplicates: usize,
     /// Share of the time from its first byte to its last in which a piece was coming.
     pub download_busy: f64,
     /// Share of the time from the swarm's first byte to its end in which a piece was being sent.
@@ -187,6 +197,8 @@ pub struct Slice {
     pub fetcher_up: f64,
     /// What a fetcher received, on average.
     pub fetcher_down: f64,
+    /// Duplicates that came, at all nodes.
+    pub duplicates: usize,
 }
 
 /// The last 5% of the run.
@@ -224,7 +236,7 @@ impl Summary {
         let seeders = || run.nodes.iter().filter(|node| node.verb == "seed");
         let completes: Vec<i64> = run.fetchers().filter_map(Node::complete).collect();
         let swarm_first = run.nodes.iter().filter_map(Node::first_byte).min().unwrap_or(0);
-        let duplicates: Vec<(u64, u64)> = run.nodes.iter().map(duplicates).collect();
+        let duplicates: Vec<&Download> = run.nodes.iter().flat_map(duplicated).collect();
         Self {
             bytes: run.bytes,
             pieces: run.pieces,
@@ -235,11 +247,14 @@ impl Summary {
                 .zip(completes.iter().max())
                 .map(|(first, last)| (seconds(*first), seconds(*last))),
             bound_s: rate_mbit.map(|rate| run.bytes as f64 * 8.0 / (f64::from(rate) * 1e6)),
+            first_copy_s: first_copy(run).map(seconds),
             copies_by_seeders: seeders().map(sent_bytes).sum::<u64>() as f64 / run.bytes.max(1) as f64,
-            duplicates: duplicates.iter().map(|(count, _)| count).sum(),
-            duplicate_bytes: duplicates.iter().map(|(_, bytes)| bytes).sum(),
+            duplicates: duplicates.len(),
+            duplicate_bytes: duplicates.iter().map(|it| u64::from(it.bytes)).sum(),
             corrupt: run.nodes.iter().map(corrupt).sum(),
             dropped_events: run.nodes.iter().map(|node| node.dropped_events).sum(),
+            account: rate_mbit.and_then(|rate| Account::of(run, rate)),
+            churn: Churn::of(run),
             nodes: run.nodes.iter().map(|node| summarize(node, swarm_first, end)).collect(),
             links: links(run, end),
             served: served(run),
@@ -334,16 +349,25 @@ fn sent_bytes(node: &Node) -> u64 {
     node.uploads.iter().filter(|it| it.last.is_some()).map(|it| u64::from(it.bytes)).sum()
 }
 
-/// Pieces that came though another copy was or had been on its way: how many, and their bytes.
-fn duplicates(node: &Node) -> (u64, u64) {
+/// Pieces that came though another copy had come before.
+fn duplicated(node: &Node) -> impl Iterator<Item = &Download> {
     let mut seen = BTreeSet::new();
     let mut came: Vec<_> = node.downloads.iter().filter(|it| it.last.is_some()).collect();
     came.sort_by_key(|it| it.last);
     // A corrupt piece is no copy of anything.
     came.retain(|it| it.checked.is_none_or(|(_, valid)| valid));
-    came.into_iter()
-        .filter(|it| !seen.insert(it.piece))
-        .fold((0, 0), |(count, bytes), it| (count + 1, bytes + u64::from(it.bytes)))
+    came.into_iter().filter(move |it| !seen.insert(it.piece))
+}
+
+/// When all seeders together had sent each piece once.
+fn first_copy(run: &Run) -> Option<i64> {
+    let mut first: BTreeMap<u32, i64> = BTreeMap::new();
+    for upload in run.nodes.iter().filter(|node| node.verb == "seed").flat_map(|node| &node.uploads) {
+        if let Some(last) = upload.last {
+            first.entry(upload.piece).and_modify(|at| *at = last.min(*at)).or_insert(last);
+        }
+    }
+    (first.len() == run.pieces as usize).then(|| first.into_values().max()).flatten()
 }
 
 fn corrupt(node: &Node) -> u64 {
@@ -391,7 +415,7 @@ fn summarize(node: &Node, swarm_first: i64, end: i64) -> NodeSummary {
             .sum(),
         sent_bytes: sent_bytes(node),
         verified: node.verified().count(),
-        duplicates: duplicates(node).0,
+        duplicates: duplicated(node).count(),
         download_busy: span.map_or(0.0, |(from, to)| incoming(node, None).share(from, to)),
         upload_busy: outgoing(node, None).share(swarm_first, end),
         announced: node.announced[0],
@@ -444,7 +468,7 @@ fn served(run: &Run) -> Vec<(String, String, u64)> {
 }
 
 fn latency(run: &Run) -> Latency {
-    let verified: Vec<_> = run.nodes.iter().flatten_verified().collect();
+    let verified: Vec<_> = run.nodes.iter().flat_map(Node::verified).collect();
     let parts = |part: fn(i64, i64, i64, i64) -> i64| {
         let times = verified
             .iter()
@@ -460,14 +484,6 @@ fn latency(run: &Run) -> Latency {
     }
 }
 
-trait FlattenVerified<'run>: Iterator<Item = &'run Node> + Sized {
-    fn flatten_verified(self) -> impl Iterator<Item = (&'run super::read::Download, i64)> {
-        self.flat_map(Node::verified)
-    }
-}
-
-impl<'run, I: Iterator<Item = &'run Node>> FlattenVerified<'run> for I {}
-
 /// How long each upload of a node waited for its turn.
 fn queued(node: &Node) -> Vec<i64> {
     let mut asked: BTreeMap<(u64, u32), i64> = BTreeMap::new();
@@ -476,7 +492,7 @@ fn queued(node: &Node) -> Vec<i64> {
             asked.insert((link, piece), at);
         }
     }
-    let waited = |it: &super::read::Upload| asked.get(&(it.link, it.piece)).map(|at| it.granted - at);
+    let waited = |it: &Upload| asked.get(&(it.link, it.piece)).map(|at| it.granted - at);
     node.uploads.iter().filter_map(waited).collect()
 }
 
@@ -507,8 +523,7 @@ fn gaps(run: &Run, swarm_first: i64, end: i64) -> Vec<Gap> {
 
 /// Requests of a node that wait at this moment.
 fn requests_out(node: &Node, at: i64) -> usize {
-    let waits =
-        |it: &&super::read::Download| it.requested <= at && it.answered().is_none_or(|answer| answer > at);
+    let waits = |it: &&Download| it.requested <= at && it.answered().is_none_or(|answer| answer > at);
     node.downloads.iter().filter(waits).count()
 }
 
@@ -534,6 +549,7 @@ fn requests_in(node: &Node, at: i64) -> usize {
 fn slices(run: &Run, end: i64) -> Vec<Slice> {
     let length = (end / SLICES).max(1);
     let fetchers = run.fetchers().count().max(1) as f64;
+    let duplicates: Vec<i64> = run.nodes.iter().flat_map(duplicated).filter_map(|it| it.last).collect();
     let rate = |bytes: f64| bytes * 8.0 / length as f64;
     let slice = |from: i64| {
         let to = from + length;
@@ -548,6 +564,7 @@ fn slices(run: &Run, end: i64) -> Vec<Slice> {
             seeders_up: rate(up("seed")),
             fetcher_up: rate(up("fetch") / fetchers),
             fetcher_down: rate(down / fetchers),
+            duplicates: duplicates.iter().filter(|at| (from..to).contains(*at)).count(),
         }
     };
     (0..SLICES).map(|number| slice(number * length)).collect()
