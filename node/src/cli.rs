@@ -40,6 +40,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Check a file or directory against its manifest
     Verify(VerifyArgs),
+    /// Show where the time of a run went: reads what seed and fetch recorded with --trace
+    Trace(TraceArgs),
     /// Watch a whole swarm at work on this machine: one seeder, several peers
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -119,6 +121,9 @@ pub struct SeedArgs {
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
+    /// Record what happens, and when, in this file; dft trace reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// `dft fetch`
@@ -147,6 +152,9 @@ pub struct FetchArgs {
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
+    /// Record what happens, and when, in this file; dft trace reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// `dft tracker`
@@ -180,6 +188,23 @@ pub struct VerifyArgs {
     pub manifest: PathBuf,
     /// The file or directory to check, or the directory that holds it [default: here]
     pub path: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft trace`
+#[derive(Args, Debug)]
+pub struct TraceArgs {
+    /// Traces of one swarm, as --trace wrote them: one file a node
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The rate of each node's link in Mbit/s: adds the distance to the bound
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Draw it, in SVG
+    #[arg(long, value_name = "OUT.svg")]
+    pub plot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -24,6 +24,7 @@ use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
 use crate::storage::{StorageError, Store};
+use crate::trace::{Phase, Trace};
 
 /// Uploads that run at once: few, as the virtual-time world of protocol/tests suggests; what was run
 /// on real hosts is in docs/PERFORMANCE.md.
@@ -131,7 +132,7 @@ enum Control {
 
 /// Work that was done elsewhere.
 enum Done {
-    Dialled { addr: SocketAddr, result: Result<Open, LinkError> },
+    Dialled { addr: SocketAddr, result: Box<Result<Open, LinkError>> },
     Flushed(Result<Vec<PieceIndex>, StorageError>),
     Finished(Result<PathBuf, StorageError>),
     Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
@@ -147,11 +148,13 @@ pub struct DriverConfig {
     pub endpoint: Arc<Endpoint>,
     /// Whether missing pieces are fetched.
     pub download: bool,
+    /// Where what happens is recorded.
+    pub trace: Trace,
 }
 
 /// Starts the driver of a manifest.
 pub fn start(config: DriverConfig) -> Handle {
-    let DriverConfig { manifest, store, endpoint, download } = config;
+    let DriverConfig { manifest, store, endpoint, download, trace } = config;
     let have = store.durable();
     let swarm_config = Config {
         local: endpoint.identity().peer(),
@@ -178,7 +181,7 @@ pub fn start(config: DriverConfig) -> Handle {
     let have_bytes = swarm.have().iter().map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
     let driver = Driver {
-        intake: Intake::new(manifest.clone(), store.clone()),
+        intake: Intake::new(manifest.clone(), store.clone(), trace.clone()),
         manifest,
         store,
         endpoint,
@@ -195,6 +198,7 @@ pub fn start(config: DriverConfig) -> Handle {
         dialling: 0,
         unflushed: Unflushed::default(),
         finished: !download,
+        trace,
     };
     tokio::spawn(driver.run(opened, reports, done, control_receiver));
     Handle { control, updates: update_receiver, snapshots }
@@ -227,6 +231,7 @@ struct Driver {
     unflushed: Unflushed,
     /// The final name is in place, or this node only seeds.
     finished: bool,
+    trace: Trace,
 }
 
 impl Driver {
@@ -285,6 +290,7 @@ impl Driver {
     // ---- inputs ----
 
     fn event(&mut self, event: Event) {
+        self.trace.input(&event);
         let now = self.now();
         self.swarm.handle(event, now);
         self.carry_out();
@@ -330,19 +336,22 @@ impl Driver {
     fn handle_opened(&mut self, open: Open) {
         let link = LinkId(self.next_link);
         self.next_link += 1;
-        let Open { peer, remote, role, hello, read, write } = open;
+        let Open { peer, remote, role, hello, timing, read, write } = open;
         let handle = LinkHandle::start(link, read, write, self.intake.clone(), self.report_sender.clone());
         self.links.insert(link, handle);
-        self.event(Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello });
+        let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello };
+        self.trace.link_up(&event, timing);
+        self.event(event);
     }
 
     fn handle_done(&mut self, done: Done) {
         match done {
             Done::Dialled { addr, result } => {
                 self.dialling -= 1;
-                match result {
+                match *result {
                     Ok(open) => self.handle_opened(open),
                     Err(error) => {
+                        self.trace.dial_failed(addr, &error);
                         self.event(Event::DialFailed { addr, hopeless: error.is_hopeless() });
                         self.update(Update::DialFailed { addr, error });
                     }
@@ -358,6 +367,7 @@ impl Driver {
                 self.update(Update::StorageFailed(error));
             }
             Done::Finished(Ok(path)) => {
+                self.trace.phase(Phase::Complete);
                 self.publish();
                 self.update(Update::Complete { path });
             }
@@ -377,6 +387,7 @@ impl Driver {
 
     fn carry_out(&mut self) {
         while let Some(command) = self.swarm.poll_command() {
+            self.trace.output(&command);
             match command {
                 Command::Connect(peer) => self.dial(peer.addr),
                 Command::Disconnect { link, reason } => self.disconnect(link, reason),
@@ -423,7 +434,7 @@ impl Driver {
         let (endpoint, manifest, done) =
             (self.endpoint.clone(), self.manifest.id(), self.done_sender.clone());
         tokio::spawn(async move {
-            let result = endpoint.dial(addr, manifest).await;
+            let result = Box::new(endpoint.dial(addr, manifest).await);
             let _ = done.send(Done::Dialled { addr, result });
         });
     }

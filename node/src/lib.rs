@@ -15,3 +15,4 @@ pub mod session;
 pub mod settings;
 pub mod sha256;
 pub mod storage;
+pub mod trace;

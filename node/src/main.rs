@@ -50,6 +50,7 @@ fn wants_json(command: &Command) -> bool {
         Command::Tracker(args) => args.json,
         Command::Show(args) => args.json,
         Command::Verify(args) => args.json,
+        Command::Trace(args) => args.json,
         Command::Demo(args) => args.json,
         Command::Completions { .. } | Command::Man => false,
     }

@@ -13,11 +13,13 @@ use crate::cli::{NetArgs, Switch};
 use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
-use crate::net::identity::Identity;
+use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
 use crate::net::link::{Endpoint, EndpointError};
 use crate::settings::Ports;
 use crate::storage::Store;
+use crate::trace::event::Means;
+use crate::trace::{Event, Phase, Trace};
 
 /// What happens in a session.
 #[derive(Debug)]
@@ -35,11 +37,17 @@ pub struct Listening {
     net: NetArgs,
     trackers: Vec<Multiaddr>,
     control_port: u16,
+    trace: Trace,
 }
 
 impl Listening {
     /// Listens as was asked for; where no port was, on the remembered ones if they are free.
-    pub fn start(net: &NetArgs, identity: &Identity, remembered: Option<Ports>) -> Result<Self, Failure> {
+    pub fn start(
+        net: &NetArgs,
+        identity: &Identity,
+        remembered: Option<Ports>,
+        trace: Trace,
+    ) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
         let start = |port| {
@@ -73,7 +81,8 @@ impl Listening {
                 _ => failure,
             }
         })?;
-        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port })
+        trace.phase(Phase::Listening);
+        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, trace })
     }
 
     /// The endpoint of links.
@@ -119,7 +128,8 @@ impl Listening {
         let (discovery, events) = spawned.map_err(|error| {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
         })?;
-        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events })
+        self.trace.phase(Phase::Discovering);
+        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
     }
 }
 
@@ -129,6 +139,7 @@ pub struct Discovering {
     tasks: JoinSet<()>,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
+    trace: Trace,
 }
 
 impl Discovering {
@@ -156,13 +167,27 @@ impl Discovering {
     ) -> Session {
         let seeders = manifest.hints().seeders.iter().copied();
         let known: Vec<PeerAddr> = if download { seeders.chain(peers).collect() } else { peers };
-        let driver = driver::start(DriverConfig { manifest, store, endpoint: self.endpoint, download });
+        let trace = self.trace;
+        trace.record(|| Event::Node {
+            peer: display_peer(&self.endpoint.identity().peer()),
+            manifest: manifest.id().to_string(),
+            name: manifest.info().name.to_string(),
+            pieces: u32::try_from(manifest.geometry().piece_count()).unwrap_or(u32::MAX),
+            have: u32::try_from(store.durable().count()).unwrap_or(u32::MAX),
+            bytes: manifest.total_bytes(),
+        });
+        trace.phase(Phase::Driving);
+        record_found(&trace, Means::Manifest, &known);
+        let endpoint = self.endpoint;
+        let driver =
+            driver::start(DriverConfig { manifest, store, endpoint, download, trace: trace.clone() });
         driver.found(known).await;
         Session {
             driver,
             discovery: self.discovery,
             events: self.events,
             discovering: true,
+            trace,
             _tasks: self.tasks,
         }
     }
@@ -174,6 +199,7 @@ pub struct Session {
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
     discovering: bool,
+    trace: Trace,
     _tasks: JoinSet<()>,
 }
 
@@ -186,7 +212,10 @@ impl Session {
                     return update.map(Happening::Update);
                 }
                 event = self.events.recv(), if self.discovering => match event {
-                    Some(discovery::Event::PeersFound { peers, .. }) => self.driver.found(peers).await,
+                    Some(discovery::Event::PeersFound { peers, source }) => {
+                        record_found(&self.trace, means_of(&source), &peers);
+                        self.driver.found(peers).await;
+                    }
                     Some(event) => return Some(Happening::Discovery(event)),
                     None => self.discovering = false,
                 },
@@ -206,8 +235,21 @@ impl Session {
 
     /// Takes leave of everybody; takes about 1 s at most.
     pub async fn shutdown(self) -> Snapshot {
+        self.trace.phase(Phase::Leaving);
         let (snapshot, ()) = tokio::join!(self.driver.shutdown(), self.discovery.shutdown());
         snapshot
+    }
+}
+
+fn record_found(trace: &Trace, means: Means, peers: &[PeerAddr]) {
+    trace.record(|| Event::PeersFound { means, count: u32::try_from(peers.len()).unwrap_or(u32::MAX) });
+}
+
+const fn means_of(source: &discovery::Source) -> Means {
+    match source {
+        discovery::Source::Tracker(_) => Means::Tracker,
+        discovery::Source::EmbeddedTracker => Means::EmbeddedTracker,
+        discovery::Source::Mdns => Means::Mdns,
     }
 }
 

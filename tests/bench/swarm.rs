@@ -1,13 +1,13 @@
 //! Ten receivers on shaped hosts, all started at once: how close dft comes to what the network
 //! allows, and how often the seeder sends each byte.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::lab::Lab;
 use crate::lab::data;
 use crate::lab::process::Process;
-use crate::lab::scene::Scene;
+use crate::lab::scene::{Dft, Scene};
 use crate::lab::tree::assert_same;
 use crate::table::{Samples, Table};
 
@@ -15,6 +15,8 @@ const RECEIVERS: usize = 10;
 const RATE_MBIT: u32 = 50;
 const BYTES: u64 = 64 << 20;
 const TINY_FILES: usize = 20_000;
+/// Where the traces of all runs go, a directory each; nowhere if it is not set.
+const TRACE_DIRECTORY: &str = "DFT_TRACE_DIR";
 
 /// One file.
 pub fn one_file(runs: usize) -> Vec<Table> {
@@ -80,14 +82,17 @@ fn run(lab: &Lab, make: &impl Fn(&Path), measured: &mut Measured) {
     let scene = Scene::in_memory();
     let dataset = scene.path("dataset");
     make(&dataset);
-    let mut seeder = scene.dft_on(lab.host(0), "seeder").args(["seed", "--json"]).arg(&dataset).start();
+    let traces = trace_directory(lab);
+    let seeder = scene.dft_on(lab.host(0), "seeder").args(["seed", "--json"]).arg(&dataset);
+    let mut seeder = traced(seeder, traces.as_deref(), "seeder").start();
     let manifest = scene.path("seeder").join(seeder.wait_for("seeding").text("manifest"));
     let (sent_before, hashing) = (lab.host(0).sent_bytes(), seeder.cpu_seconds());
 
     let started = Instant::now();
     let start = |host: usize| {
         let fetcher = scene.dft_on(lab.host(host), &format!("fetcher {host}"));
-        fetcher.args(["fetch", "--json"]).arg(&manifest).start()
+        let fetcher = fetcher.args(["fetch", "--json"]).arg(&manifest);
+        traced(fetcher, traces.as_deref(), &format!("fetcher-{host}")).start()
     };
     let mut fetchers: Vec<Process> = (1..=RECEIVERS).map(start).collect();
     let ends = fetchers.iter_mut().map(|fetcher| {
@@ -108,4 +113,20 @@ fn run(lab: &Lab, make: &impl Fn(&Path), measured: &mut Measured) {
     }
     measured.cpu_seconds.add(cpu_seconds);
     measured.seeder_mib.add(seeder.sample_memory() as f64 / 1024.0);
+}
+
+/// A new directory for the traces of one run, where they are wanted.
+fn trace_directory(lab: &Lab) -> Option<PathBuf> {
+    let parent = PathBuf::from(std::env::var_os(TRACE_DIRECTORY)?);
+    let name = |run: usize| parent.join(format!("{}-{run}", lab.congestion_control()));
+    let directory = (1..).map(name).find(|path| !path.exists())?;
+    std::fs::create_dir_all(&directory).expect("the directory for traces can be made");
+    Some(directory)
+}
+
+fn traced(command: Dft, directory: Option<&Path>, name: &str) -> Dft {
+    match directory {
+        Some(directory) => command.arg("--trace").arg(directory.join(name).with_extension("trace")),
+        None => command,
+    }
 }

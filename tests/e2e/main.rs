@@ -20,3 +20,4 @@ mod laboratory;
 mod lan;
 mod loopback;
 mod steps;
+mod trace;

@@ -20,6 +20,7 @@ use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
 use crate::session::{Happening, Listening, Session, interrupted};
 use crate::settings::resolve_peers;
 use crate::storage::{FetchOptions, Store};
+use crate::trace::{Phase, Recording};
 
 /// Without any peer, a fetch gives up after this time: long enough to start the seeder second.
 const NO_PEER_MAX: Duration = Duration::from_secs(60);
@@ -31,8 +32,11 @@ const ALL_REFUSE_MAX: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
+    let recording = Recording::start(args.trace.as_deref(), "fetch", Instant::now())?;
+    let trace = recording.trace();
     let reporter = Reporter::new(args.json);
     let manifest = read_manifest(&args.manifest)?;
+    trace.phase(Phase::Manifest);
     if !args.output.is_dir() {
         let message = format!("there is no directory {}", args.output.display());
         return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
@@ -46,11 +50,12 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
             return Err(interrupted_failure());
         }
     };
+    trace.phase(Phase::Store);
     let mut fetch = Fetch::new(args, manifest, reporter);
     if store.is_finished() {
         return fetch.already_complete(store.final_path());
     }
-    let listening = Listening::start(&fetch.args.net, &Identity::generate(), None)?;
+    let listening = Listening::start(&fetch.args.net, &Identity::generate(), None, trace)?;
     let listen = listening.endpoint().listen_addrs().iter().map(ToString::to_string).collect::<Vec<_>>();
     let have = store.durable();
     let discovering = listening.discover(&fetch.manifest, have.is_full(), None).await?;

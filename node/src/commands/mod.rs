@@ -4,6 +4,7 @@ mod demo;
 mod fetch;
 mod seed;
 mod show;
+mod trace;
 mod tracker;
 mod verify;
 
@@ -24,6 +25,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Tracker(args) => tracker::run(args).await,
         Command::Show(args) => show::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dft", &mut std::io::stdout());

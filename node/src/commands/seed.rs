@@ -20,11 +20,14 @@ use crate::report::{Rate, Reporter, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
 use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::trace::{Phase, Recording};
 
 /// Mode of the manifest: to be copied and read by others.
 const MANIFEST_MODE: u32 = 0o644;
 
 pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
+    let recording = Recording::start(args.trace.as_deref(), "seed", Instant::now())?;
+    let trace = recording.trace();
     let reporter = Reporter::new(args.json);
     let output = output_path(&args)?;
     check_output(&output)?;
@@ -41,7 +44,8 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let manifest = Manifest::new(info, Hints::default())
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
 
-    let listening = Listening::start(&args.net, &state.identity()?, state.ports())?;
+    trace.phase(Phase::Manifest);
+    let listening = Listening::start(&args.net, &state.identity()?, state.ports(), trace)?;
     let endpoint = listening.endpoint().clone();
     let mut discovering = listening.discover(&manifest, true, Some(state.tracker())).await?;
     let manifest = Arc::new(with_hints(manifest, &args, endpoint.port(), &endpoint, &mut discovering).await?);

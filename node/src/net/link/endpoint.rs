@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::wire::{self, Hello, Opening, Refusal, Site};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::tls::{TlsConfigs, TlsSetupError, peer_of_certificates};
-use super::{LinkError, Open, Role, plain};
+use super::{LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
@@ -172,9 +172,10 @@ impl Endpoint {
 
     /// Opens a link for `manifest` to whoever listens at `addr`.
     pub async fn dial(&self, addr: SocketAddr, manifest: ManifestId) -> Result<Open, LinkError> {
+        let began = Instant::now();
         let connect = TcpStream::connect(addr);
         let tcp = tokio::time::timeout(CONNECT_MAX, connect).await.map_err(|_| LinkError::TimedOut)??;
-        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, manifest))
+        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, manifest, began))
             .await
             .map_err(|_| LinkError::TimedOut)?
     }
@@ -184,13 +185,16 @@ impl Endpoint {
         tcp: TcpStream,
         remote: SocketAddr,
         manifest: ManifestId,
+        began: Instant,
     ) -> Result<Open, LinkError> {
+        let connected = Instant::now();
         // Small messages leave at once.
         tcp.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             let mut tcp = tcp;
             let peer = plain::handshake(&mut tcp, Role::Dialler, self.identity.keypair()).await?;
-            return self.greet(peer, remote, BufReader::new(tcp), manifest).await;
+            let steps = Steps::authenticated(began, connected);
+            return self.greet(peer, remote, BufReader::new(tcp), manifest, steps).await;
         };
         let name = ServerName::IpAddress(remote.ip().into());
         let stream = BufReader::with_capacity(TLS_READ_LEN, tcp);
@@ -200,7 +204,7 @@ impl Endpoint {
             .map_err(LinkError::from_handshake)?;
         let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
         let peer = peer.ok_or(LinkError::Unauthenticated)?;
-        self.greet(peer, remote, stream, manifest).await
+        self.greet(peer, remote, stream, manifest, Steps::authenticated(began, connected)).await
     }
 
     /// The dialler's hello goes first.
@@ -210,6 +214,7 @@ impl Endpoint {
         remote: SocketAddr,
         mut stream: impl Transport,
         manifest: ManifestId,
+        steps: Steps,
     ) -> Result<Open, LinkError> {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
         tune_for(stream.tcp(), &route)?;
@@ -218,7 +223,7 @@ impl Endpoint {
         match read_opening(&mut stream).await? {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
-            Opening::Hello(hello) => Ok(open(peer, remote, Role::Dialler, hello, stream)),
+            Opening::Hello(hello) => Ok(open(peer, remote, Role::Dialler, hello, stream, &steps)),
         }
     }
 
@@ -262,6 +267,7 @@ impl Endpoint {
         mut tcp: TcpStream,
         remote: SocketAddr,
     ) -> Result<(Route, Open), LinkError> {
+        let accepted = Instant::now();
         // Small messages leave at once.
         tcp.set_nodelay(true)?;
         let mut first = [0];
@@ -281,11 +287,12 @@ impl Endpoint {
                 let stream = accept.await.map_err(LinkError::from_handshake)?;
                 let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
                 let peer = peer.ok_or(LinkError::Unauthenticated)?;
-                self.welcome(peer, remote, stream).await
+                self.welcome(peer, remote, stream, Steps::authenticated(accepted, accepted)).await
             }
             None if plain_opening => {
                 let peer = plain::handshake(&mut tcp, Role::Listener, self.identity.keypair()).await?;
-                self.welcome(peer, remote, BufReader::new(tcp)).await
+                let steps = Steps::authenticated(accepted, accepted);
+                self.welcome(peer, remote, BufReader::new(tcp), steps).await
             }
             None => {
                 tcp.write_all(&plain::TLS_ALERT).await?;
@@ -301,6 +308,7 @@ impl Endpoint {
         peer: PeerId,
         remote: SocketAddr,
         mut stream: impl Transport,
+        steps: Steps,
     ) -> Result<(Route, Open), LinkError> {
         let Opening::Hello(hello) = read_opening(&mut stream).await? else {
             return Err(LinkError::NotDft);
@@ -320,7 +328,7 @@ impl Endpoint {
         tune_for(stream.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
         write_opening(&mut stream, &self.hello(hello.manifest, complete)).await?;
-        Ok((route, open(peer, remote, Role::Listener, hello, stream)))
+        Ok((route, open(peer, remote, Role::Listener, hello, stream, &steps)))
     }
 
     /// Counts a connection that is being opened; false where its host has too many.
@@ -373,9 +381,40 @@ fn bind_one(addr: SocketAddr) -> Result<TcpListener, EndpointError> {
     bind().map_err(|source| EndpointError::Bind { addr, source })
 }
 
-fn open(peer: PeerId, remote: SocketAddr, role: Role, hello: Hello, stream: impl Transport) -> Open {
+/// When the steps of opening a link were done.
+struct Steps {
+    began: Instant,
+    connected: Instant,
+    authenticated: Instant,
+}
+
+impl Steps {
+    /// The other end is authenticated at this moment.
+    fn authenticated(began: Instant, connected: Instant) -> Self {
+        Self { began, connected, authenticated: Instant::now() }
+    }
+
+    /// The hellos are said at this moment.
+    fn timing(&self) -> Timing {
+        Timing {
+            connect: self.connected - self.began,
+            handshake: self.authenticated - self.connected,
+            hello: self.authenticated.elapsed(),
+        }
+    }
+}
+
+fn open(
+    peer: PeerId,
+    remote: SocketAddr,
+    role: Role,
+    hello: Hello,
+    stream: impl Transport,
+    steps: &Steps,
+) -> Open {
     let (read, write) = tokio::io::split(stream);
-    Open { peer, remote, role, hello, read: Box::new(read), write: Box::new(write) }
+    let timing = steps.timing();
+    Open { peer, remote, role, hello, timing, read: Box::new(read), write: Box::new(write) }
 }
 
 /// The kernel holds little that could not be overtaken.

@@ -23,6 +23,7 @@ use super::io::Report;
 use crate::buffers::{Buffer, BufferPool};
 use crate::sha256::{self, Sha256};
 use crate::storage::{StorageError, Store};
+use crate::trace::Trace;
 
 /// Memory for received payload, per manifest.
 const POOL_BYTES: usize = 24 * 1024 * 1024;
@@ -46,6 +47,7 @@ pub struct Intake {
     writing: Mutex<()>,
     /// Which link writes a long piece as it arrives.
     streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+    trace: Trace,
 }
 
 #[derive(Default)]
@@ -79,7 +81,7 @@ pub(super) type Storing = oneshot::Receiver<Result<Sha256, StorageError>>;
 
 impl Intake {
     /// The intake of a manifest whose pieces are kept in `store`.
-    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>) -> Arc<Self> {
+    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>, trace: Trace) -> Arc<Self> {
         let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
         let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
         Arc::new(Self {
@@ -90,6 +92,7 @@ impl Intake {
             workers_max: std::thread::available_parallelism().map_or(1, usize::from),
             writing: Mutex::default(),
             streams: Mutex::default(),
+            trace,
         })
     }
 
@@ -99,6 +102,10 @@ impl Intake {
 
     pub(super) fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// A buffer for a whole piece, or for a block of a longer one. Waits while all are in use.

@@ -23,6 +23,7 @@ use super::{ReadHalf, WriteHalf};
 use crate::buffers::Buffer;
 use crate::sha256::Sha256;
 use crate::storage::StorageError;
+use crate::trace;
 
 /// Payload that is read from disk and sent at once: a message waits for no more than this.
 const BLOCK_LEN: u32 = 256 * 1024;
@@ -277,6 +278,9 @@ impl Reader {
     async fn receive(&mut self, piece: PieceIndex, offset: u32, len: u32) -> Result<(), End> {
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
         let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
+        if offset == 0 {
+            self.intake.trace().record(|| trace::Event::Arriving { link: self.id.0, piece: piece.to_u32() });
+        }
         let mut assembly = match self.assembly.take() {
             Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
             None if offset == 0 && cancelled => Assembly::Dropped,
@@ -318,7 +322,15 @@ impl Reader {
     async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
         let link = self.id;
         let cancelled = self.expected.lock().remove(&piece).unwrap_or(true);
-        if cancelled || matches!(assembly, Assembly::Dropped) {
+        let dropped = cancelled || matches!(assembly, Assembly::Dropped);
+        let bytes = self.intake.manifest().geometry().piece_len(piece);
+        self.intake.trace().record(|| trace::Event::Arrived {
+            link: link.0,
+            piece: piece.to_u32(),
+            bytes,
+            dropped,
+        });
+        if dropped {
             return self.report(Event::PieceDiscarded { link, piece }).await;
         }
         match assembly {
@@ -448,6 +460,7 @@ impl Writer {
     ) -> Result<(), End> {
         let link = self.id;
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
+        self.intake.trace().record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
         let mut offset = 0;
         while offset < piece_len {
             let len = BLOCK_LEN.min(piece_len - offset);
@@ -465,6 +478,11 @@ impl Writer {
             self.write_messages(control).await?;
         }
         self.write.flush().await?;
+        self.intake.trace().record(|| trace::Event::Sent {
+            link: link.0,
+            piece: piece.to_u32(),
+            bytes: piece_len,
+        });
         self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
         Ok(())
     }

@@ -12,6 +12,7 @@ pub mod tls;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use dft_protocol::id::PeerId;
 use dft_protocol::wire::{Hello, Refusal, WireError};
@@ -33,6 +34,17 @@ pub type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
 /// The sending half.
 pub type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
+/// How long the steps of opening a link took at this end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Until the TCP connection stood; zero where it was accepted.
+    pub connect: Duration,
+    /// From then until the other end was authenticated.
+    pub handshake: Duration,
+    /// From then until both hellos were said.
+    pub hello: Duration,
+}
+
 /// A link whose ends know each other and agree on the manifest.
 pub struct Open {
     /// Who is at the other end.
@@ -43,6 +55,8 @@ pub struct Open {
     pub role: Role,
     /// What the other end said.
     pub hello: Hello,
+    /// How long that took.
+    pub timing: Timing,
     /// From the other end.
     pub read: ReadHalf,
     /// To the other end.
