@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::wire::{self, Hello, Opening, Refusal, Site};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::tls::{TlsConfigs, TlsSetupError, peer_of_certificates};
+use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
 use super::{LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
 
@@ -30,8 +29,6 @@ const OPENING_MAX: usize = 128;
 const OPENING_PER_IP_MAX: usize = 32;
 /// How many connections wait in the kernel: 500 peers may start at once.
 const BACKLOG: u32 = 1024;
-/// Encrypted bytes read at once: a TLS record at a time costs a system call each.
-const TLS_READ_LEN: usize = 256 * 1024;
 /// Unsent bytes that the kernel takes on, at the most and at the least; in between, half a piece.
 /// What the kernel has taken on can no longer be overtaken by a message or given to another peer:
 /// in the virtual-time world of protocol/tests, with 10 hosts at 50 Mbit/s and pieces of 64 KiB,
@@ -50,27 +47,76 @@ pub struct Route {
     pub piece_len_max: u32,
 }
 
-/// The byte stream of a link before it is split in two.
-trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
+/// The receiving half of a link that is being opened.
+trait Receiver: AsyncRead + Send + Sync + Unpin + 'static {
     /// The socket below.
     fn tcp(&self) -> &TcpStream;
 }
 
-impl Transport for BufReader<TcpStream> {
+impl Receiver for BufReader<OwnedReadHalf> {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref()
+        self.get_ref().as_ref()
     }
 }
 
-impl Transport for tokio_rustls::client::TlsStream<BufReader<TcpStream>> {
+impl Receiver for tls::Reader<OwnedReadHalf> {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.get_ref()
+        self.socket().as_ref()
     }
 }
 
-impl Transport for tokio_rustls::server::TlsStream<BufReader<TcpStream>> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.get_ref()
+/// A link whose other end is known.
+struct Known<R, W> {
+    peer: PeerId,
+    remote: SocketAddr,
+    steps: Steps,
+    read: R,
+    write: W,
+}
+
+impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
+    fn open(self, role: Role, hello: Hello) -> Open {
+        let Self { peer, remote, steps, read, write } = self;
+        let timing = steps.timing();
+        Open { peer, remote, role, hello, timing, read: Box::new(read), write: Box::new(write) }
+    }
+}
+
+impl Known<BufReader<OwnedReadHalf>, OwnedWriteHalf> {
+    /// A plaintext link.
+    fn plain(peer: PeerId, remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
+        let (read, write) = tcp.into_split();
+        Self { peer, remote, steps, read: BufReader::new(read), write }
+    }
+}
+
+impl Known<tls::Reader<OwnedReadHalf>, tls::Writer<OwnedWriteHalf>> {
+    fn secured(secured: Secured<OwnedReadHalf, OwnedWriteHalf>, remote: SocketAddr, steps: Steps) -> Self {
+        let Secured { peer, read, write } = secured;
+        Self { peer, remote, steps, read, write }
+    }
+}
+
+/// When the steps of opening a link were done.
+struct Steps {
+    began: Instant,
+    connected: Instant,
+    authenticated: Instant,
+}
+
+impl Steps {
+    /// The other end is authenticated at this moment.
+    fn authenticated(began: Instant, connected: Instant) -> Self {
+        Self { began, connected, authenticated: Instant::now() }
+    }
+
+    /// The hellos are said at this moment.
+    fn timing(&self) -> Timing {
+        Timing {
+            connect: self.connected - self.began,
+            handshake: self.authenticated - self.connected,
+            hello: self.authenticated.elapsed(),
+        }
     }
 }
 
@@ -194,36 +240,28 @@ impl Endpoint {
             let mut tcp = tcp;
             let peer = plain::handshake(&mut tcp, Role::Dialler, self.identity.keypair()).await?;
             let steps = Steps::authenticated(began, connected);
-            return self.greet(peer, remote, BufReader::new(tcp), manifest, steps).await;
+            return self.greet(Known::plain(peer, remote, steps, tcp), manifest).await;
         };
-        let name = ServerName::IpAddress(remote.ip().into());
-        let stream = BufReader::with_capacity(TLS_READ_LEN, tcp);
-        let stream = TlsConnector::from(tls.client.clone())
-            .connect(name, stream)
-            .await
-            .map_err(LinkError::from_handshake)?;
-        let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
-        let peer = peer.ok_or(LinkError::Unauthenticated)?;
-        self.greet(peer, remote, stream, manifest, Steps::authenticated(began, connected)).await
+        let (read, write) = tcp.into_split();
+        let secured = tls.connect(remote.ip(), read, write).await?;
+        let steps = Steps::authenticated(began, connected);
+        self.greet(Known::secured(secured, remote, steps), manifest).await
     }
 
     /// The dialler's hello goes first.
-    async fn greet(
-        &self,
-        peer: PeerId,
-        remote: SocketAddr,
-        mut stream: impl Transport,
-        manifest: ManifestId,
-        steps: Steps,
-    ) -> Result<Open, LinkError> {
+    async fn greet<R, W>(&self, mut link: Known<R, W>, manifest: ManifestId) -> Result<Open, LinkError>
+    where
+        R: Receiver,
+        W: AsyncWrite + Send + Sync + Unpin + 'static,
+    {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
-        tune_for(stream.tcp(), &route)?;
+        tune_for(link.read.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut stream, &self.hello(manifest, complete)).await?;
-        match read_opening(&mut stream).await? {
+        write_opening(&mut link.write, &self.hello(manifest, complete)).await?;
+        match read_opening(&mut link.read).await? {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
-            Opening::Hello(hello) => Ok(open(peer, remote, Role::Dialler, hello, stream, &steps)),
+            Opening::Hello(hello) => Ok(link.open(Role::Dialler, hello)),
         }
     }
 
@@ -282,17 +320,15 @@ impl Endpoint {
                 Err(LinkError::Refused(Refusal::EncryptionRequired))
             }
             Some(tls) => {
-                let stream = BufReader::with_capacity(TLS_READ_LEN, tcp);
-                let accept = TlsAcceptor::from(tls.server.clone()).accept(stream);
-                let stream = accept.await.map_err(LinkError::from_handshake)?;
-                let peer = peer_of_certificates(stream.get_ref().1.peer_certificates());
-                let peer = peer.ok_or(LinkError::Unauthenticated)?;
-                self.welcome(peer, remote, stream, Steps::authenticated(accepted, accepted)).await
+                let (read, write) = tcp.into_split();
+                let secured = tls.accept(read, write).await?;
+                let steps = Steps::authenticated(accepted, accepted);
+                self.welcome(Known::secured(secured, remote, steps)).await
             }
             None if plain_opening => {
                 let peer = plain::handshake(&mut tcp, Role::Listener, self.identity.keypair()).await?;
                 let steps = Steps::authenticated(accepted, accepted);
-                self.welcome(peer, remote, BufReader::new(tcp), steps).await
+                self.welcome(Known::plain(peer, remote, steps, tcp)).await
             }
             None => {
                 tcp.write_all(&plain::TLS_ALERT).await?;
@@ -303,32 +339,30 @@ impl Endpoint {
     }
 
     /// The listener answers the dialler's hello.
-    async fn welcome(
-        &self,
-        peer: PeerId,
-        remote: SocketAddr,
-        mut stream: impl Transport,
-        steps: Steps,
-    ) -> Result<(Route, Open), LinkError> {
-        let Opening::Hello(hello) = read_opening(&mut stream).await? else {
+    async fn welcome<R, W>(&self, mut link: Known<R, W>) -> Result<(Route, Open), LinkError>
+    where
+        R: Receiver,
+        W: AsyncWrite + Send + Sync + Unpin + 'static,
+    {
+        let Opening::Hello(hello) = read_opening(&mut link.read).await? else {
             return Err(LinkError::NotDft);
         };
         let route = self.routes().get(&hello.manifest).cloned();
         let refusal = match &route {
-            _ if peer == self.identity.peer() => Some(Refusal::Oneself),
+            _ if link.peer == self.identity.peer() => Some(Refusal::Oneself),
             None => Some(Refusal::UnknownManifest),
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
-            write_opening(&mut stream, &Opening::Refused(refusal)).await?;
-            let _ = stream.shutdown().await;
+            write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
+            let _ = link.write.shutdown().await;
             return Err(LinkError::Refused(refusal));
         }
         let route = route.ok_or(LinkError::NotDft)?;
-        tune_for(stream.tcp(), &route)?;
+        tune_for(link.read.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut stream, &self.hello(hello.manifest, complete)).await?;
-        Ok((route, open(peer, remote, Role::Listener, hello, stream, &steps)))
+        write_opening(&mut link.write, &self.hello(hello.manifest, complete)).await?;
+        Ok((route, link.open(Role::Listener, hello)))
     }
 
     /// Counts a connection that is being opened; false where its host has too many.
@@ -379,42 +413,6 @@ fn bind_one(addr: SocketAddr) -> Result<TcpListener, EndpointError> {
         socket.listen(BACKLOG)
     };
     bind().map_err(|source| EndpointError::Bind { addr, source })
-}
-
-/// When the steps of opening a link were done.
-struct Steps {
-    began: Instant,
-    connected: Instant,
-    authenticated: Instant,
-}
-
-impl Steps {
-    /// The other end is authenticated at this moment.
-    fn authenticated(began: Instant, connected: Instant) -> Self {
-        Self { began, connected, authenticated: Instant::now() }
-    }
-
-    /// The hellos are said at this moment.
-    fn timing(&self) -> Timing {
-        Timing {
-            connect: self.connected - self.began,
-            handshake: self.authenticated - self.connected,
-            hello: self.authenticated.elapsed(),
-        }
-    }
-}
-
-fn open(
-    peer: PeerId,
-    remote: SocketAddr,
-    role: Role,
-    hello: Hello,
-    stream: impl Transport,
-    steps: &Steps,
-) -> Open {
-    let (read, write) = tokio::io::split(stream);
-    let timing = steps.timing();
-    Open { peer, remote, role, hello, timing, read: Box::new(read), write: Box::new(write) }
 }
 
 /// The kernel holds little that could not be overtaken.

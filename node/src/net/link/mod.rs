@@ -10,7 +10,6 @@ pub mod io;
 mod plain;
 pub mod tls;
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -104,18 +103,15 @@ impl LinkError {
     }
 
     /// A TLS handshake's error, with what is behind it.
-    fn from_handshake(error: std::io::Error) -> Self {
+    fn from_tls(error: rustls::Error) -> Self {
         use rustls::AlertDescription;
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
-        match tls {
-            Some(rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity)) => {
+        match error {
+            rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity) => {
                 LinkError::Refused(Refusal::EncryptionOff)
             }
-            Some(rustls::Error::InvalidCertificate(_)) => LinkError::Unauthenticated,
-            Some(rustls::Error::InvalidMessage(_)) => LinkError::NotDft,
-            Some(tls) => LinkError::Tls(tls),
-            None if error.kind() == ErrorKind::UnexpectedEof => LinkError::NotDft,
-            None => LinkError::Io(error),
+            rustls::Error::InvalidCertificate(_) => LinkError::Unauthenticated,
+            rustls::Error::InvalidMessage(_) => LinkError::NotDft,
+            error => LinkError::Tls(error),
         }
     }
 }
