@@ -45,6 +45,8 @@ const LIES_MAX: u32 = 16;
 pub(super) struct Latencies {
     ring: Vec<Duration>,
     next: usize,
+    /// Of these, the 95th percentile: asked for more often than a piece arrives.
+    high: Duration,
 }
 
 impl Latencies {
@@ -55,6 +57,9 @@ impl Latencies {
             self.ring[self.next] = latency;
         }
         self.next = (self.next + 1) % LATENCIES_LEN;
+        let mut sorted = self.ring.clone();
+        let (_, high, _) = sorted.select_nth_unstable(self.ring.len() * 95 / 100);
+        self.high = *high;
     }
 
     /// The time after which a piece is late: the 95th percentile of the latest.
@@ -62,9 +67,7 @@ impl Latencies {
         if self.ring.len() < LATENCIES_LEN / 8 {
             return LATE_UNKNOWN;
         }
-        let mut sorted = self.ring.clone();
-        sorted.sort_unstable();
-        sorted[sorted.len() * 95 / 100].max(LATE_MIN)
+        self.high.max(LATE_MIN)
     }
 }
 
