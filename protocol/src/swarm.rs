@@ -159,7 +159,11 @@ pub struct Swarm {
     injector: Option<Injector>,
     latencies: Latencies,
     turn: u64,
+    /// Requests of all links that wait to be served.
+    queued: usize,
     next_tick: Option<Instant>,
+    /// When an announcement is due, at the earliest; none waits where there is none.
+    next_announcement: Option<Instant>,
     stats: Stats,
     commands: VecDeque<Command>,
 }
@@ -197,7 +201,9 @@ impl Swarm {
             injector,
             latencies: Latencies::default(),
             turn: 0,
+            queued: 0,
             next_tick: None,
+            next_announcement: None,
             stats: Stats::default(),
             commands: VecDeque::new(),
             geometry,
@@ -257,8 +263,7 @@ impl Swarm {
 
     /// When to call [`Swarm::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let announce = self.links.values().filter_map(|link| link.announce_at).min();
-        self.next_tick.into_iter().chain(announce).min()
+        self.next_tick.into_iter().chain(self.next_announcement).min()
     }
 
     // ---- what is known ----
@@ -312,6 +317,9 @@ impl Swarm {
             return;
         }
         let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        if wanted == 0 {
+            return;
+        }
         let skip: BTreeSet<PeerId> = self.peers.keys().chain(&self.banned).copied().collect();
         let linked = self.links.values().filter_map(|link| link.listens_at).collect();
         for addr in self.book.dial(wanted, &skip, &linked, now, &mut self.rng) {
@@ -399,6 +407,7 @@ impl Swarm {
         let Some(link) = self.links.remove(&id) else {
             return;
         };
+        self.queued -= link.queue.len();
         if self.peers.get(&link.peer) == Some(&id) {
             self.peers.remove(&link.peer);
         }
@@ -509,8 +518,11 @@ impl Swarm {
     // ---- time ----
 
     fn plan_tick(&mut self, now: Instant) {
-        let busy = !self.requested.is_empty()
-            || self.links.values().any(|link| !link.queue.is_empty() || !link.offers.is_empty());
+        if self.next_tick.is_some_and(|planned| planned <= now + TICK_BUSY) {
+            return;
+        }
+        let offers = self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
+        let busy = !self.requested.is_empty() || self.queued > 0 || offers;
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()

@@ -171,6 +171,7 @@ impl Swarm {
             let urgent = link.unannounced.len() >= ANNOUNCE_BATCH;
             let at = if urgent { now } else { now + wait };
             link.announce_at = Some(link.announce_at.map_or(at, |planned| planned.min(at)));
+            Self::plan_announcement(&mut self.next_announcement, at);
         }
         self.flush_announcements(now);
     }
@@ -188,7 +189,14 @@ impl Swarm {
         }
     }
 
+    fn plan_announcement(next: &mut Option<Instant>, at: Instant) {
+        *next = Some(next.map_or(at, |planned| planned.min(at)));
+    }
+
     pub(super) fn flush_announcements(&mut self, now: Instant) {
+        if self.next_announcement.is_none_or(|at| at > now) {
+            return;
+        }
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -202,6 +210,7 @@ impl Swarm {
                 self.send(id, Message::Have(list), now);
             }
         }
+        self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
     }
 
     // ---- what others announce ----
@@ -249,6 +258,7 @@ impl Swarm {
             if self.have.contains(piece) && link.announce_at.is_some() {
                 // A seeder that offers what is here does not know it.
                 link.announce_at = Some(now);
+                Self::plan_announcement(&mut self.next_announcement, now);
             }
         }
         self.after_have(id, was_complete, now);
@@ -287,6 +297,7 @@ impl Swarm {
         {
             link.unannounced.append(&mut known_here);
             link.announce_at = Some(now);
+            Self::plan_announcement(&mut self.next_announcement, now);
         }
         self.offer(id, now);
         self.flush_announcements(now);

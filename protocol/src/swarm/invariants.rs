@@ -24,6 +24,11 @@ impl Swarm {
         assert_eq!(self.peers.len(), self.links.len(), "each peer with a link has it here");
         assert!(self.links.len() <= LINKS_MAX, "links are bounded");
         assert!(self.banned.len() <= BANNED_MAX, "banned peers are bounded");
+        let queued: usize = self.links.values().map(|link| link.queue.len()).sum();
+        assert_eq!(self.queued, queued, "requests that wait are counted");
+        let due = self.links.values().filter_map(|link| link.announce_at).min();
+        let planned = due.is_none_or(|due| self.next_announcement.is_some_and(|at| at <= due));
+        assert!(planned, "announcements are made in time");
         self.check_injector();
         self.book.check_invariants();
     }

@@ -41,6 +41,7 @@ impl Swarm {
             }
             if self.have.contains(piece) {
                 link.queue.push_back(piece);
+                self.queued += 1;
             } else {
                 rejected.push(piece);
             }
@@ -63,6 +64,7 @@ impl Swarm {
             };
             if let Some(position) = link.queue.iter().position(|queued| *queued == piece) {
                 link.queue.remove(position);
+                self.queued -= 1;
                 self.send(id, Message::Reject(piece, RejectReason::Cancelled), now);
             }
         }
@@ -70,7 +72,7 @@ impl Swarm {
 
     /// Starts uploads while slots are free.
     pub(super) fn serve(&mut self, now: Instant) {
-        loop {
+        while self.queued > 0 {
             let sends = self.links.values().flat_map(|link| &link.sending);
             let running = sends.clone().count();
             let held = sends.filter(|(_, since)| now.since(*since) < SLOT_HELD_MAX).count();
@@ -98,6 +100,7 @@ impl Swarm {
         let Some(piece) = rarest.and_then(|at| link.queue.remove(at)) else {
             return;
         };
+        self.queued -= 1;
         self.turn += 1;
         link.turn = self.turn;
         link.sent_at = now;
@@ -162,6 +165,7 @@ impl Swarm {
                 link.offers.remove(&piece);
                 if let Some(position) = link.queue.iter().position(|queued| *queued == piece) {
                     link.queue.remove(position);
+                    self.queued -= 1;
                     self.send(id, Message::Reject(piece, RejectReason::Missing), now);
                 }
             }

@@ -1,0 +1,462 @@
+//! The network of a [`World`]: links between hosts, at the rates of their ports and of the trunks
+//! between their sites.
+//!
+//! Each direction of a link is a queue of what its driver wants to send, a socket buffer, and the
+//! bytes under way. A port sends one chunk at a time, in turns over its links; trunks and receiving
+//! ports take chunks in the order in which they come. A socket buffer is free again when the other
+//! end has read: so a slow receiver slows its senders, as TCP does. Turns at the sources together
+//! with bounded buffers give each flow its max-min fair share of every port and trunk, without
+//! computing it. (Hahne, «Round-robin scheduling for max-min fairness in data networks», IEEE JSAC
+//! 1991; a test holds it against the shares that water-filling gives.)
+//!
+//! Messages are short: on a link that has nothing else under way they cost their own time and that
+//! of whoever shares the wire, and are one event.
+
+use std::collections::VecDeque;
+
+use dft_protocol::geometry::{Geometry, PieceIndex};
+use dft_protocol::swarm::LinkId;
+use dft_protocol::time::{Duration, Instant};
+use dft_protocol::wire::{FRAME_HEADER_LEN, Message};
+
+use super::{Conduct, Happening, World};
+
+/// What is on the wire as one.
+#[derive(Clone, Debug)]
+pub(super) enum Chunk {
+    Message { message: Message, len: u64 },
+    Data { piece: PieceIndex, len: u64, first: bool, last: bool, corrupt: bool },
+}
+
+impl Chunk {
+    fn len(&self) -> u64 {
+        match self {
+            Chunk::Message { len, .. } | Chunk::Data { len, .. } => *len,
+        }
+    }
+}
+
+/// What a driver handed over and the socket has not taken yet.
+#[derive(Debug)]
+enum Outgoing {
+    Message(Chunk),
+    Piece { piece: PieceIndex, len: u64, left: u64, corrupt: bool },
+}
+
+/// What one end of a link sends.
+#[derive(Debug)]
+struct End {
+    host: usize,
+    open: bool,
+    outgoing: VecDeque<Outgoing>,
+    socket: VecDeque<Chunk>,
+    /// Bytes in the socket.
+    unsent: u64,
+    /// Bytes in the socket and under way.
+    buffered: u64,
+    /// When the latest of what is under way arrives: nothing overtakes it.
+    arrived_at: Instant,
+}
+
+/// The wire of a machine.
+#[derive(Debug)]
+pub(super) struct Port {
+    up: u64,
+    down: u64,
+    latency: Duration,
+    site: usize,
+    sending: bool,
+    /// Messages that took the wire from the chunk that is being sent.
+    debt: u64,
+    /// Link ends with something in their sockets, in turn.
+    ready: VecDeque<LinkId>,
+    /// When the downlink is through with all that is on its way to it.
+    down_free_at: Instant,
+}
+
+/// One direction of the wire between two sites.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trunk {
+    rate: u64,
+    latency: Duration,
+    free_at: Instant,
+}
+
+/// Some hosts cannot reach the others for a while.
+#[derive(Debug)]
+struct Partition {
+    inside: Vec<bool>,
+    /// What the others send still reaches those inside.
+    one_way: bool,
+}
+
+/// All links, the machines' ports, and what lies between them.
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    ends: Vec<End>,
+    ports: Vec<Port>,
+    /// By the site of the sender and that of the receiver.
+    trunks: Vec<Vec<Option<Trunk>>>,
+    partition: Option<Partition>,
+    /// What waits for the partition to end, in order.
+    held: Vec<Happening>,
+}
+
+/// Ends are numbered in pairs: 2n is the dialling end, 2n + 1 the other one.
+fn slot(link: LinkId) -> usize {
+    usize::try_from(link.0).expect("there are fewer links than addresses")
+}
+
+/// The time that `bytes` take at `rate` bytes per second.
+fn transfer_time(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// The length of a message's frame. Short lists, which are nearly all there is, are not encoded for
+/// it: a header of 4 bytes, two of the array and the kind, one of the list, and the indices.
+fn frame_len(message: &Message) -> usize {
+    let (Message::Have(list) | Message::Request(list) | Message::Cancel(list) | Message::Lost(list)) =
+        message
+    else {
+        return FRAME_HEADER_LEN + message.encode().len();
+    };
+    let index_len = |piece: &PieceIndex| match piece.to_u32() {
+        0..24 => 1,
+        24..256 => 2,
+        256..65_536 => 3,
+        _ => 5,
+    };
+    let header_len = match list.pieces().len() {
+        0..24 => 1,
+        24..256 => 2,
+        _ => 3,
+    };
+    FRAME_HEADER_LEN + 2 + header_len + list.pieces().iter().map(index_len).sum::<usize>()
+}
+
+impl Network {
+    pub(super) fn add_port(&mut self, up: u64, down: u64, latency: Duration, site: usize) -> usize {
+        self.ports.push(Port {
+            up,
+            down,
+            latency,
+            site,
+            sending: false,
+            debt: 0,
+            ready: VecDeque::new(),
+            down_free_at: Instant::START,
+        });
+        self.ports.len() - 1
+    }
+
+    /// Lays a trunk of `rate` bytes per second each way between two sites.
+    pub(super) fn add_trunk(&mut self, a: usize, b: usize, rate: u64, latency: Duration) {
+        let count = self.trunks.len().max(a + 1).max(b + 1);
+        self.trunks.resize(count, Vec::new());
+        self.trunks.iter_mut().for_each(|row| row.resize(count, None));
+        let trunk = Trunk { rate, latency, free_at: Instant::START };
+        self.trunks[a][b] = Some(trunk);
+        self.trunks[b][a] = Some(trunk);
+    }
+
+    fn trunk(&mut self, from: usize, to: usize) -> Option<&mut Trunk> {
+        if from == to {
+            return None;
+        }
+        self.trunks.get_mut(from)?.get_mut(to)?.as_mut()
+    }
+
+    pub(super) fn connect(&mut self, from: usize, to: usize, now: Instant) -> (LinkId, LinkId) {
+        let ours = LinkId(u64::try_from(self.ends.len()).expect("links can be counted"));
+        for host in [from, to] {
+            self.ends.push(End {
+                host,
+                open: true,
+                outgoing: VecDeque::new(),
+                socket: VecDeque::new(),
+                unsent: 0,
+                buffered: 0,
+                arrived_at: now,
+            });
+        }
+        (ours, Self::other_end(ours))
+    }
+
+    pub(super) const fn other_end(link: LinkId) -> LinkId {
+        LinkId(link.0 ^ 1)
+    }
+
+    pub(super) fn host_of(&self, link: LinkId) -> usize {
+        self.ends[slot(link)].host
+    }
+
+    pub(super) fn is_open(&self, link: LinkId) -> bool {
+        self.ends[slot(link)].open
+    }
+
+    /// Closes both directions; false where that was done before.
+    pub(super) fn close(&mut self, link: LinkId) -> bool {
+        let was_open = self.ends[slot(link)].open;
+        for end in [link, Self::other_end(link)] {
+            let end = &mut self.ends[slot(end)];
+            end.open = false;
+            end.outgoing = VecDeque::new();
+            end.socket = VecDeque::new();
+            end.unsent = 0;
+        }
+        was_open
+    }
+
+    /// Whether what `from` sends does not reach `to`.
+    pub(super) fn separates(&self, from: usize, to: usize) -> bool {
+        self.partition.as_ref().is_some_and(|partition| {
+            let (from, to) = (partition.inside[from], partition.inside[to]);
+            from != to && (from || !partition.one_way)
+        })
+    }
+
+    /// Keeps something until the partition ends.
+    pub(super) fn hold(&mut self, happening: Happening) {
+        self.held.push(happening);
+    }
+}
+
+impl World {
+    /// `inside` can no longer reach the others, nor, unless `one_way`, the others them.
+    pub(super) fn separate(&mut self, inside: Vec<bool>, one_way: bool) {
+        self.ledger.was_separated = true;
+        self.network.partition = Some(Partition { inside, one_way });
+    }
+
+    /// The partition is over: what was under way arrives.
+    pub(super) fn heal(&mut self) {
+        self.network.partition = None;
+        for happening in std::mem::take(&mut self.network.held) {
+            self.plan(self.now, happening);
+        }
+    }
+
+    /// Bytes on the wire for `len` bytes that a link carries.
+    fn on_wire(&self, len: u64) -> u64 {
+        if self.terms.overhead <= 1.0 {
+            return len;
+        }
+        Duration::from_nanos(len).mul_f64(self.terms.overhead).as_nanos().try_into().unwrap_or(len)
+    }
+
+    /// Hands a message over.
+    pub(super) fn push_message(&mut self, link: LinkId, message: Message) {
+        let len = frame_len(&message);
+        if self.terms.encode {
+            let body = message.encode();
+            let geometry: &Geometry = self.geometry_of(self.network.host_of(link));
+            assert_eq!(Message::decode(&body, geometry).as_ref(), Ok(&message), "what is sent can be read");
+            assert_eq!(len, FRAME_HEADER_LEN + body.len(), "lengths are right: {message:?}");
+        }
+        let len = u64::try_from(len).expect("a message has a length");
+        let chunk = Chunk::Message { message, len };
+        let site = |end: LinkId| self.network.ports[self.hosts[self.network.host_of(end)].port].site;
+        let near = site(link) == site(Network::other_end(link));
+        let end = &mut self.network.ends[slot(link)];
+        let nothing_waits = end.socket.is_empty() && end.outgoing.is_empty();
+        // What is on a trunk has no time of arrival yet, and must not be overtaken.
+        if end.open && nothing_waits && (near || end.buffered == 0) {
+            self.send_at_once(link, chunk);
+        } else {
+            end.outgoing.push_back(Outgoing::Message(chunk));
+            self.pump(link);
+        }
+    }
+
+    pub(super) fn push_piece(&mut self, link: LinkId, piece: PieceIndex, len: u64, corrupt: bool) {
+        self.network.ends[slot(link)].outgoing.push_back(Outgoing::Piece { piece, len, left: len, corrupt });
+        self.pump(link);
+    }
+
+    /// A message on a link on which nothing else is under way.
+    fn send_at_once(&mut self, link: LinkId, chunk: Chunk) {
+        let len = self.on_wire(chunk.len());
+        let (from, other) = (self.hosts[self.network.host_of(link)].port, Network::other_end(link));
+        let to = self.hosts[self.network.host_of(other)].port;
+        let (site, other_site) = (self.network.ports[from].site, self.network.ports[to].site);
+        let port = &mut self.network.ports[from];
+        if port.sending {
+            port.debt += len;
+        }
+        let mut at = self.now + transfer_time(len, port.up) + port.latency + self.terms.latency;
+        if let Some(trunk) = self.network.trunk(site, other_site) {
+            trunk.free_at = trunk.free_at.max(self.now) + transfer_time(len, trunk.rate);
+            at = at.max(trunk.free_at) + trunk.latency;
+            self.record.crossed(self.now, len);
+        }
+        let port = &mut self.network.ports[to];
+        at = at + port.latency;
+        port.down_free_at = port.down_free_at.max(at) + transfer_time(len, port.down);
+        at = port.down_free_at.max(self.network.ends[slot(link)].arrived_at);
+        self.network.ends[slot(link)].arrived_at = at;
+        self.network.ends[slot(link)].buffered += chunk.len();
+        self.record.carried(self.now, len);
+        self.plan(at, Happening::Delivered { to: other, chunk });
+    }
+
+    /// Moves what was handed over into the socket, as far as there is room.
+    pub(super) fn pump(&mut self, link: LinkId) {
+        self.fill(link);
+        let port = self.hosts[self.network.host_of(link)].port;
+        if !self.network.ports[port].sending {
+            self.start_sending(port);
+        }
+    }
+
+    fn fill(&mut self, link: LinkId) {
+        let end = &mut self.network.ends[slot(link)];
+        let was_empty = end.socket.is_empty();
+        let mut sent = None;
+        while end.open && end.buffered < self.terms.socket_buffer && end.unsent < self.terms.unsent_max {
+            let chunk = match end.outgoing.front_mut() {
+                None => break,
+                Some(Outgoing::Message(_)) => match end.outgoing.pop_front() {
+                    Some(Outgoing::Message(chunk)) => chunk,
+                    _ => break,
+                },
+                Some(Outgoing::Piece { piece, len, left, corrupt }) => {
+                    let part = (*left).min(self.terms.chunk);
+                    let first = *left == *len;
+                    *left -= part;
+                    let (piece, last, corrupt) = (*piece, *left == 0, *corrupt);
+                    if last {
+                        end.outgoing.pop_front();
+                        sent = Some(piece);
+                    }
+                    Chunk::Data { piece, len: part, first, last, corrupt }
+                }
+            };
+            end.buffered += chunk.len();
+            end.unsent += chunk.len();
+            end.socket.push_back(chunk);
+            if let Some(piece) = sent.take() {
+                self.queue.plan(self.now, Happening::Sent { link, piece });
+            }
+        }
+        if was_empty && !end.socket.is_empty() {
+            let port = self.hosts[end.host].port;
+            self.network.ports[port].ready.push_back(link);
+        }
+    }
+
+    fn start_sending(&mut self, port: usize) {
+        while let Some(link) = self.network.ports[port].ready.pop_front() {
+            let end = &mut self.network.ends[slot(link)];
+            let Some(chunk) = end.socket.pop_front() else {
+                continue;
+            };
+            end.unsent -= chunk.len();
+            let more = !end.socket.is_empty();
+            if more {
+                self.network.ports[port].ready.push_back(link);
+            }
+            // Not only where more waits: what is left may have become less than the limit.
+            self.fill(link);
+            self.transmit(port, link, chunk);
+            return;
+        }
+    }
+
+    /// Puts a chunk on the wire.
+    fn transmit(&mut self, port: usize, link: LinkId, chunk: Chunk) {
+        let (now, len) = (self.now, self.on_wire(chunk.len()));
+        let other = Network::other_end(link);
+        let receiver = self.network.host_of(other);
+        let to = self.hosts[receiver].port;
+        let (site, other_site) = (self.network.ports[port].site, self.network.ports[to].site);
+        let sender = &mut self.network.ports[port];
+        sender.sending = true;
+        let up = transfer_time(len + std::mem::take(&mut sender.debt), sender.up);
+        let latency = sender.latency + self.terms.latency;
+        self.plan_in(up, Happening::PortFree(port));
+        self.record.carried(now, len);
+        if self.hosts[receiver].plan.conduct == Conduct::Stuck && matches!(chunk, Chunk::Data { .. }) {
+            return;
+        }
+        if let Some(trunk) = self.network.trunk(site, other_site) {
+            // The next wire may begin as soon as the first bytes come: cut-through.
+            trunk.free_at = trunk.free_at.max(now + latency) + transfer_time(len, trunk.rate);
+            let through = trunk.free_at.max(now + latency + up) + trunk.latency;
+            self.record.crossed(now, len);
+            self.plan(through, Happening::Crossed { to: other, chunk });
+        } else {
+            self.receive(other, chunk, now + latency, up);
+        }
+    }
+
+    /// The first bytes of a chunk reach the receiving port at `at`, the last ones `spread` later at
+    /// the earliest.
+    pub(super) fn receive(&mut self, to: LinkId, chunk: Chunk, at: Instant, spread: Duration) {
+        let len = self.on_wire(chunk.len());
+        let port = self.hosts[self.network.host_of(to)].port;
+        let port = &mut self.network.ports[port];
+        let at = at + port.latency;
+        port.down_free_at = port.down_free_at.max(at) + transfer_time(len, port.down);
+        let end = &mut self.network.ends[slot(Network::other_end(to))];
+        let done = port.down_free_at.max(at + spread).max(end.arrived_at);
+        end.arrived_at = done;
+        self.plan(done, Happening::Delivered { to, chunk });
+    }
+
+    pub(super) fn port_free(&mut self, port: usize) {
+        self.network.ports[port].sending = false;
+        self.start_sending(port);
+    }
+
+    pub(super) fn delivered(&mut self, to: LinkId, chunk: Chunk) {
+        let from = Network::other_end(to);
+        let (sender, host) = (self.network.host_of(from), self.network.host_of(to));
+        if self.network.separates(sender, host) {
+            self.network.hold(Happening::Delivered { to, chunk });
+            return;
+        }
+        let end = &mut self.network.ends[slot(from)];
+        end.buffered -= chunk.len();
+        if !end.open {
+            return;
+        }
+        if !end.outgoing.is_empty() {
+            self.pump(from);
+        }
+        match self.processed_at(&chunk) {
+            Some(at) => {
+                let end = &mut self.network.ends[slot(from)];
+                end.arrived_at = end.arrived_at.max(at);
+                let at = end.arrived_at;
+                self.plan(at, Happening::Processed { to, chunk });
+            }
+            None => self.arrived(host, to, chunk),
+        }
+    }
+
+    pub(super) fn processed(&mut self, to: LinkId, chunk: Chunk) {
+        if self.network.is_open(to) {
+            self.arrived(self.network.host_of(to), to, chunk);
+        }
+    }
+
+    /// When the processors are through with a chunk, where they are scarce.
+    fn processed_at(&mut self, chunk: &Chunk) -> Option<Instant> {
+        let cpu = self.terms.cpu?;
+        let work = match chunk {
+            Chunk::Message { .. } => cpu.message,
+            Chunk::Data { len, .. } => transfer_time(*len, 1 << 20).mul_f64(cpu.mebibyte.as_secs_f64()),
+        };
+        Some(self.work(work))
+    }
+
+    /// Gives work to the core that is free first; when it is done.
+    pub(super) fn work(&mut self, work: Duration) -> Instant {
+        let core = self.cores_free_at.iter_mut().min();
+        core.map_or(self.now, |free_at| {
+            *free_at = (*free_at).max(self.now) + work;
+            *free_at
+        })
+    }
+}
