@@ -59,6 +59,9 @@ use crate::wire::{Hello, Message, Site};
 pub const LINKS_MAX: usize = 80;
 /// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it.
 pub const LINKS_DIALLED_MAX: usize = 40;
+/// How long the higher of two identities waits for the lower one to dial: longer than a handshake
+/// takes on a busy machine.
+const DIAL_AFTER: Duration = Duration::from_millis(300);
 /// Most requests of one peer that wait at another. The asking end stays at half of it, so that
 /// answers which cross with requests never make an honest peer look like a flood.
 pub const REQUESTS_PER_LINK_MAX: usize = 256;
@@ -299,9 +302,13 @@ impl Swarm {
     // ---- links ----
 
     fn handle_peers_found(&mut self, found: Vec<PeerAddr>, now: Instant) {
+        // Of two links the one that the lower identity dialled stays, so the higher one gives it
+        // time to do so; unless there is nobody else to fetch from.
+        let has_others = !self.links.is_empty() || self.book.is_dialling();
         for peer in found {
             if peer.peer != Some(self.config.local) {
-                self.book.add(peer, now);
+                let waits = has_others && peer.peer.is_some_and(|it| it < self.config.local);
+                self.book.add(peer, if waits { now + DIAL_AFTER } else { now });
             }
         }
         self.dial(now);

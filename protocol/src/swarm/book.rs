@@ -60,7 +60,8 @@ impl AddressBook {
         self.contacts.insert(found.addr, contact);
     }
 
-    /// Chooses addresses to dial: at random among those that are due, up to `wanted`.
+    /// Chooses addresses to dial: at random among those that are due, up to `wanted`. Of a peer
+    /// that has several, one at a time, and IPv4 first: its headers are shorter.
     pub(super) fn dial(
         &mut self,
         wanted: usize,
@@ -83,6 +84,10 @@ impl AddressBook {
             .map(|(addr, contact)| PeerAddr { peer: contact.peer, addr: *addr })
             .collect();
         due.shuffle(rng);
+        due.sort_by_key(|chosen| chosen.addr.is_ipv6());
+        let dialling = self.contacts.values().filter(|contact| contact.dialling);
+        let mut dialled: BTreeSet<PeerId> = dialling.filter_map(|contact| contact.peer).collect();
+        due.retain(|chosen| chosen.peer.is_none_or(|peer| dialled.insert(peer)));
         due.truncate(room);
         for chosen in &due {
             if let Some(contact) = self.contacts.get_mut(&chosen.addr) {
@@ -91,6 +96,11 @@ impl AddressBook {
             }
         }
         due
+    }
+
+    /// Whether a dial is under way.
+    pub(super) const fn is_dialling(&self) -> bool {
+        self.dialling > 0
     }
 
     /// The earliest time at which an address is due that is not being dialled.
@@ -184,6 +194,24 @@ mod tests {
             book.add(at(port), Instant::START);
         }
         assert_eq!(book.contacts.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn of_a_peer_with_several_addresses_one_is_dialled_at_a_time_and_ipv4_first() {
+        let mut rng = Xoshiro256StarStar::seed_from_u64(1);
+        let mut book = AddressBook::default();
+        let peer = PeerId::from_bytes(&[1; 34]);
+        let v4 = PeerAddr { peer, ..at(1) };
+        let v6 = PeerAddr { peer, addr: "[::1]:1".parse().unwrap() };
+        book.add(v6, Instant::START);
+        book.add(v4, Instant::START);
+        let dial = |book: &mut AddressBook, rng: &mut Xoshiro256StarStar| {
+            book.dial(9, &BTreeSet::new(), &BTreeSet::new(), Instant::START, rng)
+        };
+        assert_eq!(dial(&mut book, &mut rng), [v4]);
+        assert_eq!(dial(&mut book, &mut rng), []);
+        book.failed(v4.addr, false, Instant::START, &mut rng);
+        assert_eq!(dial(&mut book, &mut rng), [v6]);
     }
 
     #[test]
