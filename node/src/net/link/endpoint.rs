@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
-use super::{LinkError, Open, Role, Timing, plain};
+use super::{Incoming, LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
@@ -48,7 +48,7 @@ pub struct Route {
 }
 
 /// The receiving half of a link that is being opened.
-trait Receiver: AsyncRead + Send + Sync + Unpin + 'static {
+trait Receiver: Incoming + 'static {
     /// The socket below.
     fn tcp(&self) -> &TcpStream;
 }

@@ -8,13 +8,15 @@
 //! SHA-256, one copy into the page cache; no allocation once the pool is warm.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::swarm::{Event, LinkId, Violation};
 use dft_protocol::wire::{self, DATA_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, Message, WireError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -33,6 +35,8 @@ const BLOCK_HEADER_MAX: usize = 32;
 const CONTROL_QUEUE_MAX: usize = 4096;
 /// Pieces that wait to be sent on one link; the swarm hands out no more.
 const PIECE_QUEUE_MAX: usize = 8;
+/// Less payload than this is not worth two calls of the system to be woken once.
+const WAKE_LEN_MIN: usize = 16 * 1024;
 /// While payload trickles in, the driver is told at least this often.
 const ARRIVING_EVERY: Duration = Duration::from_millis(500);
 
@@ -371,9 +375,19 @@ async fn fill(
     reports: &mpsc::Sender<Report>,
     arriving_at: &mut Instant,
 ) -> Result<(), End> {
-    let mut filled = 0;
+    let (mut filled, mut marked) = (0, false);
     while filled < buffer.len() {
-        let len = read.read(&mut buffer[filled..]).await?;
+        let rest = buffer.len() - filled;
+        let read_some = poll_fn(|cx| {
+            let mut room = ReadBuf::new(&mut buffer[filled..]);
+            let polled = Pin::new(&mut *read).poll_read(cx, &mut room);
+            if polled.is_pending() && rest >= WAKE_LEN_MIN {
+                read.wake_at(rest);
+                marked = true;
+            }
+            polled.map_ok(|()| room.filled().len())
+        });
+        let len = read_some.await?;
         if len == 0 {
             return Err(End::Closed);
         }
@@ -382,6 +396,9 @@ async fn fill(
             *arriving_at = Instant::now();
             reports.send(Report::Event(Event::DataArriving { link })).await?;
         }
+    }
+    if marked {
+        read.wake_at(1);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 pub mod endpoint;
 pub mod intake;
 pub mod io;
+mod low_water;
 mod plain;
 pub mod tls;
 
@@ -15,9 +16,10 @@ use std::time::Duration;
 
 use dft_protocol::id::PeerId;
 use dft_protocol::wire::{Hello, Refusal, WireError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 pub use endpoint::{Endpoint, EndpointError, Route};
+pub use low_water::Incoming;
 
 /// Who opened a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +31,7 @@ pub enum Role {
 }
 
 /// The receiving half of a link's byte stream.
-pub type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
+pub type ReadHalf = Box<dyn Incoming>;
 /// The sending half.
 pub type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 

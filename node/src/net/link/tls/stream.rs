@@ -165,6 +165,11 @@ impl<R> Reader<R> {
         &self.socket
     }
 
+    /// Bytes that were taken from the socket and not yet handed on, sealed ones as they are.
+    pub(crate) fn buffered(&self) -> usize {
+        self.ready.len() + self.sealed.len()
+    }
+
     /// Hands on what whole records carry, until `out` is full or there are no more.
     fn deliver(&mut self, out: &mut ReadBuf<'_>) -> Result<(), RecordError> {
         loop {
