@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::record::{
     CONTENT_MAX, Content, HEADER_LEN, KEY_UPDATE_LEN, OVERHEAD, Opener, RECORD_MAX, RecordError, Sealer,
-    record_len,
+    copy, record_len,
 };
 
 /// Sealed bytes that are read or written at once: a call of the system for each record costs more
@@ -169,7 +169,8 @@ impl<R> Reader<R> {
     fn deliver(&mut self, out: &mut ReadBuf<'_>) -> Result<(), RecordError> {
         loop {
             let len = self.ready.len().min(out.remaining());
-            out.put_slice(&self.incoming.buffer[self.ready.start..][..len]);
+            copy(&self.incoming.buffer[self.ready.start..][..len], out.initialize_unfilled_to(len));
+            out.advance(len);
             self.ready.start += len;
             if out.remaining() == 0 || matches!(self.state, Reading::Closed) || !self.open_next()? {
                 return Ok(());
