@@ -212,7 +212,7 @@ impl Sealer {
         let (header, body) = record.split_at_mut(HEADER_LEN);
         header.copy_from_slice(&header_of(body_len));
         let (sealed, tag) = body.split_at_mut(content.len() + 1);
-        sealed[..content.len()].copy_from_slice(content);
+        copy(content, &mut sealed[..content.len()]);
         sealed[content.len()] = kind.code();
         let nonce = self.cipher.nonce();
         let made = self.cipher.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), sealed);
@@ -297,6 +297,17 @@ pub(super) fn record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
         return Err(RecordError::TooLong);
     }
     Ok(Some(HEADER_LEN + body_len))
+}
+
+/// Copies in parts that the C library moves by vector instructions: for longer ones it takes
+/// `rep movsb`, which needs twice the time on a Zen 3 where the two sides are not aligned alike,
+/// as behind a header they never are. (2026-11: 0.2 CPU s/GiB of a link, both ends.)
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
+    const PART_LEN: usize = 2 * 1024;
+    assert_eq!(from.len(), to.len(), "both sides of a copy are of one length");
+    for (from, to) in from.chunks(PART_LEN).zip(to.chunks_mut(PART_LEN)) {
+        to.copy_from_slice(from);
+    }
 }
 
 /// What an opened record carries, and how many bytes of it: behind the content comes its type,

@@ -23,11 +23,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::record::{
     CONTENT_MAX, Content, HEADER_LEN, KEY_UPDATE_LEN, OVERHEAD, Opener, RECORD_MAX, RecordError, Sealer,
-    record_len,
+    copy, record_len,
 };
 
-/// Sealed bytes that are read or written at once: a call of the system for each record costs more
-/// than the record, and what exceeds the core's own cache is slower again.
+/// Sealed bytes that are read or written at once. One call of the system per record costs more
+/// than sealing it; what exceeds the core's own cache is slower again. One GiB to one fetcher on
+/// loopback took 2.7 CPU s with 128 KiB, 3.0 with 256 and with 512 (2026-11, 2 Zen 3 cores).
 const BUFFER_LEN: usize = 128 * 1024;
 /// Large buffers that all links of an endpoint share: 8 MiB. Links beyond get by with small ones.
 const LARGE_BUFFERS_MAX: usize = 64;
@@ -174,7 +175,8 @@ impl<R> Reader<R> {
     fn deliver(&mut self, out: &mut ReadBuf<'_>) -> Result<(), RecordError> {
         loop {
             let len = self.ready.len().min(out.remaining());
-            out.put_slice(&self.incoming.buffer[self.ready.start..][..len]);
+            copy(&self.incoming.buffer[self.ready.start..][..len], out.initialize_unfilled_to(len));
+            out.advance(len);
             self.ready.start += len;
             if out.remaining() == 0 || matches!(self.state, Reading::Closed) || !self.open_next()? {
                 return Ok(());

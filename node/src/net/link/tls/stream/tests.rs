@@ -12,6 +12,8 @@ use tokio::net::UnixStream;
 use super::super::{Secured, TlsConfigs, Verifier};
 use super::*;
 
+/// Records that [`Writer`] would not make.
+type Records<'a> = &'a [(Content, &'a [u8])];
 type End = Secured<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -32,13 +34,13 @@ async fn pair(capacity: usize) -> (End, End) {
         dialler.connect([127, 0, 0, 1].into(), near_read, near_write),
         listener.accept(far_read, far_write)
     );
-    let ends = (dialled.ok().expect("it connects"), accepted.ok().expect("it accepts"));
+    let ends = (dialled.expect("it connects"), accepted.expect("it accepts"));
     assert_ne!(ends.0.peer, ends.1.peer, "each end knows the other");
     ends
 }
 
 fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|index| (index % 251) as u8).collect()
+    (0..=250).cycle().take(len).collect()
 }
 
 /// Sends a record that [`Writer`] would not make.
@@ -55,7 +57,7 @@ fn error_of(error: &io::Error) -> RecordError {
 }
 
 /// What the far end makes of records that the near end injects.
-fn refusal_of(injected: &[(Content, &[u8])]) -> RecordError {
+fn refusal_of(injected: Records<'_>) -> RecordError {
     block_on(async {
         let (mut near, mut far) = pair(1 << 20).await;
         for (kind, content) in injected {
@@ -244,7 +246,7 @@ fn record_that_is_repeated_is_refused() {
 #[test]
 fn misplaced_content_is_refused() {
     let tickets = [(Content::Handshake, &[4, 0, 0, 1, 0][..]); 33];
-    let cases: [(&str, &[(Content, &[u8])], RecordError); 11] = [
+    let cases: [(&str, Records<'_>, RecordError); 11] = [
         ("a client hello", &[(Content::Handshake, &[1, 0, 0, 0])], RecordError::Unexpected),
         ("an empty handshake record", &[(Content::Handshake, &[])], RecordError::Unexpected),
         (
@@ -368,7 +370,7 @@ fn with_rustls<T: Send + 'static>(
         } else {
             configs.accept(read, write).await
         };
-        ours(secured.ok().expect("the handshake succeeds")).await;
+        ours(secured.expect("the handshake succeeds")).await;
     });
     thread.join().expect("rustls' side succeeds")
 }
