@@ -47,15 +47,23 @@ const REQUIRE_LAB: &str = "DFT_REQUIRE_LAB";
 #[derive(Clone)]
 pub struct LabBuilder {
     hosts_per_site: Vec<usize>,
-    rate_mbit: Option<u32>,
+    /// What host N is shaped to is the N-th of these, from the start again where they end; nothing
+    /// is shaped where there are none.
+    rates_mbit: Vec<u32>,
     trunk_mbit: Option<u32>,
     congestion_control: Option<&'static str>,
 }
 
 impl LabBuilder {
     /// Shapes each host's link to this rate in both directions, in Mbit/s.
-    pub fn rate_mbit(mut self, rate: u32) -> Self {
-        self.rate_mbit = Some(rate);
+    pub fn rate_mbit(self, rate: u32) -> Self {
+        self.rates_mbit([rate])
+    }
+
+    /// Shapes host N to the N-th of these rates, in both directions, in Mbit/s; hosts beyond the
+    /// last rate begin with the first again.
+    pub fn rates_mbit(mut self, rates: impl IntoIterator<Item = u32>) -> Self {
+        self.rates_mbit = rates.into_iter().collect();
         self
     }
 
@@ -150,11 +158,11 @@ impl LabBuilder {
              ip -n {host} route add default via 10.77.{site}.254\n\
              ip -n {host} route add default via fd77:0:0:{site}::fe\n",
         );
-        if let Some(rate) = self.rate_mbit {
+        if !self.rates_mbit.is_empty() {
+            let shaper = shaper(self.rates_mbit[index % self.rates_mbit.len()]);
             let _ = write!(
                 script,
                 "tc qdisc add dev {port} root {shaper}\ntc -n {host} qdisc add dev eth0 root {shaper}\n",
-                shaper = shaper(rate),
             );
         }
         if let Some(name) = self.congestion_control {
@@ -203,7 +211,7 @@ impl Lab {
     pub fn hosts(count: usize) -> LabBuilder {
         LabBuilder {
             hosts_per_site: vec![count],
-            rate_mbit: None,
+            rates_mbit: Vec::new(),
             trunk_mbit: None,
             congestion_control: None,
         }
@@ -303,6 +311,17 @@ impl Lab {
         self.run(&format!(
             "mount --bind '{directory}' '{directory}'; mount -o remount,bind,ro '{directory}'"
         ));
+    }
+
+    /// A command that runs `program` beside the hosts, as the first process of a process namespace
+    /// with a mount namespace of its own: it may run programs on the hosts by `ip netns exec hN`,
+    /// and whatever it started or mounted ends with it. It is killed with the thread that starts it.
+    pub fn isolated_command(&self, program: &Path) -> Command {
+        let mut command = tool("env");
+        self.enter(&mut command);
+        command.args(["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"]);
+        command.args(["--kill-child=KILL", "--mount-proc", "--"]).arg(program);
+        command
     }
 
     fn enter(&self, command: &mut Command) {
