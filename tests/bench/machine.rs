@@ -20,6 +20,13 @@ pub fn now() -> String {
     format!("{}, load {load}", date("+%F %H:%M"))
 }
 
+/// Whether we are the machine's root, not that of a user namespace.
+pub fn is_root() -> bool {
+    let users: Vec<String> =
+        line_of("/proc/self/uid_map").split_ascii_whitespace().map(str::to_owned).collect();
+    users == ["0", "0", "4294967295"] && rustix::process::geteuid().is_root()
+}
+
 /// What TCP uses where no one says otherwise.
 pub fn congestion_control() -> String {
     line_of("/proc/sys/net/ipv4/tcp_congestion_control")

@@ -99,15 +99,18 @@ fn compare(arguments: Vec<String>, inside: bool) -> Result<(), String> {
     write_views(&record, &options)
 }
 
-/// Becomes this program again, as root of a user namespace with a mount namespace of its own;
-/// returns only where that is impossible.
+/// Becomes this program again with a mount namespace of its own, as root or as root of a user
+/// namespace; returns only where that is impossible.
 fn enter(arguments: Vec<String>) -> String {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return format!("this very program: {error}"),
     };
     let mut command = lab::tool("unshare");
-    command.args(["--map-root-user", "--mount", "--"]).arg(program).arg(INSIDE).args(arguments);
+    if !machine::is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "--"]).arg(program).arg(INSIDE).args(arguments);
     format!("cannot run unshare: {}", command.exec())
 }
 

@@ -10,7 +10,7 @@ use crate::check::Fingerprint;
 use crate::field::run;
 use crate::lab::{Lab, scene, tool};
 use crate::options::Options;
-use crate::peers::Peer;
+use crate::peers::{self, Peer};
 use crate::record::Record;
 use crate::scenario::Scenario;
 use crate::trial::{Play, Trial};
@@ -115,6 +115,9 @@ fn play_once(scenario: &Scenario, options: &Options, mut play: Play) -> Result<T
     if let Some(name) = options.congestion_control {
         lab = lab.congestion_control(name);
     }
+    if peers::find(&play.peer).is_some_and(|peer| peer.needs_machine_root()) {
+        lab = lab.as_machine_root();
+    }
     let lab = lab.start()?;
     play.addresses = (0..lab.host_count()).map(|host| lab.host(host).v4()).collect();
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -143,6 +146,9 @@ fn play_once(scenario: &Scenario, options: &Options, mut play: Play) -> Result<T
 fn absent(peer: &dyn Peer, scenario: &Scenario) -> Option<String> {
     if let Some(why) = peer.refuses(scenario) {
         return Some(format!("cannot: {why}"));
+    }
+    if peer.needs_machine_root() && !machine::is_root() {
+        return Some("cannot: needs to be root of the machine".to_owned());
     }
     let missing = install::missing(peer);
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))

@@ -21,7 +21,7 @@ use crate::scenario::{SCENARIOS, Scenario, Twist};
 /// How often one looks whether it is time to start or kill someone.
 const TICK: Duration = Duration::from_millis(20);
 /// How often the memory of all processes is looked at.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Of what share of the dataset the victim dies.
 const KILL_AT: f64 = 0.5;
 

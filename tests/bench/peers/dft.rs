@@ -37,7 +37,7 @@ impl Peer for Dft {
 
     fn receive(&self, field: &Field, receiver: usize) -> Result<bool, Problem> {
         let mut command = field.command(receiver, &field.dft);
-        command.arg("fetch").args(self.options()).arg("--dir").arg(field.copies(receiver));
+        command.arg("fetch").args(self.options()).arg("--output").arg(field.copies(receiver));
         command.arg(field.path("manifest.dft"));
         // The process goes on to share; the copy is complete and in its place.
         field.start(receiver, &mut command, Ends::Says(r#""event":"complete""#))?;

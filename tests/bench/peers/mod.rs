@@ -38,6 +38,11 @@ pub trait Peer: Sync {
         &[]
     }
 
+    /// Whether it does what the kernel allows to the machine's root alone.
+    fn needs_machine_root(&self) -> bool {
+        false
+    }
+
     /// Why it cannot play a scenario, if it cannot.
     fn refuses(&self, scenario: &Scenario) -> Option<&'static str> {
         let staggered = matches!(scenario.twist, Twist::Stagger(_));

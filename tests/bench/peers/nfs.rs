@@ -1,7 +1,8 @@
 //! NFS in user space at both ends: nfs-ganesha exports the dataset, libnfs's `nfs-cp` reads it.
 //!
 //! `nfs-cp` copies one file; of a directory every file is a process, as many at once as there are
-//! cores to run them.
+//! cores to run them. ganesha opens files by their handles, which the kernel allows to the
+//! machine's root alone.
 
 use super::{Need, Peer, star_x_bound};
 use crate::field::{Ends, Field, Problem, run};
@@ -39,9 +40,14 @@ impl Peer for Nfs {
         star_x_bound(scenario) * slower
     }
 
+    fn needs_machine_root(&self) -> bool {
+        true
+    }
+
     fn stand(&self, field: &Field) -> Result<(), Problem> {
-        for directory in ["/var/lib/nfs", "/var/log", "/var/run"] {
-            let _ = run(tool("mount").args(["-t", "tmpfs", "nfs", directory]));
+        // What it writes beside the export; /var/run is memory of the laboratory anyway.
+        for directory in ["/var/lib/nfs", "/var/log"] {
+            run(tool("mount").args(["-t", "tmpfs", "nfs", directory]))?;
         }
         run(tool("mkdir").args(["-p", "/var/lib/nfs/ganesha", "/var/run/ganesha", "/var/log/ganesha"]))?;
         let configuration = format!(

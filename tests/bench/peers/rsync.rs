@@ -36,13 +36,14 @@ impl Peer for Rsync {
         if self.over_ssh {
             return ssh::stand(field);
         }
-        // Within the laboratory there is no user but root to become.
         let configuration = format!(
-            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\n[data]\npath = {}\nread only = yes\n",
+            "use chroot = no\nreverse lookup = no\n[data]\npath = {}\nread only = yes\n",
             field.dataset_parent().display()
         );
         let configuration = field.file("rsyncd.conf", &configuration)?;
-        let mut command = field.command(0, "rsync");
+        // As root it would become another user, and the laboratory has no other.
+        let mut command = field.command(0, "unshare");
+        command.args(["--user", "--map-user=1000", "--map-group=1000", "rsync"]);
         command.args(["--daemon", "--no-detach", &format!("--port={PORT}")]);
         command.arg(format!("--config={}", configuration.display()));
         field.daemon(0, &mut command, PORT)
@@ -51,7 +52,7 @@ impl Peer for Rsync {
     fn receive(&self, field: &Field, receiver: usize) -> Result<bool, Problem> {
         let (source, name) = (field.address(0), field.dataset_name());
         let mut command = field.command(receiver, "rsync");
-        command.args(["--archive", "--whole-file"]);
+        command.args(["--archive", "--no-owner", "--no-group", "--whole-file"]);
         if self.over_ssh {
             command.args(["-e", &ssh::program(field)]);
             command.arg(format!("{source}:{}", field.dataset.display()));
