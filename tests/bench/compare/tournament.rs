@@ -53,9 +53,6 @@ pub fn play(options: &Options) -> Result<Record, String> {
         play_scenario(scenario, options, &dft, &mut record)?;
         let cores = record.cores;
         println!("\n{}", render::scenario_markdown(scenario, record.played(scenario), cores));
-        if let Some(path) = &options.json {
-            record.write(path)?;
-        }
     }
     Ok(record)
 }
@@ -104,6 +101,10 @@ fn play_scenario(
             let trial = play_once(scenario, options, play).unwrap_or_else(Trial::failed);
             println!("{}", in_a_line(&trial));
             played.row(peer.name()).trials.push(trial);
+            // Whatever ends it early, what was measured is kept.
+            if let Some(path) = &options.json {
+                record.write(path)?;
+            }
         }
     }
     Ok(())
