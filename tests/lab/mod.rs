@@ -58,7 +58,7 @@ pub struct LabBuilder {
 impl LabBuilder {
     /// Makes the lab without a user namespace: what runs in it is root of the whole machine, for
     /// the few things that the kernel allows to no other. Only root can do this.
-    pub fn as_machine_root(mut self) -> Self {
+    pub fn with_machine_root(mut self) -> Self {
         self.as_machine_root = true;
         self
     }

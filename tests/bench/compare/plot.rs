@@ -137,7 +137,7 @@ fn row(
     let lanes = lanes(&dots, axis);
     let lane_count = lanes.iter().max().map_or(1, |lane| lane + 1).max(failed.len().div_ceil(2)).max(2);
     let height = lane_count as f64 * LANE + ROW_GAP;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let _ = writeln!(
             marks,
             "<rect x=\"0\" y=\"{:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" fill=\"#afb8c1\" fill-opacity=\"0.14\"/>",

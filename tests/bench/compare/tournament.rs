@@ -117,7 +117,7 @@ fn play_once(scenario: &Scenario, options: &Options, mut play: Play) -> Result<T
         lab = lab.congestion_control(name);
     }
     if peers::find(&play.peer).is_some_and(|peer| peer.needs_machine_root()) {
-        lab = lab.as_machine_root();
+        lab = lab.with_machine_root();
     }
     let lab = lab.start()?;
     play.addresses = (0..lab.host_count()).map(|host| lab.host(host).v4()).collect();
