@@ -21,7 +21,8 @@ const LETTER: f64 = 6.2;
 const DOT: f64 = 4.5;
 /// A dot may lie this far left of the bound, where a peer leaves out what the floor does.
 const AXIS_MIN: f64 = 0.4;
-const TICKS: [f64; 12] = [0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0];
+const TICKS_X: &[f64] = &[0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0];
+const TICKS_S: &[f64] = &[0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
 
 /// A scale from values to places.
 struct Axis {
@@ -59,7 +60,7 @@ pub fn svg(record: &Record) -> String {
     panel(&mut body, &mut y, &bounded, "x", "times the bound", &x);
     let seconds = |_: &Scenario, _: &Played, row: &Row| row.median(|trial| trial.seconds);
     panel(&mut body, &mut y, &timed, "s", "seconds", &seconds);
-    let height = y + 4.0;
+    let height = y - 30.0;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" \
          height=\"{height:.0}\" font-family=\"sans-serif\" font-size=\"{FONT}\">\n\
@@ -96,9 +97,8 @@ fn panel(
     }
     let bottom = *y;
     let _ = writeln!(body, "<text x=\"{AXIS_LEFT}\" y=\"{:.0}\" fill=\"#57606a\">{title}</text>", top - 18.0);
-    for tick in
-        TICKS.iter().chain(&[0.02, 0.05, 0.1, 0.2]).filter(|&&tick| tick >= axis.min && tick <= axis.max)
-    {
+    let ticks = if unit == "x" { TICKS_X } else { TICKS_S };
+    for tick in ticks.iter().filter(|&&tick| tick >= axis.min && tick <= axis.max) {
         let (place, bound) = (axis.place(*tick), *tick == 1.0 && unit == "x");
         let stroke = if bound { "stroke=\"#24292f\" stroke-width=\"1.5\"" } else { "stroke=\"#d0d7de\"" };
         let _ = writeln!(
@@ -109,7 +109,7 @@ fn panel(
         );
     }
     body.push_str(&marks);
-    *y += 44.0;
+    *y += 40.0;
 }
 
 fn row(
