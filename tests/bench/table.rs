@@ -45,6 +45,11 @@ impl fmt::Display for Table {
 pub struct Samples(Vec<f64>);
 
 impl Samples {
+    /// These measurements.
+    pub fn of(values: Vec<f64>) -> Self {
+        Self(values)
+    }
+
     /// Adds a measurement.
     pub fn add(&mut self, value: f64) {
         self.0.push(value);

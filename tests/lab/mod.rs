@@ -47,15 +47,31 @@ const REQUIRE_LAB: &str = "DFT_REQUIRE_LAB";
 #[derive(Clone)]
 pub struct LabBuilder {
     hosts_per_site: Vec<usize>,
-    rate_mbit: Option<u32>,
+    /// What host N is shaped to is the N-th of these, from the start again where they end; nothing
+    /// is shaped where there are none.
+    rates_mbit: Vec<u32>,
     trunk_mbit: Option<u32>,
     congestion_control: Option<&'static str>,
+    as_machine_root: bool,
 }
 
 impl LabBuilder {
+    /// Makes the lab without a user namespace: what runs in it is root of the whole machine, for
+    /// the few things that the kernel allows to no other. Only root can do this.
+    pub fn with_machine_root(mut self) -> Self {
+        self.as_machine_root = true;
+        self
+    }
+
     /// Shapes each host's link to this rate in both directions, in Mbit/s.
-    pub fn rate_mbit(mut self, rate: u32) -> Self {
-        self.rate_mbit = Some(rate);
+    pub fn rate_mbit(self, rate: u32) -> Self {
+        self.rates_mbit([rate])
+    }
+
+    /// Shapes host N to the N-th of these rates, in both directions, in Mbit/s; hosts beyond the
+    /// last rate begin with the first again.
+    pub fn rates_mbit(mut self, rates: impl IntoIterator<Item = u32>) -> Self {
+        self.rates_mbit = rates.into_iter().collect();
         self
     }
 
@@ -92,7 +108,7 @@ impl LabBuilder {
     /// The lab, or why there is none.
     pub fn start(self) -> Result<Lab, String> {
         assert!(self.hosts_per_site.iter().all(|&hosts| hosts <= SITE_HOSTS_MAX), "a site has room");
-        let lab = Lab::empty(self.places(), self.congestion_control)?;
+        let lab = Lab::empty(self.places(), self.congestion_control, self.as_machine_root)?;
         lab.try_run(&self.script(&lab.places))?;
         Ok(lab)
     }
@@ -145,16 +161,16 @@ impl LabBuilder {
              ip link add {port} type veth peer name eth0 netns {host}\n\
              ip link set {port} master br{site} up\n\
              ip -n {host} link set lo up\nip -n {host} link set eth0 up\n\
-             ip -n {host} addr add {v4}/24 dev eth0\n\
+             ip -n {host} addr add {v4}/24 brd + dev eth0\n\
              ip -n {host} addr add {v6}/64 dev eth0 nodad\n\
              ip -n {host} route add default via 10.77.{site}.254\n\
              ip -n {host} route add default via fd77:0:0:{site}::fe\n",
         );
-        if let Some(rate) = self.rate_mbit {
+        if !self.rates_mbit.is_empty() {
+            let shaper = shaper(self.rates_mbit[index % self.rates_mbit.len()]);
             let _ = write!(
                 script,
                 "tc qdisc add dev {port} root {shaper}\ntc -n {host} qdisc add dev eth0 root {shaper}\n",
-                shaper = shaper(rate),
             );
         }
         if let Some(name) = self.congestion_control {
@@ -193,6 +209,7 @@ impl Place {
 /// A running laboratory. Dropping it removes all of it.
 pub struct Lab {
     holder: Child,
+    as_machine_root: bool,
     places: Vec<Place>,
     faults: Mutex<Faults>,
     congestion_control: String,
@@ -203,9 +220,10 @@ impl Lab {
     pub fn hosts(count: usize) -> LabBuilder {
         LabBuilder {
             hosts_per_site: vec![count],
-            rate_mbit: None,
+            rates_mbit: Vec::new(),
             trunk_mbit: None,
             congestion_control: None,
+            as_machine_root: false,
         }
     }
 
@@ -216,10 +234,18 @@ impl Lab {
     }
 
     /// The namespaces alone, with nothing in them.
-    fn empty(places: Vec<Place>, congestion_control: Option<&str>) -> Result<Self, String> {
+    fn empty(
+        places: Vec<Place>,
+        congestion_control: Option<&str>,
+        as_machine_root: bool,
+    ) -> Result<Self, String> {
         // The holder reads a pipe that only this process holds: it ends when we do, however.
-        let mut holder = tool("unshare")
-            .args(["--map-root-user", "--net", "--mount", "sh", "-c", "echo ready; exec cat > /dev/null"])
+        let mut holder = tool("unshare");
+        if !as_machine_root {
+            holder.arg("--map-root-user");
+        }
+        let mut holder = holder
+            .args(["--net", "--mount", "sh", "-c", "echo ready; exec cat > /dev/null"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -236,7 +262,7 @@ impl Lab {
             Some(name) => name.to_owned(),
             None => machine_congestion_control(),
         };
-        Ok(Self { holder, places, faults: Mutex::default(), congestion_control })
+        Ok(Self { holder, as_machine_root, places, faults: Mutex::default(), congestion_control })
     }
 
     /// The host with this number, from 0; those of the second site come last.
@@ -305,9 +331,24 @@ impl Lab {
         ));
     }
 
+    /// A command that runs `program` beside the hosts, as the first process of a process namespace
+    /// with a mount namespace of its own: it may run programs on the hosts by `ip netns exec hN`,
+    /// and whatever it started or mounted ends with it. It is killed with the thread that starts it.
+    pub fn isolated_command(&self, program: &Path) -> Command {
+        let mut command = tool("env");
+        self.enter(&mut command);
+        command.args(["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"]);
+        command.args(["--kill-child=KILL", "--mount-proc", "--"]).arg(program);
+        command
+    }
+
     fn enter(&self, command: &mut Command) {
         let holder = self.holder.id().to_string();
-        command.args(["nsenter", "--preserve-credentials", "-U", "-m", "-n", "-t", &holder, "--"]);
+        command.arg("nsenter");
+        if !self.as_machine_root {
+            command.args(["--preserve-credentials", "-U"]);
+        }
+        command.args(["-m", "-n", "-t", &holder, "--"]);
     }
 }
 

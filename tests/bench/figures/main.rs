@@ -12,15 +12,19 @@
 #![allow(unreachable_pub, reason = "a bench has no one to export to")]
 
 #[allow(dead_code, reason = "shared with the end-to-end tests, which use other parts of it")]
-#[path = "../lab/mod.rs"]
+#[path = "../../lab/mod.rs"]
 mod lab;
 
 mod hashing;
 mod link;
+#[allow(dead_code, reason = "shared with the comparison")]
+#[path = "../machine.rs"]
 mod machine;
 mod memory;
 mod small;
 mod swarm;
+#[allow(dead_code, reason = "shared with the comparison")]
+#[path = "../table.rs"]
 mod table;
 
 use table::Table;
