@@ -34,6 +34,7 @@ mod event;
 mod inject;
 mod invariants;
 mod link;
+mod site;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,10 +56,11 @@ use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Hello, Message, Site};
 
-/// Most links of one swarm: with more, announcements cost more than they help.
-pub const LINKS_MAX: usize = 80;
+/// Most links of one swarm: with more, announcements cost more than they help, and what is asked of
+/// so many peers waits in their queues.
+pub const LINKS_MAX: usize = 40;
 /// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it.
-pub const LINKS_DIALLED_MAX: usize = 40;
+pub const LINKS_DIALLED_MAX: usize = 20;
 /// How long the higher of two identities waits for the lower one to dial: longer than a handshake
 /// takes on a busy machine.
 const DIAL_AFTER: Duration = Duration::from_millis(300);
@@ -81,6 +83,10 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
 /// Bytes per second below which a link is of no use: a busy peer serves dozens of others before
 /// it is our turn, and large pieces take their time.
 const RATE_MIN: u64 = 64 * 1024;
+/// A node that finds nothing to ask for looks for other peers after so long, and again as often.
+const STARVED_AFTER: Duration = Duration::from_secs(2);
+/// How many others it dials then at a time.
+const STARVED_DIALS: usize = 4;
 
 /// What a swarm is told at the start.
 #[derive(Clone, Debug)]
@@ -164,6 +170,10 @@ pub struct Swarm {
     turn: u64,
     /// Requests of all links that wait to be served.
     queued: usize,
+    /// Since when nothing is asked of anybody though pieces are wanted.
+    starved_since: Option<Instant>,
+    /// This node fetches from other sites until then, whoever else may.
+    fetches_far_until: Instant,
     next_tick: Option<Instant>,
     /// When an announcement is due, at the earliest; none waits where there is none.
     next_announcement: Option<Instant>,
@@ -205,6 +215,8 @@ impl Swarm {
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
+            starved_since: None,
+            fetches_far_until: Instant::START,
             next_tick: None,
             next_announcement: None,
             stats: Stats::default(),
@@ -248,7 +260,9 @@ impl Swarm {
             self.next_tick = None;
             self.tick_links(now);
             self.forgive(now);
+            self.look_elsewhere(now);
             self.dial(now);
+            self.fetch_far_if_nobody_does(now);
             self.request_from_all(now);
             self.serve(now);
             self.offer_to_idle(now);
@@ -324,6 +338,10 @@ impl Swarm {
             return;
         }
         let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        self.dial_some(wanted, now);
+    }
+
+    fn dial_some(&mut self, wanted: usize, now: Instant) {
         if wanted == 0 {
             return;
         }
@@ -332,6 +350,29 @@ impl Swarm {
         for addr in self.book.dial(wanted, &skip, &linked, now, &mut self.rng) {
             self.commands.push_back(Command::Connect(addr));
         }
+    }
+
+    /// A node whose peers have nothing for it makes room for others, and dials some. Else a crowd that
+    /// found only itself, and has links enough, would never reach a seeder.
+    fn look_elsewhere(&mut self, now: Instant) {
+        if !self.dials() || self.picker.open().is_empty() || !self.requested.is_empty() {
+            self.starved_since = None;
+            return;
+        }
+        let since = *self.starved_since.get_or_insert(now);
+        if self.links.len() < LINKS_DIALLED_MAX || now.since(since) < STARVED_AFTER {
+            return;
+        }
+        self.starved_since = Some(now);
+        if self.links.len() + STARVED_DIALS > LINKS_MAX {
+            let mut poorest: Vec<(usize, LinkId)> =
+                self.links.iter().map(|(id, link)| (link.have.count(), *id)).collect();
+            poorest.sort_unstable();
+            for (_, id) in poorest.into_iter().take(STARVED_DIALS) {
+                self.close(id, DisconnectReason::Full, Duration::from_secs(10), now);
+            }
+        }
+        self.dial_some(STARVED_DIALS, now);
     }
 
     fn handle_link_up(
@@ -359,12 +400,15 @@ impl Swarm {
         let mut link = Link::new(peer, remote, dialled, hello, self.geometry.piece_count(), now);
         (link.corrupt_count, link.lie_count) = self.offences.remove(&peer).unwrap_or_default();
         link.same_site = self.config.site == hello.site;
-        link.window = 2 * u64::from(self.geometry.piece_len_max());
         if let Some(addr) = link.listens_at {
             self.book.add(PeerAddr { peer: Some(peer), addr }, now);
         }
         self.links.insert(id, link);
         self.peers.insert(peer, id);
+        let window = self.window_min();
+        if let Some(link) = self.links.get_mut(&id) {
+            link.window = window;
+        }
         self.introduce(id, now);
         self.announce_at_link_up(id, now);
     }
@@ -529,7 +573,7 @@ impl Swarm {
             return;
         }
         let offers = self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
-        let busy = !self.requested.is_empty() || self.queued > 0 || offers;
+        let busy = !self.requested.is_empty() || self.queued > 0 || offers || self.waits_for_its_site();
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()
