@@ -8,7 +8,9 @@
 //!
 //! Everything follows from the seed: the same seed gives the same events, on any machine.
 
+pub mod compare;
 pub mod outcome;
+pub mod plot;
 pub mod random;
 pub mod scenarios;
 pub mod world;

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub record: Record,
     /// Bytes of all datasets together.
     pub total_bytes: u64,
+    /// Bytes that all hosts together lacked at the start.
+    pub needed_bytes: u64,
     /// What the sum of all uplinks carries, in bytes per second.
     pub uplinks: u64,
     /// What was promised, and whether it was kept.
@@ -77,7 +79,8 @@ impl Setup {
         let mut finished_s: Vec<f64> =
             finished.map(|at| at.since(dft_protocol::time::Instant::START).as_secs_f64()).collect();
         finished_s.sort_by(f64::total_cmp);
-        let over_own = fetching.iter().filter_map(|host| Some(world.seconds(*host)? / own_bound_s(&world, *host)));
+        let over_own =
+            fetching.iter().filter_map(|host| Some(world.seconds(*host)? / own_bound_s(&world, *host)));
         let wasted: u64 = world.hosts.iter().map(|host| host.wasted).sum();
         let total = world.record.total;
         let mut outcome = Outcome {
@@ -92,11 +95,18 @@ impl Setup {
             events: world.events,
             trace: world.record.trace,
             total_bytes,
-            uplinks: world.hosts.iter().filter(|host| host.plan.shares.is_none()).map(|host| host.plan.up).sum(),
+            needed_bytes: fetching.iter().map(|host| lacking_bytes(&world, *host)).sum(),
+            uplinks: world
+                .hosts
+                .iter()
+                .filter(|host| host.plan.shares.is_none())
+                .map(|host| host.plan.up)
+                .sum(),
             record: world.record,
             goals: Vec::new(),
         };
-        outcome.goals = self.goals.iter().map(|goal| (*goal, goal.of(&outcome), goal.is_kept(&outcome))).collect();
+        outcome.goals =
+            self.goals.iter().map(|goal| (*goal, goal.of(&outcome), goal.is_kept(&outcome))).collect();
         outcome
     }
 }
@@ -105,6 +115,13 @@ impl Setup {
 fn own_bound_s(world: &World, host: usize) -> f64 {
     let plan = &world.hosts[host].plan;
     ratio(world.datasets[plan.dataset].total_bytes(), plan.down)
+}
+
+fn lacking_bytes(world: &World, host: usize) -> u64 {
+    let plan = &world.hosts[host].plan;
+    let geometry = &world.datasets[plan.dataset];
+    let here: u64 = plan.have.iter().map(|piece| u64::from(geometry.piece_len(piece))).sum();
+    geometry.total_bytes() - here
 }
 
 impl Outcome {
@@ -127,8 +144,19 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "bound           {:8.3} s", self.bound_s)?;
-        writeln!(f, "median finished {:8.3} s  {:.3} x", self.percentile(50), self.percentile(50) / self.bound_s)?;
-        writeln!(f, "last finished   {:8.3} s  {:.3} x   of {}", self.last_s, self.over_bound(), self.finished_s.len())?;
+        writeln!(
+            f,
+            "median finished {:8.3} s  {:.3} x",
+            self.percentile(50),
+            self.percentile(50) / self.bound_s
+        )?;
+        writeln!(
+            f,
+            "last finished   {:8.3} s  {:.3} x   of {}",
+            self.last_s,
+            self.over_bound(),
+            self.finished_s.len()
+        )?;
         writeln!(f, "slowest, over what its own wires allow  {:.3} x", self.worst_over_own)?;
         writeln!(f, "seeders sent    {:8.3} copies", self.seeder_copies)?;
         if self.trunk_copies > 0.0 {

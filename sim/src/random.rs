@@ -177,7 +177,8 @@ impl Stage {
             1 => everybody.iter().for_each(|host| self.world.introduce(*host, &[self.keeper])),
             _ => {
                 for &host in &everybody {
-                    let known: Vec<usize> = everybody.iter().copied().filter(|_| self.dice.one_in(2)).collect();
+                    let known: Vec<usize> =
+                        everybody.iter().copied().filter(|_| self.dice.one_in(2)).collect();
                     self.world.introduce(host, &known);
                 }
             }
@@ -256,7 +257,7 @@ fn terms(dice: &mut Dice) -> Terms {
         latency: Duration::from_micros(dice.pick(&[10, 100, 2_000, 50_000])),
         hash_delay: Duration::from_micros(dice.pick(&[10, 1_000, 150_000])),
         durable_delay: Duration::from_millis(dice.pick(&[0, 200, 5_000])),
-        socket_buffer: dice.pick(&[16 << 10, 256 << 10, 4 << 20]),
+        socket_buffer: dice.pick(&[16 << 10, 256 << 10, 512 << 10]),
         unsent_max: dice.pick(&[16 << 10, 4 << 20]),
         chunk: 64 << 10,
         upload_slots: dice.pick(&[1, 2, 4, 16]),
@@ -273,4 +274,3 @@ fn honest_plan(dice: &mut Dice, piece_count: usize) -> Plan {
     let latency = Duration::from_micros(dice.pick(&[0, 0, 0, 20_000]));
     Plan { down, download, disk, latency, ..Plan::new(up, have) }
 }
-

@@ -25,6 +25,7 @@ fn each_planted_mistake_is_caught() {
             None => println!("{mutation:?}: not caught"),
         }
     }
-    let missed: Vec<_> = results.iter().filter(|(_, caught)| caught.is_none()).map(|(mutation, _)| mutation).collect();
+    let missed: Vec<_> =
+        results.iter().filter(|(_, caught)| caught.is_none()).map(|(mutation, _)| mutation).collect();
     assert!(missed.is_empty(), "not caught within {SEEDS} seeds: {missed:?}");
 }

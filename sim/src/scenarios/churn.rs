@@ -9,6 +9,7 @@ use rand_xoshiro::Xoshiro256StarStar;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "churn",
     about: "100 hosts of 20 Mbit/s; every minute 5% of them are killed, and come back 5 s later",
+    slow: false,
     build,
 };
 

@@ -4,8 +4,12 @@ use super::{Goal, KIB, Scenario, Setup, equal_bound_s, large, pieces};
 use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
 
-pub(super) const SCENARIO: Scenario =
-    Scenario { name: "cluster-512", about: "512 equal hosts of 1 Gbit/s in one cluster, 1,000 pieces", build };
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "cluster-512",
+    about: "512 equal hosts of 1 Gbit/s in one cluster, 1,000 pieces",
+    slow: true,
+    build,
+};
 
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(512 * KIB), pieces(1000, 512 * KIB), seed);

@@ -7,6 +7,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "flash-crowd",
     about: "10 hosts of 100 Mbit/s, and 190 more that start at the same moment 3 s later",
+    slow: false,
     build,
 };
 

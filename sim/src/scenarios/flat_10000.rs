@@ -5,7 +5,7 @@ use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
 
 pub(super) const SCENARIO: Scenario =
-    Scenario { name: "flat-10000", about: "10,000 equal hosts of 1 Gbit/s, 500 pieces", build };
+    Scenario { name: "flat-10000", about: "10,000 equal hosts of 1 Gbit/s, 500 pieces", slow: true, build };
 
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(MIB), pieces(500, MIB), seed);

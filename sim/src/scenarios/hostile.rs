@@ -7,6 +7,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "hostile",
     about: "80 honest hosts and 20 evil ones of 50 Mbit/s: corrupt, lying, mute, flooding, flapping",
+    slow: false,
     build,
 };
 

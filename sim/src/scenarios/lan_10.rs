@@ -5,7 +5,7 @@ use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
 
 pub(super) const SCENARIO: Scenario =
-    Scenario { name: "lan-10", about: "10 equal hosts on one LAN of 50 Mbit/s, 64 MiB", build };
+    Scenario { name: "lan-10", about: "10 equal hosts on one LAN of 50 Mbit/s, 64 MiB", slow: false, build };
 
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(64 * KIB), pieces(1024, 64 * KIB), seed);

@@ -8,6 +8,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "lan-10-lab",
     about: "lan-10 with headers, and two cores for all hosts, as in the laboratory",
+    slow: false,
     build,
 };
 

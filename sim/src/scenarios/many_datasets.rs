@@ -8,6 +8,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "many-datasets",
     about: "20 datasets of 20 pieces at once, from one seeder to 10 hosts of 100 Mbit/s",
+    slow: false,
     build,
 };
 

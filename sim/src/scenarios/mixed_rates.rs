@@ -7,6 +7,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "mixed-rates",
     about: "a seeder of 1 Gbit/s and 40 hosts of 20, 50, 100 and 1,000 Mbit/s",
+    slow: false,
     build,
 };
 

@@ -14,6 +14,7 @@ mod seeder_leaves;
 mod silent;
 mod thin_trunk;
 mod trickle;
+mod tune_128;
 mod two_sites;
 
 use std::fmt;
@@ -30,12 +31,14 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it is about, in a line.
     pub about: &'static str,
+    /// It takes minutes.
+    pub slow: bool,
     /// Builds it from a seed.
     pub build: fn(u64) -> Setup,
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 15] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
     cluster_512::SCENARIO,
@@ -45,6 +48,7 @@ pub const ALL: [Scenario; 14] = [
     mixed_rates::SCENARIO,
     flash_crowd::SCENARIO,
     trickle::SCENARIO,
+    tune_128::SCENARIO,
     seeder_leaves::SCENARIO,
     churn::SCENARIO,
     hostile::SCENARIO,
@@ -116,9 +120,17 @@ impl fmt::Display for Goal {
 const MIB: u32 = 1 << 20;
 const KIB: u32 = 1 << 10;
 
-/// Terms for a world of many hosts: the invariants of all swarms take longer than all the rest.
+/// Terms for a world of many hosts, with sockets as `dft` has them: half a piece unsent, at least
+/// 32 and at most 256 KiB. The invariants of all swarms would take longer than all the rest.
 fn large(piece: u32) -> Terms {
-    Terms { check_every: 0, encode: false, chunk: u64::from(piece / 4).max(16 << 10), ..Terms::default() }
+    Terms {
+        check_every: 0,
+        encode: false,
+        chunk: u64::from(piece / 8).max(16 << 10),
+        unsent_max: u64::from(piece / 2).clamp(32 << 10, 256 << 10),
+        socket_buffer: 1 << 20,
+        ..Terms::default()
+    }
 }
 
 /// The instant so many seconds after the start.

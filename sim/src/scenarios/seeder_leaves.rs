@@ -7,6 +7,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "seeder-leaves",
     about: "20 hosts of 100 Mbit/s, and a seeder that goes when 1.1 copies may have left it",
+    slow: false,
     build,
 };
 

@@ -5,7 +5,7 @@ use crate::world::{Conduct, World, mbit};
 use dft_protocol::time::Duration;
 
 pub(super) const SCENARIO: Scenario =
-    Scenario { name: "silent", about: "70 honest hosts and 30 silent ones, 50 Mbit/s", build };
+    Scenario { name: "silent", about: "70 honest hosts and 30 silent ones, 50 Mbit/s", slow: false, build };
 
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(128 * KIB), pieces(500, 128 * KIB), seed);

@@ -9,6 +9,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "thin-trunk",
     about: "2 x 10 hosts of 100 Mbit/s, with a trunk of 50 Mbit/s",
+    slow: false,
     build,
 };
 

@@ -5,7 +5,7 @@ use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
 
 pub(super) const SCENARIO: Scenario =
-    Scenario { name: "trickle", about: "30 hosts of 100 Mbit/s, one more every 700 ms", build };
+    Scenario { name: "trickle", about: "30 hosts of 100 Mbit/s, one more every 700 ms", slow: false, build };
 
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(128 * KIB), pieces(500, 128 * KIB), seed);

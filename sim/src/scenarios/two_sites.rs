@@ -8,6 +8,7 @@ use dft_protocol::time::Duration;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "two-sites",
     about: "2 x 256 hosts of 1 Gbit/s, with a trunk of a tenth of a site's rate",
+    slow: true,
     build,
 };
 

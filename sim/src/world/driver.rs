@@ -61,6 +61,7 @@ impl World {
         self.hosts[host].wake_at = None;
         self.hosts[host].life += 1;
         for link in std::mem::take(&mut self.hosts[host].links).into_keys() {
+            self.ledger.closed(link);
             self.hang_up(link);
         }
     }
@@ -185,6 +186,7 @@ impl World {
         if let Some(peer) = self.hosts[host].links.remove(&link) {
             self.check_disconnect(host, self.by_peer[&peer], reason);
             self.hosts[host].disconnects.push((peer, reason));
+            self.ledger.closed(link);
             self.hang_up(link);
         }
     }
@@ -329,7 +331,8 @@ impl World {
             return;
         }
         let to = self.by_addr.get(&addr).copied();
-        let Some(to) = to.filter(|to| !self.network.separates(from, *to) && !self.network.separates(*to, from))
+        let Some(to) =
+            to.filter(|to| !self.network.separates(from, *to) && !self.network.separates(*to, from))
         else {
             self.plan_in(CONNECT_MAX, Happening::DialFailed { host: from, life, addr });
             return;
@@ -388,7 +391,6 @@ impl World {
     /// This end of a link is closed: nothing more is sent, and the other end hears of it.
     pub(super) fn hang_up(&mut self, link: LinkId) {
         if self.network.close(link) {
-            self.ledger.closed(link);
             let other = Network::other_end(link);
             let host = self.network.host_of(other);
             self.plan_in(self.terms.latency, Happening::LinkDown { host, link: other });
@@ -399,6 +401,7 @@ impl World {
         if self.network.separates(self.network.host_of(Network::other_end(link)), host) {
             self.network.hold(Happening::LinkDown { host, link });
         } else if self.hosts[host].links.remove(&link).is_some() {
+            self.ledger.closed(link);
             self.tell(host, Event::LinkDown { link });
         }
     }

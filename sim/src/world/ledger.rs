@@ -27,6 +27,9 @@ use super::{Conduct, Host, World};
 /// No piece is asked of a second peer sooner.
 const LATE_MIN: Duration = Duration::from_millis(100);
 
+/// Hosts with slower wires, in bytes per second, are of no use to others, and may be taken for dead.
+const RATE_MIN: u64 = 64 * 1024;
+
 /// What happened at one end of a link.
 #[derive(Debug)]
 struct Page {
@@ -34,13 +37,24 @@ struct Page {
     told: PieceSet,
     /// The requests that this end made and that wait, with their time; true: taken back.
     asked: BTreeMap<PieceIndex, (Instant, bool)>,
-    /// The requests that arrived here and wait for their answer.
-    wanted: BTreeSet<PieceIndex>,
+    /// The requests that arrived here and wait for their answer: how many of each piece. (A hostile
+    /// peer asks twice.)
+    wanted: BTreeMap<PieceIndex, u32>,
 }
 
 impl Page {
     fn new(piece_count: usize) -> Self {
-        Self { told: PieceSet::empty(piece_count), asked: BTreeMap::new(), wanted: BTreeSet::new() }
+        Self { told: PieceSet::empty(piece_count), asked: BTreeMap::new(), wanted: BTreeMap::new() }
+    }
+
+    /// A request that arrived here is answered; false where none waits.
+    fn answer(&mut self, piece: PieceIndex) -> bool {
+        match self.wanted.get_mut(&piece) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) => drop(self.wanted.remove(&piece)),
+            None => return false,
+        }
+        true
     }
 }
 
@@ -86,11 +100,9 @@ impl Ledger {
         self.pages.push(Page::new(piece_count));
     }
 
-    /// Nobody will ask for these pages.
+    /// This end of a link is gone: nobody will ask for its page.
     pub(super) fn closed(&mut self, link: LinkId) {
-        for end in [slot(link), slot(link) ^ 1] {
-            self.pages[end] = Page::new(0);
-        }
+        self.pages[slot(link)] = Page::new(0);
     }
 
     pub(super) fn touched(&mut self, host: usize) {
@@ -131,7 +143,9 @@ impl Ledger {
             Message::Lost(list) => list.pieces().iter().for_each(|piece| {
                 page.told.remove(*piece);
             }),
-            Message::Request(list) => page.wanted.extend(list.pieces()),
+            Message::Request(list) => list.pieces().iter().for_each(|piece| {
+                *page.wanted.entry(*piece).or_default() += 1;
+            }),
             Message::Reject(piece, _) => {
                 page.asked.remove(piece);
             }
@@ -237,7 +251,7 @@ impl World {
                 }
             }),
             Message::Reject(piece, reason) => {
-                let waited = self.ledger.page(link).wanted.remove(piece);
+                let waited = self.ledger.page(link).answer(*piece);
                 assert!(!honest || waited, "a reject of host {host} answers a request that waits");
                 let have = self.hosts[host].swarm.as_ref().expect("who sends is up").have();
                 let lies = *reason == RejectReason::Missing && have.contains(*piece);
@@ -281,7 +295,7 @@ impl World {
 
     /// Holds the upload of a piece to the rules.
     pub(super) fn check_upload(&mut self, host: usize, link: LinkId, piece: PieceIndex) {
-        let waited = self.ledger.page(link).wanted.remove(&piece);
+        let waited = self.ledger.page(link).answer(piece);
         if self.is_honest(host) {
             assert!(waited, "host {host} sends {piece}, which was asked for");
             let have = self.hosts[host].swarm.as_ref().expect("who sends is up").have();
@@ -313,6 +327,10 @@ impl World {
     /// Holds the end of a link to the rules.
     pub(super) fn check_disconnect(&mut self, host: usize, other: usize, reason: DisconnectReason) {
         if !self.is_honest(host) || !self.is_honest(other) || self.ledger.was_separated {
+            return;
+        }
+        let plans = [&self.hosts[host].plan, &self.hosts[other].plan];
+        if plans.iter().any(|plan| plan.up.min(plan.down) < RATE_MIN) {
             return;
         }
         let unfair = match reason {

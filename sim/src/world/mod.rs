@@ -86,31 +86,78 @@ enum Happening {
     Crash(usize),
     Wake(usize),
     /// A dial reaches the host at this address.
-    Dialled { from: usize, life: u64, addr: SocketAddr },
-    DialFailed { host: usize, life: u64, addr: SocketAddr },
-    LinkUp { host: usize, link: LinkId, dialled: bool },
-    LinkDown { host: usize, link: LinkId },
+    Dialled {
+        from: usize,
+        life: u64,
+        addr: SocketAddr,
+    },
+    DialFailed {
+        host: usize,
+        life: u64,
+        addr: SocketAddr,
+    },
+    LinkUp {
+        host: usize,
+        link: LinkId,
+        dialled: bool,
+    },
+    LinkDown {
+        host: usize,
+        link: LinkId,
+    },
     /// A host closes a link for no reason.
     Flap(LinkId),
     PortFree(usize),
     /// A chunk is through a trunk.
-    Crossed { to: LinkId, chunk: Chunk },
-    Delivered { to: LinkId, chunk: Chunk },
+    Crossed {
+        to: LinkId,
+        chunk: Chunk,
+    },
+    Delivered {
+        to: LinkId,
+        chunk: Chunk,
+    },
     /// A processor has taken a chunk in.
-    Processed { to: LinkId, chunk: Chunk },
+    Processed {
+        to: LinkId,
+        chunk: Chunk,
+    },
     /// All data of a piece is in the socket.
-    Sent { link: LinkId, piece: PieceIndex },
+    Sent {
+        link: LinkId,
+        piece: PieceIndex,
+    },
     /// A piece that is to be sent was read.
-    Read { link: LinkId, piece: PieceIndex, corrupt: bool },
-    Checked { host: usize, life: u64, link: LinkId, piece: PieceIndex, valid: bool },
-    Durable { host: usize, life: u64, piece: PieceIndex },
+    Read {
+        link: LinkId,
+        piece: PieceIndex,
+        corrupt: bool,
+    },
+    Checked {
+        host: usize,
+        life: u64,
+        link: LinkId,
+        piece: PieceIndex,
+        valid: bool,
+    },
+    Durable {
+        host: usize,
+        life: u64,
+        piece: PieceIndex,
+    },
     Lose(usize, Vec<PieceIndex>),
     Cut(usize, usize),
     Introduce(usize, Vec<usize>),
-    AskTracker { host: usize, life: u64 },
+    AskTracker {
+        host: usize,
+        life: u64,
+    },
     /// The tracker goes, or comes back with nothing in its memory.
     Tracker(bool),
-    Separate { inside: Vec<bool>, one_way: bool },
+    Separate {
+        inside: Vec<bool>,
+        one_way: bool,
+    },
     Heal,
 }
 
@@ -212,7 +259,8 @@ impl World {
         let tcp_port = 4000 + u16::try_from(plan.dataset).expect("datasets are few");
         let addr = SocketAddr::new(IpAddr::V4(ip), tcp_port);
         // Identities are in no order of their numbers.
-        let scrambled = (u64::try_from(number).expect("hosts are few") + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let scrambled =
+            (u64::try_from(number).expect("hosts are few") + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let peer = PeerId::from_bytes(&scrambled.to_be_bytes()).expect("8 bytes are an identity");
         assert!(self.by_addr.insert(addr, number).is_none(), "an address has one host");
         self.by_peer.insert(peer, number);

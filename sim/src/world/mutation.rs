@@ -113,9 +113,7 @@ impl Mutation {
             (Mutation::RequestsTheNextPiece, Message::Request(list)) => {
                 send(Message::Request(shifted(list, geometry)))
             }
-            (Mutation::RequestsTwice, Message::Request(_)) => {
-                [send(message.clone()), send(message)].concat()
-            }
+            (Mutation::RequestsTwice, Message::Request(_)) => [send(message.clone()), send(message)].concat(),
             _ => send(message),
         }
     }

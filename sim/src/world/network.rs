@@ -116,7 +116,8 @@ fn transfer_time(bytes: u64, rate: u64) -> Duration {
 /// The length of a message's frame. Short lists, which are nearly all there is, are not encoded for
 /// it: a header of 4 bytes, two of the array and the kind, one of the list, and the indices.
 fn frame_len(message: &Message) -> usize {
-    let (Message::Have(list) | Message::Request(list) | Message::Cancel(list) | Message::Lost(list)) = message
+    let (Message::Have(list) | Message::Request(list) | Message::Cancel(list) | Message::Lost(list)) =
+        message
     else {
         return FRAME_HEADER_LEN + message.encode().len();
     };

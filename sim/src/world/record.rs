@@ -56,7 +56,8 @@ impl Record {
     }
 
     fn index(&self, now: Instant) -> usize {
-        usize::try_from(now.as_nanos() / u64::try_from(self.row.as_nanos()).unwrap_or(1)).unwrap_or(usize::MAX)
+        usize::try_from(now.as_nanos() / u64::try_from(self.row.as_nanos()).unwrap_or(1))
+            .unwrap_or(usize::MAX)
     }
 
     pub(super) fn carried(&mut self, now: Instant, len: u64) {
