@@ -171,7 +171,7 @@ impl Swarm {
             let urgent = link.unannounced.len() >= ANNOUNCE_BATCH;
             let at = if urgent { now } else { now + wait };
             link.announce_at = Some(link.announce_at.map_or(at, |planned| planned.min(at)));
-            self.next_announcement = Some(self.next_announcement.map_or(at, |planned| planned.min(at)));
+            Self::plan_announcement(&mut self.next_announcement, at);
         }
         self.flush_announcements(now);
     }
@@ -187,6 +187,10 @@ impl Swarm {
             }
             self.send(id, Message::Bitfield(self.have.clone()), now);
         }
+    }
+
+    fn plan_announcement(next: &mut Option<Instant>, at: Instant) {
+        *next = Some(next.map_or(at, |planned| planned.min(at)));
     }
 
     pub(super) fn flush_announcements(&mut self, now: Instant) {
@@ -254,7 +258,7 @@ impl Swarm {
             if self.have.contains(piece) && link.announce_at.is_some() {
                 // A seeder that offers what is here does not know it.
                 link.announce_at = Some(now);
-                self.next_announcement = Some(now);
+                Self::plan_announcement(&mut self.next_announcement, now);
             }
         }
         self.after_have(id, was_complete, now);
@@ -293,7 +297,7 @@ impl Swarm {
         {
             link.unannounced.append(&mut known_here);
             link.announce_at = Some(now);
-            self.next_announcement = Some(now);
+            Self::plan_announcement(&mut self.next_announcement, now);
         }
         self.offer(id, now);
         self.flush_announcements(now);

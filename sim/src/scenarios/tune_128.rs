@@ -2,8 +2,7 @@
 use super::{Goal, KIB, Scenario, Setup, equal_bound_s, large, pieces};
 use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
-pub(super) const SCENARIO: Scenario =
-    Scenario { name: "t128", about: "t", slow: true, build };
+pub(super) const SCENARIO: Scenario = Scenario { name: "t128", about: "t", slow: true, build };
 fn build(seed: u64) -> Setup {
     let mut world = World::new(large(512 * KIB), pieces(500, 512 * KIB), seed);
     world.add_tracker();

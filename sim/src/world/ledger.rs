@@ -30,11 +30,16 @@ const LATE_MIN: Duration = Duration::from_millis(100);
 /// Hosts with slower wires, in bytes per second, are of no use to others, and may be taken for dead.
 const RATE_MIN: u64 = 64 * 1024;
 
+/// Pieces up to this length come in time at every rate that is of use.
+const QUICK_PIECE: u32 = 64 << 10;
+
 /// What happened at one end of a link.
 #[derive(Debug)]
 struct Page {
     /// The pieces that the other end announced.
     told: PieceSet,
+    /// The pieces that this end announced and did not take back.
+    announced: PieceSet,
     /// The requests that this end made and that wait, with their time; true: taken back.
     asked: BTreeMap<PieceIndex, (Instant, bool)>,
     /// The requests that arrived here and wait for their answer: how many of each piece. (A hostile
@@ -44,7 +49,22 @@ struct Page {
 
 impl Page {
     fn new(piece_count: usize) -> Self {
-        Self { told: PieceSet::empty(piece_count), asked: BTreeMap::new(), wanted: BTreeMap::new() }
+        let none = PieceSet::empty(piece_count);
+        Self { told: none.clone(), announced: none, asked: BTreeMap::new(), wanted: BTreeMap::new() }
+    }
+
+    /// This end says something.
+    fn announce(&mut self, message: &Message) {
+        match message {
+            Message::Bitfield(set) => self.announced = set.clone(),
+            Message::Have(list) => list.pieces().iter().for_each(|piece| {
+                self.announced.insert(*piece);
+            }),
+            Message::Lost(list) => list.pieces().iter().for_each(|piece| {
+                self.announced.remove(*piece);
+            }),
+            _ => {}
+        }
     }
 
     /// A request that arrived here is answered; false where none waits.
@@ -228,6 +248,9 @@ impl World {
     /// Holds a message that `host` sends to the rules.
     pub(super) fn check_message(&mut self, host: usize, link: LinkId, message: &Message) {
         let honest = self.is_honest(host);
+        if honest {
+            self.ledger.page(link).announce(message);
+        }
         match message {
             Message::Bitfield(set) if honest => {
                 let right = &self.ledger.account(host).right;
@@ -254,8 +277,12 @@ impl World {
                 let waited = self.ledger.page(link).answer(*piece);
                 assert!(!honest || waited, "a reject of host {host} answers a request that waits");
                 let have = self.hosts[host].swarm.as_ref().expect("who sends is up").have();
-                let lies = *reason == RejectReason::Missing && have.contains(*piece);
+                let missing = *reason == RejectReason::Missing;
+                let lies = missing && have.contains(*piece);
                 assert!(!honest || !lies, "host {host} says that it lacks {piece}, and has it");
+                let announced = self.ledger.page(link).announced.contains(*piece);
+                let told = missing && announced;
+                assert!(!honest || !told, "host {host} takes {piece} back before it says that it lacks it");
             }
             _ => {}
         }
@@ -334,8 +361,11 @@ impl World {
             return;
         }
         let unfair = match reason {
-            // A slow link may be mistaken for a dead one: the peer may come back.
-            DisconnectReason::Violation(violation) => violation != Violation::Unresponsive,
+            // Whoever waits for many long pieces may wait longer than anybody's patience.
+            DisconnectReason::Violation(Violation::Unresponsive) => {
+                self.geometry_of(host).piece_len_max() <= QUICK_PIECE
+            }
+            DisconnectReason::Violation(_) => true,
             DisconnectReason::Silent => true,
             DisconnectReason::Duplicate | DisconnectReason::Full | DisconnectReason::Oneself => false,
         };
