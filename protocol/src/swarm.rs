@@ -55,10 +55,11 @@ use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Hello, Message, Site};
 
-/// Most links of one swarm: with more, announcements cost more than they help.
-pub const LINKS_MAX: usize = 80;
+/// Most links of one swarm: with more, announcements cost more than they help, and what is asked of
+/// so many peers waits in their queues.
+pub const LINKS_MAX: usize = 40;
 /// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it.
-pub const LINKS_DIALLED_MAX: usize = 40;
+pub const LINKS_DIALLED_MAX: usize = 20;
 /// Most requests of one peer that wait at another. The asking end stays at half of it, so that
 /// answers which cross with requests never make an honest peer look like a flood.
 pub const REQUESTS_PER_LINK_MAX: usize = 256;
@@ -352,12 +353,15 @@ impl Swarm {
         let mut link = Link::new(peer, remote, dialled, hello, self.geometry.piece_count(), now);
         (link.corrupt_count, link.lie_count) = self.offences.remove(&peer).unwrap_or_default();
         link.same_site = self.config.site == hello.site;
-        link.window = 2 * u64::from(self.geometry.piece_len_max());
         if let Some(addr) = link.listens_at {
             self.book.add(PeerAddr { peer: Some(peer), addr }, now);
         }
         self.links.insert(id, link);
         self.peers.insert(peer, id);
+        let window = self.window_min();
+        if let Some(link) = self.links.get_mut(&id) {
+            link.window = window;
+        }
         self.introduce(id, now);
         self.announce_at_link_up(id, now);
     }

@@ -19,8 +19,11 @@ const LATENCY_LOW: Duration = Duration::from_millis(50);
 const LATENCY_HIGH: Duration = Duration::from_millis(200);
 /// The largest window: a bandwidth-delay product of 10 Gbit/s and 13 ms.
 const WINDOW_MAX: u64 = 16 * 1024 * 1024;
-/// The smallest window, in pieces: one being sent, one that waits.
+/// The smallest window, in pieces, where links are few: one being sent, one that waits.
 const WINDOW_MIN_PIECES: u64 = 2;
+/// With more links than this it is one piece: enough is asked for, and a piece that waits at one peer
+/// cannot be asked of another, who may be idle.
+const FEW_LINKS: usize = 16;
 /// A piece is late after this time, whatever others took.
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// A piece is late after so many times what 95% of the latest ones took: with less, those 5% are
@@ -257,9 +260,15 @@ impl Swarm {
         request
     }
 
+    /// The smallest window of a link, in bytes.
+    pub(super) fn window_min(&self) -> u64 {
+        let pieces = if self.links.len() > FEW_LINKS { 1 } else { WINDOW_MIN_PIECES };
+        pieces * u64::from(self.geometry.piece_len_max())
+    }
+
     fn adapt_window(&mut self, id: LinkId, piece: PieceIndex, latency: Duration) {
         let len = self.piece_bytes(piece);
-        let min = WINDOW_MIN_PIECES * u64::from(self.geometry.piece_len_max());
+        let min = self.window_min();
         if let Some(link) = self.links.get_mut(&id) {
             if latency < LATENCY_LOW {
                 link.window += len;
