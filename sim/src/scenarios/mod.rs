@@ -14,7 +14,6 @@ mod seeder_leaves;
 mod silent;
 mod thin_trunk;
 mod trickle;
-mod tune_128;
 mod two_sites;
 
 use std::fmt;
@@ -38,7 +37,7 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 14] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
     cluster_512::SCENARIO,
@@ -48,7 +47,6 @@ pub const ALL: [Scenario; 15] = [
     mixed_rates::SCENARIO,
     flash_crowd::SCENARIO,
     trickle::SCENARIO,
-    tune_128::SCENARIO,
     seeder_leaves::SCENARIO,
     churn::SCENARIO,
     hostile::SCENARIO,
