@@ -79,6 +79,10 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
 /// Bytes per second below which a link is of no use: a busy peer serves dozens of others before
 /// it is our turn, and large pieces take their time.
 const RATE_MIN: u64 = 64 * 1024;
+/// A node that finds nothing to ask for looks for other peers after so long, and again as often.
+const STARVED_AFTER: Duration = Duration::from_secs(2);
+/// How many others it dials then at a time.
+const STARVED_DIALS: usize = 4;
 
 /// What a swarm is told at the start.
 #[derive(Clone, Debug)]
@@ -162,6 +166,8 @@ pub struct Swarm {
     turn: u64,
     /// Requests of all links that wait to be served.
     queued: usize,
+    /// Since when nothing is asked of anybody though pieces are wanted.
+    starved_since: Option<Instant>,
     next_tick: Option<Instant>,
     /// When an announcement is due, at the earliest; none waits where there is none.
     next_announcement: Option<Instant>,
@@ -203,6 +209,7 @@ impl Swarm {
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
+            starved_since: None,
             next_tick: None,
             next_announcement: None,
             stats: Stats::default(),
@@ -246,6 +253,7 @@ impl Swarm {
             self.next_tick = None;
             self.tick_links(now);
             self.forgive(now);
+            self.look_elsewhere(now);
             self.dial(now);
             self.request_from_all(now);
             self.serve(now);
@@ -318,6 +326,10 @@ impl Swarm {
             return;
         }
         let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        self.dial_some(wanted, now);
+    }
+
+    fn dial_some(&mut self, wanted: usize, now: Instant) {
         if wanted == 0 {
             return;
         }
@@ -326,6 +338,29 @@ impl Swarm {
         for addr in self.book.dial(wanted, &skip, &linked, now, &mut self.rng) {
             self.commands.push_back(Command::Connect(addr));
         }
+    }
+
+    /// A node whose peers have nothing for it makes room for others, and dials some. Else a crowd that
+    /// found only itself, and has links enough, would never reach a seeder.
+    fn look_elsewhere(&mut self, now: Instant) {
+        if !self.dials() || self.picker.open().is_empty() || !self.requested.is_empty() {
+            self.starved_since = None;
+            return;
+        }
+        let since = *self.starved_since.get_or_insert(now);
+        if self.links.len() < LINKS_DIALLED_MAX || now.since(since) < STARVED_AFTER {
+            return;
+        }
+        self.starved_since = Some(now);
+        if self.links.len() + STARVED_DIALS > LINKS_MAX {
+            let mut poorest: Vec<(usize, LinkId)> =
+                self.links.iter().map(|(id, link)| (link.have.count(), *id)).collect();
+            poorest.sort_unstable();
+            for (_, id) in poorest.into_iter().take(STARVED_DIALS) {
+                self.close(id, DisconnectReason::Full, Duration::from_secs(10), now);
+            }
+        }
+        self.dial_some(STARVED_DIALS, now);
     }
 
     fn handle_link_up(

@@ -259,6 +259,17 @@ fn receivers_find_each_other_through_the_seeder() {
 }
 
 #[test]
+fn a_crowd_that_found_only_itself_reaches_the_seeder_in_the_end() {
+    let mut world = World::new(large(), pieces(MIB, 64 * KIB), 1);
+    let crowd: Vec<usize> = (0..60).map(|_| world.receiver(mbit(50))).collect();
+    world.introduce_all();
+    world.run_for(seconds(1.0));
+    let seeder = world.seeder(mbit(50));
+    crowd.iter().for_each(|host| world.introduce(*host, &[seeder]));
+    world.run_until_complete(&crowd, seconds(30.0));
+}
+
+#[test]
 fn both_ends_agree_on_one_of_two_links() {
     for latency_us in [1, 100, 5_000, 40_000] {
         for seed in 0..8 {
