@@ -34,6 +34,7 @@ mod event;
 mod inject;
 mod invariants;
 mod link;
+mod site;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -168,6 +169,8 @@ pub struct Swarm {
     queued: usize,
     /// Since when nothing is asked of anybody though pieces are wanted.
     starved_since: Option<Instant>,
+    /// This node fetches from other sites until then, whoever else may.
+    fetches_far_until: Instant,
     next_tick: Option<Instant>,
     /// When an announcement is due, at the earliest; none waits where there is none.
     next_announcement: Option<Instant>,
@@ -210,6 +213,7 @@ impl Swarm {
             turn: 0,
             queued: 0,
             starved_since: None,
+            fetches_far_until: Instant::START,
             next_tick: None,
             next_announcement: None,
             stats: Stats::default(),
@@ -255,6 +259,7 @@ impl Swarm {
             self.forgive(now);
             self.look_elsewhere(now);
             self.dial(now);
+            self.fetch_far_if_nobody_does(now);
             self.request_from_all(now);
             self.serve(now);
             self.offer_to_idle(now);
@@ -561,7 +566,7 @@ impl Swarm {
             return;
         }
         let offers = self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
-        let busy = !self.requested.is_empty() || self.queued > 0 || offers;
+        let busy = !self.requested.is_empty() || self.queued > 0 || offers || self.waits_for_its_site();
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()

@@ -58,6 +58,10 @@ impl Swarm {
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
         };
+        if !link.same_site && self.queued > 0 {
+            // Those of this site keep this end busy, and others get the piece from there.
+            return;
+        }
         let mut offered = Vec::new();
         while link.offers.len() < link.offers_max
             && let Some(piece) = injector.next()

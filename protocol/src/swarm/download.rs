@@ -7,6 +7,7 @@
 //! When no open piece is left for a link (the *end-game*), it may be asked for a piece that
 //! another peer is late with; whoever is second is cancelled.
 
+use super::site::{Reach, is_near};
 use super::{Command, LinkId, Notification, PieceState, Swarm, Violation};
 use crate::geometry::PieceIndex;
 use crate::swarm::link::Outstanding;
@@ -99,8 +100,15 @@ impl Swarm {
         let mut cancels = Vec::new();
         while let Some(link) = self.links.get(&id).filter(|link| link.may_ask(now)) {
             // A cancelled request still waits for its answer: one piece, one request.
-            let allowed = |piece| !link.requested.contains_key(&piece);
-            let pick = self.picker.pick(&link.have, allowed, &mut self.rng);
+            let asked = |piece| link.requested.contains_key(&piece);
+            let pick = match self.reach(link, now) {
+                Reach::All => self.picker.pick(&link.have, |piece| !asked(piece), &mut self.rng),
+                Reach::NotNear => {
+                    let allowed = |piece| !asked(piece) && !is_near(&self.links, piece);
+                    self.picker.pick(&link.have, allowed, &mut self.rng)
+                }
+                Reach::Nothing => None,
+            };
             let (piece, first) = match pick {
                 Some(piece) => (piece, None),
                 None => match self.late_piece(id, now) {
