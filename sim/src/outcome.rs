@@ -25,6 +25,8 @@ pub struct Outcome {
     pub wasted: f64,
     /// Bytes on all wires, headers and messages included, over bytes verified.
     pub wire_bytes: f64,
+    /// Bytes on the wire for each byte that a link carries.
+    pub overhead: f64,
     /// How much happened.
     pub events: u64,
     /// Two runs are the same where theirs are.
@@ -92,6 +94,7 @@ impl Setup {
             trunk_copies: ratio(total.crossed, total_bytes),
             wasted: ratio(wasted, wasted + total.verified),
             wire_bytes: ratio(total.carried, total.verified),
+            overhead: world.terms.overhead,
             events: world.events,
             trace: world.record.trace,
             total_bytes,

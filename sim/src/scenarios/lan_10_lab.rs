@@ -1,8 +1,8 @@
 //! The same ten workstations as the laboratory of namespaces has them: headers on every wire, and one
-//! machine of two cores for all of them. To be held against `cargo bench -p dft -- swarm`.
+//! machine of two cores for all of them. To be held against `cargo bench -p dft --bench compare -- A`.
 
-use super::{Goal, KIB, Scenario, Setup, equal_bound_s, large, pieces};
-use crate::world::{Cpu, Terms, World, mbit};
+use super::{Goal, KIB, Scenario, Setup, equal_bound_s, lab, pieces};
+use crate::world::{World, mbit};
 use dft_protocol::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -13,14 +13,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn build(seed: u64) -> Setup {
-    let cpu = Cpu {
-        cores: 2,
-        message: Duration::from_micros(20),
-        mebibyte: Duration::from_micros(2_500),
-        link: Duration::from_millis(3),
-    };
-    let terms = Terms { overhead: 1.045, cpu: Some(cpu), ..large(64 * KIB) };
-    let mut world = World::new(terms, pieces(1024, 64 * KIB), seed);
+    let mut world = World::new(lab(64 * KIB), pieces(1024, 64 * KIB), seed);
     world.seeder(mbit(50));
     (0..10).for_each(|_| {
         world.receiver(mbit(50));

@@ -15,13 +15,14 @@ mod silent;
 mod thin_trunk;
 mod trickle;
 mod two_sites;
+mod two_sites_lab;
 
 use std::fmt;
 
 use dft_protocol::time::{Duration, Instant};
 
 use crate::outcome::Outcome;
-use crate::world::{Terms, World};
+use crate::world::{Cpu, Terms, World};
 
 /// Something that can be run by its name.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +38,13 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 15] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
     cluster_512::SCENARIO,
     flat_10000::SCENARIO,
     two_sites::SCENARIO,
+    two_sites_lab::SCENARIO,
     thin_trunk::SCENARIO,
     mixed_rates::SCENARIO,
     flash_crowd::SCENARIO,
@@ -129,6 +131,18 @@ fn large(piece: u32) -> Terms {
         socket_buffer: 1 << 20,
         ..Terms::default()
     }
+}
+
+/// Terms of the laboratory of namespaces: headers on every wire, and one machine of two cores for all.
+/// What a message and a link cost are estimates; a MiB costs what PERFORMANCE.md names.
+fn lab(piece: u32) -> Terms {
+    let cpu = Cpu {
+        cores: 2,
+        message: Duration::from_micros(20),
+        mebibyte: Duration::from_micros(2_500),
+        link: Duration::from_millis(3),
+    };
+    Terms { overhead: 1.045, cpu: Some(cpu), ..large(piece) }
 }
 
 /// The instant so many seconds after the start.
