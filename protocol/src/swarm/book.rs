@@ -15,6 +15,11 @@ use crate::time::{Duration, Instant};
 const ADDRESSES_MAX: usize = 2048;
 /// Most dials under way at once.
 const DIALS_MAX: usize = 16;
+/// Of these, dials that began a moment ago. When all start at once, two ends dial each other less often,
+/// and the first links carry data before the last ones are opened.
+const FRESH_DIALS_MAX: usize = 2;
+/// The length of that moment: whoever does not answer by then holds up nobody.
+const FRESH_FOR: Duration = Duration::from_millis(250);
 /// The wait after the first failed dial; it doubles with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait between two dials of an address.
@@ -25,7 +30,8 @@ const RETRY_HOPELESS: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Contact {
     peer: Option<PeerId>,
-    dialling: bool,
+    /// Since when it is being dialled.
+    dialling: Option<Instant>,
     failures: u32,
     retry_at: Instant,
 }
@@ -50,13 +56,16 @@ impl AddressBook {
             return;
         }
         if self.contacts.len() >= ADDRESSES_MAX {
-            let worst = self.contacts.iter().filter(|(_, contact)| !contact.dialling && contact.failures > 0);
+            let worst = self
+                .contacts
+                .iter()
+                .filter(|(_, contact)| contact.dialling.is_none() && contact.failures > 0);
             let Some(worst) = worst.max_by_key(|(_, contact)| contact.failures).map(|(addr, _)| *addr) else {
                 return;
             };
             self.contacts.remove(&worst);
         }
-        let contact = Contact { peer: found.peer, dialling: false, failures: 0, retry_at: now };
+        let contact = Contact { peer: found.peer, dialling: None, failures: 0, retry_at: now };
         self.contacts.insert(found.addr, contact);
     }
 
@@ -70,13 +79,18 @@ impl AddressBook {
         now: Instant,
         rng: &mut Xoshiro256StarStar,
     ) -> Vec<PeerAddr> {
-        let room = wanted.min(DIALS_MAX.saturating_sub(self.dialling));
+        if self.dialling >= DIALS_MAX {
+            return Vec::new();
+        }
+        let began = self.contacts.values().filter_map(|contact| contact.dialling);
+        let fresh = began.filter(|since| now.since(*since) < FRESH_FOR).count();
+        let room = wanted.min(DIALS_MAX - self.dialling).min(FRESH_DIALS_MAX.saturating_sub(fresh));
         if room == 0 {
             return Vec::new();
         }
         let mut due: Vec<PeerAddr> = (self.contacts.iter())
             .filter(|(addr, contact)| {
-                !contact.dialling
+                contact.dialling.is_none()
                     && contact.retry_at <= now
                     && !linked.contains(addr)
                     && !contact.peer.is_some_and(|peer| skip.contains(&peer))
@@ -91,7 +105,7 @@ impl AddressBook {
         due.truncate(room);
         for chosen in &due {
             if let Some(contact) = self.contacts.get_mut(&chosen.addr) {
-                contact.dialling = true;
+                contact.dialling = Some(now);
                 self.dialling += 1;
             }
         }
@@ -105,7 +119,11 @@ impl AddressBook {
 
     /// The earliest time at which an address is due that is not being dialled.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.contacts.values().filter(|contact| !contact.dialling).map(|contact| contact.retry_at).min()
+        self.contacts
+            .values()
+            .filter(|contact| contact.dialling.is_none())
+            .map(|contact| contact.retry_at)
+            .min()
     }
 
     /// A dial ended with a link to `peer`.
@@ -142,7 +160,7 @@ impl AddressBook {
 
     /// Panics where the counts are wrong or out of bounds: a bug of this crate.
     pub(super) fn check_invariants(&self) {
-        let dialling = self.contacts.values().filter(|contact| contact.dialling).count();
+        let dialling = self.contacts.values().filter(|contact| contact.dialling.is_some()).count();
         assert_eq!(self.dialling, dialling, "dials under way are counted");
         assert!(dialling <= DIALS_MAX, "dials under way are bounded");
         assert!(self.contacts.len() <= ADDRESSES_MAX, "addresses are bounded");
@@ -150,9 +168,9 @@ impl AddressBook {
 
     fn ended(&mut self, addr: SocketAddr, change: impl FnOnce(&mut Contact)) {
         if let Some(contact) = self.contacts.get_mut(&addr)
-            && contact.dialling
+            && contact.dialling.is_some()
         {
-            contact.dialling = false;
+            contact.dialling = None;
             self.dialling -= 1;
             change(contact);
         }
@@ -219,7 +237,13 @@ mod tests {
         let mut rng = Xoshiro256StarStar::seed_from_u64(1);
         let mut book = AddressBook::default();
         (1..100).for_each(|port| book.add(at(port), Instant::START));
-        let dials = book.dial(100, &BTreeSet::new(), &BTreeSet::new(), Instant::START, &mut rng);
+        let mut dials = Vec::new();
+        for moment in 0..100 {
+            let now = Instant::START + FRESH_FOR * moment;
+            let began = book.dial(100, &BTreeSet::new(), &BTreeSet::new(), now, &mut rng);
+            assert!(began.len() <= FRESH_DIALS_MAX);
+            dials.extend(began);
+        }
         assert_eq!(dials.len(), DIALS_MAX);
     }
 }

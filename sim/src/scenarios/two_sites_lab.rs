@@ -27,6 +27,6 @@ fn build(seed: u64) -> Setup {
         world,
         deadline: Duration::from_secs(120),
         leave: Vec::new(),
-        goals: vec![Goal::TrunkCopies(1.15), Goal::Last(1.15)],
+        goals: vec![Goal::TrunkCopies(1.1), Goal::Last(1.15)],
     }
 }

@@ -1,6 +1,6 @@
 //! A deterministic world: swarms, the network between them, and faults, all in virtual time.
 //!
-//! One queue of [`Happening`]s, ordered by time and then by when they were planned, drives it; so
+//! One queue of `Happening`s, ordered by time and then by when they were planned, drives it; so
 //! a run follows from its [`Terms`], its hosts and its seed. `network` carries frames at the rates
 //! of the hosts; `driver` plays the driver of each swarm (dialling, hashing, storage) and the part
 //! of whoever behaves badly; `ledger` holds the rules that must never be broken, and is asked at
