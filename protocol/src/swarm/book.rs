@@ -99,7 +99,7 @@ impl AddressBook {
             .collect();
         due.shuffle(rng);
         due.sort_by_key(|chosen| chosen.addr.is_ipv6());
-        let dialling = self.contacts.values().filter(|contact| contact.dialling);
+        let dialling = self.contacts.values().filter(|contact| contact.dialling.is_some());
         let mut dialled: BTreeSet<PeerId> = dialling.filter_map(|contact| contact.peer).collect();
         due.retain(|chosen| chosen.peer.is_none_or(|peer| dialled.insert(peer)));
         due.truncate(room);
