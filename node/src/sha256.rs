@@ -7,7 +7,7 @@
 //! gain nothing. Where the instructions are missing, or for one message alone, all work is done by
 //! [`sha2`], which is also what the tests hold this against.
 //!
-//! The only `unsafe` is the call of a function for a processor that was asked, at run time,
+//! Its only `unsafe` is the call of a function for a processor that was asked, at run time,
 //! whether it is one.
 
 use sha2::block_api::compress256;
