@@ -5,11 +5,11 @@
 //! that binds the identity key. Who may connect is decided by whoever opened the link, after the
 //! handshake has told the PeerId.
 //!
-//! [`TlsConfigs::connect`] and [`TlsConfigs::accept`] make a [`Secured`] link of a connection:
-//! [`handshake`] carries what rustls says, then [`stream`] moves bytes in sealed [`record`]s.
+//! `TlsConfigs::connect` and `TlsConfigs::accept` make a `Secured` link of a connection:
+//! `handshake` carries what rustls says, then `stream` moves bytes in sealed `record`s.
 //!
 //! Invariant: a PeerId exists only after every check, of the certificate and of the handshake's
-//! signature: [`Verifier`] has both done in one place, and is made anew for each handshake.
+//! signature: `Verifier` has both done in one place, and is made anew for each handshake.
 
 mod handshake;
 mod record;
