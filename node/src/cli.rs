@@ -89,7 +89,17 @@ pub struct NetArgs {
     /// A label of the place where this machine is: peers of one site prefer each other
     #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]
     pub site: Option<Site>,
+    /// Send at most so much: bytes per second as 500K, 50M, 1G, bits as 400Mbit, or off [default: off]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = "Network")]
+    pub max_upload: Option<ByteRate>,
+    /// Receive at most so much
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = "Network")]
+    pub max_download: Option<ByteRate>,
 }
+
+/// A rate in bytes per second; `None` for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ByteRate(pub Option<u64>);
 
 /// `dft seed`
 #[derive(Args, Debug)]
@@ -261,6 +271,39 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
 }
 
+/// «50M», «50M/s», «50MiB/s»: bytes, powers of 1024; «400Mbit», «400Mbit/s»: bits, powers of 1000;
+/// «off».
+fn parse_rate(text: &str) -> Result<ByteRate, String> {
+    const FORM: &str = "a rate is bytes per second as 50M, bits as 400Mbit, or off";
+    let lower = text.trim().to_ascii_lowercase();
+    if lower == "off" {
+        return Ok(ByteRate(None));
+    }
+    let amount = lower.strip_suffix("/s").unwrap_or(&lower);
+    let rate = match amount.strip_suffix("bit") {
+        None => parse_size(amount).map_err(|_| FORM.to_owned())?,
+        Some(bits) => {
+            let digits = bits.trim_end_matches(['k', 'm', 'g']);
+            let factor: u64 = match &bits[digits.len()..] {
+                "" => 1,
+                "k" => 1_000,
+                "m" => 1_000_000,
+                "g" => 1_000_000_000,
+                _ => return Err(FORM.into()),
+            };
+            let number: u64 = digits.trim().parse().map_err(|_| FORM.to_owned())?;
+            number.checked_mul(factor).ok_or("the rate is too large")? / 8
+        }
+    };
+    if rate < RATE_MIN {
+        return Err(format!("a rate is at least {RATE_MIN} bytes per second; off is no limit"));
+    }
+    Ok(ByteRate(Some(rate)))
+}
+
+/// Below this a piece takes longer than any peer waits for it.
+const RATE_MIN: u64 = 1024;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -270,6 +313,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        for (text, rate) in [
+            ("1024", 1024),
+            ("50M", 50 << 20),
+            ("50MiB/s", 50 << 20),
+            ("100k/s", 100 << 10),
+            ("50Mbit", 6_250_000),
+            ("1gbit/s", 125_000_000),
+        ] {
+            assert_eq!(parse_rate(text), Ok(ByteRate(Some(rate))), "{text}");
+        }
+        assert_eq!(parse_rate("off"), Ok(ByteRate(None)));
+        for text in ["", "0", "1", "fast", "-5M", "5Mbyte", "5kkbit", "bit", "99999999999Gbit", "1.5M"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
+use crate::rate::RateLimits;
 use crate::storage::{StorageError, Store};
 use crate::trace::{Phase, Trace};
 
@@ -84,6 +85,8 @@ pub enum Update {
 pub struct Snapshot {
     /// Bytes of verified pieces.
     pub have_bytes: u64,
+    /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
+    pub arrived_bytes: u64,
     /// The swarm's counters.
     pub stats: Stats,
     /// Dials that are under way.
@@ -148,13 +151,15 @@ pub struct DriverConfig {
     pub endpoint: Arc<Endpoint>,
     /// Whether missing pieces are fetched.
     pub download: bool,
+    /// How fast payload may move; shared by all drivers of a process.
+    pub limits: Arc<RateLimits>,
     /// Where what happens is recorded.
     pub trace: Trace,
 }
 
 /// Starts the driver of a manifest.
 pub fn start(config: DriverConfig) -> Handle {
-    let DriverConfig { manifest, store, endpoint, download, trace } = config;
+    let DriverConfig { manifest, store, endpoint, download, limits, trace } = config;
     let have = store.durable();
     let swarm_config = Config {
         local: endpoint.identity().peer(),
@@ -181,7 +186,8 @@ pub fn start(config: DriverConfig) -> Handle {
     let have_bytes = swarm.have().iter().map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
     let driver = Driver {
-        intake: Intake::new(manifest.clone(), store.clone(), trace.clone()),
+        intake: Intake::new(manifest.clone(), store.clone(), limits, trace.clone()),
+        told_limits: (None, None),
         manifest,
         store,
         endpoint,
@@ -231,6 +237,8 @@ struct Driver {
     unflushed: Unflushed,
     /// The final name is in place, or this node only seeds.
     finished: bool,
+    /// The rate limits of which the swarm knows: upload, download.
+    told_limits: (Option<u64>, Option<u64>),
     trace: Trace,
 }
 
@@ -245,6 +253,7 @@ impl Driver {
         let mut snapshots = tokio::time::interval(SNAPSHOT_EVERY);
         snapshots.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.flush_if_due();
+        self.tell_limits();
         loop {
             let timeout =
                 self.swarm.poll_timeout().map(|at| self.started + Duration::from_nanos(at.as_nanos()));
@@ -275,6 +284,7 @@ impl Driver {
                     self.carry_out();
                 }
                 _ = snapshots.tick() => {
+                    self.tell_limits();
                     self.flush_if_due();
                     self.publish();
                 }
@@ -294,6 +304,16 @@ impl Driver {
         let now = self.now();
         self.swarm.handle(event, now);
         self.carry_out();
+    }
+
+    /// The swarm knows how fast this node lets payload move.
+    fn tell_limits(&mut self) {
+        let limits = self.intake.limits();
+        let (upload, download) = (limits.upload.rate(), limits.download.rate());
+        if self.told_limits != (upload, download) {
+            self.told_limits = (upload, download);
+            self.event(Event::RatesLimited { upload, download });
+        }
     }
 
     fn handle_report(&mut self, report: Report) {
@@ -473,6 +493,7 @@ impl Driver {
     fn publish(&self) {
         let _ = self.snapshot.send(Snapshot {
             have_bytes: self.have_bytes,
+            arrived_bytes: self.intake.arrived_bytes(),
             stats: self.swarm.stats(),
             dialling: self.dialling,
             needed: self.swarm.is_needed(),

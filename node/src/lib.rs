@@ -10,6 +10,7 @@ pub mod commands;
 pub mod driver;
 pub mod failure;
 pub mod net;
+pub mod rate;
 pub mod report;
 pub mod session;
 pub mod settings;

@@ -9,13 +9,14 @@ use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cli::{NetArgs, Switch};
+use crate::cli::{ByteRate, NetArgs, Switch};
 use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
 use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
 use crate::net::link::{Endpoint, EndpointError};
+use crate::rate::RateLimits;
 use crate::settings::Ports;
 use crate::storage::Store;
 use crate::trace::event::Means;
@@ -37,6 +38,7 @@ pub struct Listening {
     net: NetArgs,
     trackers: Vec<Multiaddr>,
     control_port: u16,
+    limits: Arc<RateLimits>,
     trace: Trace,
 }
 
@@ -82,7 +84,9 @@ impl Listening {
             }
         })?;
         trace.phase(Phase::Listening);
-        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, trace })
+        let rate = |limit: Option<ByteRate>| limit.and_then(|ByteRate(rate)| rate);
+        let limits = Arc::new(RateLimits::new(rate(net.max_upload), rate(net.max_download)));
+        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, limits, trace })
     }
 
     /// The endpoint of links.
@@ -129,7 +133,8 @@ impl Listening {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
         })?;
         self.trace.phase(Phase::Discovering);
-        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
+        let Self { endpoint, tasks, limits, trace, .. } = self;
+        Ok(Discovering { endpoint, tasks, discovery, events, limits, trace })
     }
 }
 
@@ -139,6 +144,7 @@ pub struct Discovering {
     tasks: JoinSet<()>,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
+    limits: Arc<RateLimits>,
     trace: Trace,
 }
 
@@ -178,9 +184,9 @@ impl Discovering {
         });
         trace.phase(Phase::Driving);
         record_found(&trace, Means::Manifest, &known);
-        let endpoint = self.endpoint;
+        let (endpoint, limits) = (self.endpoint, self.limits);
         let driver =
-            driver::start(DriverConfig { manifest, store, endpoint, download, trace: trace.clone() });
+            driver::start(DriverConfig { manifest, store, endpoint, download, limits, trace: trace.clone() });
         driver.found(known).await;
         Session {
             driver,

@@ -177,8 +177,17 @@ pub struct Swarm {
     next_tick: Option<Instant>,
     /// When an announcement is due, at the earliest; none waits where there is none.
     next_announcement: Option<Instant>,
+    /// How fast this node lets payload move.
+    limits: Limits,
     stats: Stats,
     commands: VecDeque<Command>,
+}
+
+/// Bytes per second over all links, where they are limited at this end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    upload: Option<u64>,
+    download: Option<u64>,
 }
 
 impl Swarm {
@@ -219,6 +228,7 @@ impl Swarm {
             fetches_far_until: Instant::START,
             next_tick: None,
             next_announcement: None,
+            limits: Limits::default(),
             stats: Stats::default(),
             commands: VecDeque::new(),
             geometry,
@@ -241,6 +251,8 @@ impl Swarm {
             Event::LinkDown { link } => self.drop_link(link, Duration::ZERO, now),
             Event::Message { link, message } => self.handle_message(link, message, now),
             Event::DataArriving { link } => self.handle_data_arriving(link, now),
+            Event::DataLeaving { link } => self.handle_data_leaving(link, now),
+            Event::RatesLimited { upload, download } => self.limits = Limits { upload, download },
             Event::PieceReceived { link, piece } => self.handle_piece_received(link, piece, now),
             Event::PieceDiscarded { link, piece } => self.handle_piece_discarded(link, piece, now),
             Event::PieceChecked { link, piece, valid } => self.handle_piece_checked(link, piece, valid, now),
@@ -592,7 +604,8 @@ impl Swarm {
             let Some(link) = self.links.get(&id) else {
                 continue;
             };
-            let reads_nothing = link.sending.iter().any(|(_, since)| now.since(*since) >= patience);
+            let reads_nothing =
+                link.sending.iter().any(|(_, since)| now.since(link.taken_at.max(*since)) >= patience);
             if now.since(link.heard_at) >= SILENCE_MAX {
                 self.close(id, DisconnectReason::Silent, Duration::from_secs(1), now);
             } else if link.unanswered_for(now) >= patience || reads_nothing {

@@ -96,6 +96,11 @@ impl Nonsense {
             5 => Event::DialFailed { addr: self.addr(), hopeless: self.roll(2) == 0 },
             6 => Event::PeersFound(vec![PeerAddr { peer: None, addr: self.addr() }]),
             7 => Event::DataArriving { link },
+            8 if self.roll(2) == 0 => Event::DataLeaving { link },
+            9 if self.roll(4) == 0 => {
+                let mut rate = || Some(u64::from(self.roll(3)) * 1000).filter(|rate| *rate > 0);
+                Event::RatesLimited { upload: rate(), download: rate() }
+            }
             8 => Event::PieceDiscarded { link, piece: self.piece() },
             9 => Event::PiecesDurable(vec![self.piece()]),
             10 => Event::PiecesLost(vec![self.piece(), self.piece()]),

@@ -18,6 +18,7 @@ mod disk;
 mod hostile;
 mod laboratory;
 mod lan;
+mod limits;
 mod loopback;
 mod steps;
 mod trace;

@@ -132,7 +132,8 @@ struct Fetch {
     rate: Rate,
     /// The latest reason of each address that could not be reached.
     refusals: BTreeMap<SocketAddr, LinkError>,
-    progress: (u64, Instant),
+    /// What was verified and what had arrived when anything last did, and when that was.
+    progress: (u64, u64, Instant),
     linked_at: Option<Instant>,
 }
 
@@ -146,7 +147,7 @@ impl Fetch {
             started: now,
             rate: Rate::default(),
             refusals: BTreeMap::new(),
-            progress: (0, now),
+            progress: (0, 0, now),
             linked_at: None,
         }
     }
@@ -166,7 +167,8 @@ impl Fetch {
     /// Waits until the dataset has its final name.
     async fn until_complete(&mut self, session: &mut Session) -> Result<PathBuf, Failure> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        self.progress = (session.snapshot().have_bytes, Instant::now());
+        let snapshot = session.snapshot();
+        self.progress = (snapshot.have_bytes, snapshot.arrived_bytes, Instant::now());
         loop {
             tokio::select! {
                 _ = looks.tick() => {
@@ -191,8 +193,8 @@ impl Fetch {
     }
 
     fn show_progress(&mut self, snapshot: &Snapshot) {
-        if snapshot.have_bytes != self.progress.0 {
-            self.progress = (snapshot.have_bytes, Instant::now());
+        if (snapshot.have_bytes, snapshot.arrived_bytes) != (self.progress.0, self.progress.1) {
+            self.progress = (snapshot.have_bytes, snapshot.arrived_bytes, Instant::now());
         }
         if snapshot.stats.links > 0 {
             self.linked_at = Some(Instant::now());
@@ -224,7 +226,7 @@ impl Fetch {
 
     /// Every wait has a bound.
     fn give_up_if_hopeless(&self, snapshot: &Snapshot) -> Result<(), Failure> {
-        let (waited, linked) = (self.progress.1.elapsed(), snapshot.stats.links > 0);
+        let (waited, linked) = (self.progress.2.elapsed(), snapshot.stats.links > 0);
         let limit = self.args.timeout.unwrap_or(if linked { NO_PROGRESS_MAX } else { NO_PEER_MAX });
         // Whoever lost its last peer just now waits for another as long as one that never had any.
         let alone = self.linked_at.map_or(waited, |at| waited.min(at.elapsed()));

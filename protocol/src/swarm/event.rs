@@ -50,7 +50,7 @@ pub enum Event {
         /// Its number.
         link: LinkId,
     },
-    /// A message arrived; never [`Message::Data`], which the four events below stand for.
+    /// A message arrived; never [`Message::Data`], which events of their own stand for.
     Message {
         /// Where it came from.
         link: LinkId,
@@ -61,6 +61,18 @@ pub enum Event {
     DataArriving {
         /// The link that carries it.
         link: LinkId,
+    },
+    /// Payload is leaving: the peer at the other end takes it, or this end holds it back.
+    DataLeaving {
+        /// The link that carries it.
+        link: LinkId,
+    },
+    /// This node lets payload move at most so fast, in bytes per second over all its links.
+    RatesLimited {
+        /// What is sent; `None` where there is no limit.
+        upload: Option<u64>,
+        /// What is received; `None` where there is no limit.
+        download: Option<u64>,
     },
     /// All bytes of a requested piece arrived; it is being hashed and written.
     PieceReceived {

@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub queue: VecDeque<PieceIndex>,
     /// Pieces handed to the network, and when.
     pub sending: Vec<(PieceIndex, Instant)>,
+    /// When it last took payload.
+    pub taken_at: Instant,
     /// Which turn it was when it was served last.
     pub turn: u64,
     /// How many pieces were sent to it.
@@ -104,6 +106,7 @@ impl Link {
             lie_count: 0,
             queue: VecDeque::new(),
             sending: Vec::new(),
+            taken_at: now,
             turn: 0,
             sent_count: 0,
             corrupt_reports: 0,

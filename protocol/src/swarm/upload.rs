@@ -6,6 +6,7 @@
 //! rarest piece. An upload that takes much longer than others keeps no slot: a stuck peer must
 //! not keep the rest waiting.
 
+use super::download::time_at;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
 use crate::geometry::PieceIndex;
 use crate::time::{Duration, Instant};
@@ -75,7 +76,8 @@ impl Swarm {
         while self.queued > 0 {
             let sends = self.links.values().flat_map(|link| &link.sending);
             let running = sends.clone().count();
-            let held = sends.filter(|(_, since)| now.since(*since) < SLOT_HELD_MAX).count();
+            let held_max = self.slot_held_max();
+            let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
             if held >= self.config.upload_slots || running >= UPLOADS_MAX {
                 return;
             }
@@ -90,6 +92,16 @@ impl Swarm {
             };
             self.start_upload(id, now);
         }
+    }
+
+    /// How long an upload counts against the slots: with a limit at this end, as long as all slots
+    /// need for a piece each.
+    fn slot_held_max(&self) -> Duration {
+        let Some(rate) = self.limits.upload else {
+            return SLOT_HELD_MAX;
+        };
+        let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
+        SLOT_HELD_MAX + time_at(rate, bytes)
     }
 
     fn start_upload(&mut self, id: LinkId, now: Instant) {
@@ -114,6 +126,12 @@ impl Swarm {
         self.end_upload(id, piece);
         self.offer(id, now);
         self.serve(now);
+    }
+
+    pub(super) fn handle_data_leaving(&mut self, id: LinkId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.taken_at = now;
+        }
     }
 
     pub(super) fn handle_piece_unreadable(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {

@@ -11,6 +11,7 @@
 //! each would cost twice as much as one worker with two.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dft_protocol::geometry::PieceIndex;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::io::Report;
 use crate::buffers::{Buffer, BufferPool};
+use crate::rate::RateLimits;
 use crate::sha256::{self, Sha256};
 use crate::storage::{StorageError, Store};
 use crate::trace::Trace;
@@ -47,6 +49,9 @@ pub struct Intake {
     writing: Mutex<()>,
     /// Which link writes a long piece as it arrives.
     streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+    limits: Arc<RateLimits>,
+    /// Payload that arrived.
+    arrived_bytes: AtomicU64,
     trace: Trace,
 }
 
@@ -81,7 +86,12 @@ pub(super) type Storing = oneshot::Receiver<Result<Sha256, StorageError>>;
 
 impl Intake {
     /// The intake of a manifest whose pieces are kept in `store`.
-    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>, trace: Trace) -> Arc<Self> {
+    pub fn new(
+        manifest: Arc<Manifest>,
+        store: Arc<Store>,
+        limits: Arc<RateLimits>,
+        trace: Trace,
+    ) -> Arc<Self> {
         let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
         let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
         Arc::new(Self {
@@ -92,6 +102,8 @@ impl Intake {
             workers_max: std::thread::available_parallelism().map_or(1, usize::from),
             writing: Mutex::default(),
             streams: Mutex::default(),
+            limits,
+            arrived_bytes: AtomicU64::new(0),
             trace,
         })
     }
@@ -102,6 +114,20 @@ impl Intake {
 
     pub(super) fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// How fast payload may move.
+    pub fn limits(&self) -> &RateLimits {
+        &self.limits
+    }
+
+    /// Payload that arrived, in bytes, of whatever worth it is.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.arrived_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_arrived(&self, len: usize) {
+        self.arrived_bytes.fetch_add(len as u64, Ordering::Relaxed);
     }
 
     pub(super) fn trace(&self) -> &Trace {

@@ -37,8 +37,8 @@ const CONTROL_QUEUE_MAX: usize = 4096;
 const PIECE_QUEUE_MAX: usize = 8;
 /// Less payload than this is not worth two calls of the system to be woken once.
 const WAKE_LEN_MIN: usize = 16 * 1024;
-/// While payload trickles in, the driver is told at least this often.
-const ARRIVING_EVERY: Duration = Duration::from_millis(500);
+/// While payload trickles in or out, the driver is told at least this often.
+const MOVING_EVERY: Duration = Duration::from_millis(500);
 
 /// What a link tells its driver.
 #[derive(Debug)]
@@ -110,6 +110,7 @@ impl LinkHandle {
             reports: reports.clone(),
             frames: Vec::new(),
             block: Vec::new(),
+            leaving_at: Instant::now(),
         };
         let reader = Reader {
             id,
@@ -300,13 +301,12 @@ impl Reader {
         match &mut assembly {
             Assembly::Whole { buffer } => {
                 let range = offset as usize..(offset + len) as usize;
-                fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at)
-                    .await?;
+                self.fill(&mut buffer[range]).await?;
             }
             Assembly::Streamed { storing } => {
                 let mut buffer = self.intake.buffer().await;
                 let part = &mut buffer[..len as usize];
-                fill(&mut self.read, part, self.id, &self.reports, &mut self.arriving_at).await?;
+                self.fill(part).await?;
                 let hash = match storing.take() {
                     Some(storing) => stored(storing).await?,
                     None => Sha256::new(),
@@ -320,6 +320,10 @@ impl Reader {
             return Ok(());
         }
         self.complete(piece, assembly).await
+    }
+
+    async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), End> {
+        fill(&mut self.read, buffer, self.id, &self.intake, &self.reports, &mut self.arriving_at).await
     }
 
     /// All bytes of a piece arrived.
@@ -359,27 +363,33 @@ impl Reader {
         self.body.resize(rest.min(64 * 1024), 0);
         while rest > 0 {
             let part = rest.min(self.body.len());
-            fill(&mut self.read, &mut self.body[..part], self.id, &self.reports, &mut self.arriving_at)
-                .await?;
+            let mut body = std::mem::take(&mut self.body);
+            let filled = self.fill(&mut body[..part]).await;
+            self.body = body;
+            filled?;
             rest -= part;
         }
         Ok(())
     }
 }
 
-/// Reads until `buffer` is full, and tells the driver now and then that the peer is at work.
+/// Reads until `buffer` is full, at most as fast as the limit allows, and tells the driver now
+/// and then that the peer is at work.
 async fn fill(
     read: &mut ReadHalf,
     buffer: &mut [u8],
     link: LinkId,
+    intake: &Intake,
     reports: &mpsc::Sender<Report>,
     arriving_at: &mut Instant,
 ) -> Result<(), End> {
+    let limit = &intake.limits().download;
     let (mut filled, mut marked) = (0, false);
     while filled < buffer.len() {
-        let rest = buffer.len() - filled;
+        let len_max = u32::try_from(buffer.len() - filled).unwrap_or(u32::MAX);
+        let rest = limit.step_len(len_max) as usize;
         let read_some = poll_fn(|cx| {
-            let mut room = ReadBuf::new(&mut buffer[filled..]);
+            let mut room = ReadBuf::new(&mut buffer[filled..filled + rest]);
             let polled = Pin::new(&mut *read).poll_read(cx, &mut room);
             if polled.is_pending() && rest >= WAKE_LEN_MIN {
                 read.wake_at(rest);
@@ -392,7 +402,15 @@ async fn fill(
             return Err(End::Closed);
         }
         filled += len;
-        if arriving_at.elapsed() >= ARRIVING_EVERY {
+        intake.add_arrived(len);
+        if limit.rate().is_some() {
+            // The peer is not late: this end takes its time.
+            let mut turn = std::pin::pin!(limit.turn(u32::try_from(len).unwrap_or(u32::MAX)));
+            while tokio::time::timeout(MOVING_EVERY, &mut turn).await.is_err() {
+                reports.send(Report::Event(Event::DataArriving { link })).await?;
+            }
+        }
+        if arriving_at.elapsed() >= MOVING_EVERY {
             *arriving_at = Instant::now();
             reports.send(Report::Event(Event::DataArriving { link })).await?;
         }
@@ -421,6 +439,8 @@ struct Writer {
     frames: Vec<u8>,
     /// The buffer of the block before, to be used again.
     block: Vec<u8>,
+    /// When the driver was last told that the peer takes what is sent.
+    leaving_at: Instant,
 }
 
 impl Writer {
@@ -480,7 +500,8 @@ impl Writer {
         self.intake.trace().record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
         let mut offset = 0;
         while offset < piece_len {
-            let len = BLOCK_LEN.min(piece_len - offset);
+            let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(piece_len - offset);
+            self.wait_for_turn(len, control).await?;
             match self.read_block(piece, offset, len).await? {
                 Ok((block, start)) => {
                     self.write.write_all(&block[start..]).await?;
@@ -493,6 +514,9 @@ impl Writer {
             }
             offset += len;
             self.write_messages(control).await?;
+            if self.leaving_at.elapsed() >= MOVING_EVERY {
+                self.say_leaving().await?;
+            }
         }
         self.write.flush().await?;
         self.intake.trace().record(|| trace::Event::Sent {
@@ -502,6 +526,31 @@ impl Writer {
         });
         self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
         Ok(())
+    }
+
+    /// Waits until the limit lets `len` bytes go; messages go meanwhile.
+    async fn wait_for_turn(&mut self, len: u32, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        let intake = self.intake.clone();
+        if intake.limits().upload.rate().is_none() {
+            return Ok(());
+        }
+        let mut turn = std::pin::pin!(intake.limits().upload.turn(len));
+        loop {
+            tokio::select! {
+                () = &mut turn => return Ok(()),
+                Some(message) = control.recv() => {
+                    self.push(&message);
+                    self.write_messages(control).await?;
+                }
+                () = tokio::time::sleep(MOVING_EVERY) => self.say_leaving().await?,
+            }
+        }
+    }
+
+    /// The peer is not to blame for the time that the rest takes.
+    async fn say_leaving(&mut self) -> Result<(), End> {
+        self.leaving_at = Instant::now();
+        Ok(self.reports.send(Report::Event(Event::DataLeaving { link: self.id })).await?)
     }
 
     /// A block with its frame in front of it, and where the frame begins.
