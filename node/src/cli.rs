@@ -101,6 +101,18 @@ pub struct NetArgs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ByteRate(pub Option<u64>);
 
+/// Which files of a dataset.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SelectArgs {
+    /// Only what GLOB matches, in the dataset or by its name alone, and what such directories hold;
+    /// may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Nothing that GLOB matches, and nothing in such directories; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+}
+
 /// `dft seed`
 #[derive(Args, Debug)]
 pub struct SeedArgs {
@@ -144,6 +156,9 @@ pub struct FetchArgs {
     /// The directory in which NAME is created
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// A peer that may have the data: HOST:PORT; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
@@ -186,6 +201,9 @@ pub struct TrackerArgs {
 pub struct ShowArgs {
     /// The manifest: NAME.dft
     pub manifest: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -198,6 +216,9 @@ pub struct VerifyArgs {
     pub manifest: PathBuf,
     /// The file or directory to check, or the directory that holds it [default: here]
     pub path: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

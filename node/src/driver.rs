@@ -161,10 +161,13 @@ pub struct DriverConfig {
 pub fn start(config: DriverConfig) -> Handle {
     let DriverConfig { manifest, store, endpoint, download, limits, trace } = config;
     let have = store.durable();
+    let selection = store.selection();
+    let wanted = (download && !selection.is_all()).then(|| selection.pieces(&manifest));
     let swarm_config = Config {
         local: endpoint.identity().peer(),
         site: endpoint.site().cloned(),
         download,
+        wanted: wanted.clone(),
         upload_slots: UPLOAD_SLOTS,
         seed: rand::random(),
     };
@@ -183,7 +186,9 @@ pub fn start(config: DriverConfig) -> Handle {
     let (done_sender, done) = mpsc::unbounded_channel();
     let (control, control_receiver) = mpsc::channel(16);
     let (updates, update_receiver) = mpsc::unbounded_channel();
-    let have_bytes = swarm.have().iter().map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
+    let counts = |piece: &PieceIndex| wanted.as_ref().is_none_or(|wanted| wanted.contains(*piece));
+    let have = swarm.have().iter().filter(counts);
+    let have_bytes = have.map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
     let driver = Driver {
         intake: Intake::new(manifest.clone(), store.clone(), limits, trace.clone()),
@@ -346,9 +351,20 @@ impl Driver {
         }
     }
 
+    /// What lies outside of the selected tree goes with the last step: it is served no more.
+    fn drop_unselected(&mut self) {
+        let whole = self.store.selection().whole_pieces(&self.manifest);
+        let dropped: Vec<PieceIndex> =
+            self.swarm.have().iter().filter(|piece| !whole.contains(*piece)).collect();
+        if !dropped.is_empty() {
+            self.event(Event::PiecesDropped(dropped));
+        }
+    }
+
     fn lose(&mut self, pieces: Vec<PieceIndex>) {
-        self.have_bytes -=
+        let bytes =
             pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
+        self.have_bytes = self.have_bytes.saturating_sub(bytes);
         self.complete.store(false, Ordering::Relaxed);
         self.event(Event::PiecesLost(pieces));
     }
@@ -439,7 +455,7 @@ impl Driver {
                 self.unflushed.since.get_or_insert_with(Instant::now);
             }
             Notification::AllVerified => {
-                self.complete.store(true, Ordering::Relaxed);
+                self.complete.store(self.swarm.have().is_full(), Ordering::Relaxed);
                 self.flush_if_due();
             }
             Notification::PeerCompleted(peer) => self.update(Update::PeerCompleted(peer)),
@@ -507,10 +523,11 @@ impl Driver {
         if self.finished || self.unflushed.flushing {
             return;
         }
-        let complete = self.swarm.have().is_full();
+        let complete = self.swarm.is_satisfied();
         if self.unflushed.bytes == 0 {
             if complete {
                 self.finished = true;
+                self.drop_unselected();
                 let store = self.store.clone();
                 self.elsewhere(move || Done::Finished(store.finish()));
             }

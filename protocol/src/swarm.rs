@@ -85,6 +85,8 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
 const RATE_MIN: u64 = 64 * 1024;
 /// A node that finds nothing to ask for looks for other peers after so long, and again as often.
 const STARVED_AFTER: Duration = Duration::from_secs(2);
+/// The version of the peer protocol in which a peer can say what it wants.
+const WANTED_SINCE: u8 = 2;
 /// How many others it dials then at a time.
 const STARVED_DIALS: usize = 4;
 
@@ -97,10 +99,19 @@ pub struct Config {
     pub site: Option<Site>,
     /// Whether missing pieces are fetched; a seeder only serves.
     pub download: bool,
+    /// The pieces that are fetched; `None` for all. What is here is served, wanted or not.
+    pub wanted: Option<PieceSet>,
     /// Uploads that run at once. Few, so that each piece arrives soon and can be passed on.
     pub upload_slots: usize,
     /// What all random choices follow from.
     pub seed: u64,
+}
+
+impl Config {
+    /// Whether `piece` is fetched where it is not here.
+    fn wants(&self, piece: PieceIndex) -> bool {
+        self.download && self.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece))
+    }
 }
 
 /// Where a piece is on its way; it is in exactly one of these.
@@ -155,6 +166,8 @@ pub struct Swarm {
     picker: Picker,
     /// Verified and durable pieces.
     have: PieceSet,
+    /// How many wanted pieces are not here.
+    lacking: usize,
     /// Pieces in state `Requested`.
     requested: BTreeSet<PieceIndex>,
     /// How often the source of a long piece was changed because it was late.
@@ -201,7 +214,7 @@ impl Swarm {
         for piece in geometry.pieces() {
             if have.contains(piece) {
                 pieces[piece.index()] = PieceState::Durable;
-            } else if config.download {
+            } else if config.wants(piece) {
                 open.insert(piece);
             }
         }
@@ -211,6 +224,7 @@ impl Swarm {
             rng,
             config,
             pieces,
+            lacking: open.count(),
             picker: Picker::new(open),
             have,
             requested: BTreeSet::new(),
@@ -258,6 +272,7 @@ impl Swarm {
             Event::PieceChecked { link, piece, valid } => self.handle_piece_checked(link, piece, valid, now),
             Event::PiecesDurable(pieces) => self.handle_pieces_durable(&pieces),
             Event::PiecesLost(pieces) => self.handle_pieces_lost(&pieces, now),
+            Event::PiecesDropped(pieces) => self.handle_pieces_dropped(&pieces, now),
             Event::PieceSent { link, piece } => self.handle_piece_sent(link, piece, now),
             Event::PieceUnreadable { link, piece } => self.handle_piece_unreadable(link, piece, now),
             Event::Misbehaved { link, violation } => self.punish(link, violation, now),
@@ -318,11 +333,17 @@ impl Swarm {
         Stats { links: self.links.len(), complete_links, ..self.stats }
     }
 
-    /// Whether some linked peer lacks a piece that is here.
+    /// Whether some linked peer lacks a piece that is here and that it wants.
     pub fn is_needed(&self) -> bool {
-        self.links
-            .values()
-            .any(|link| !link.complete() && link.have.count_common(&self.have) < self.have.count())
+        self.links.values().filter(|link| !link.complete()).any(|link| match &link.wanted {
+            None => link.have.count_common(&self.have) < self.have.count(),
+            Some(wanted) => wanted.iter_common_from(&self.have, 0).any(|piece| !link.have.contains(piece)),
+        })
+    }
+
+    /// Whether every piece that is wanted is here.
+    pub const fn is_satisfied(&self) -> bool {
+        self.lacking == 0
     }
 
     // ---- links ----
@@ -342,7 +363,7 @@ impl Swarm {
 
     /// Whether this node looks for others. A complete one waits to be found.
     fn dials(&self) -> bool {
-        self.config.download && !self.have.is_full()
+        self.config.download && !self.is_satisfied()
     }
 
     fn dial(&mut self, now: Instant) {
@@ -420,6 +441,12 @@ impl Swarm {
         let window = self.window_min();
         if let Some(link) = self.links.get_mut(&id) {
             link.window = window;
+        }
+        if hello.version >= WANTED_SINCE
+            && let Some(wanted) = &self.config.wanted
+        {
+            let message = Message::Wanted(wanted.clone());
+            self.send(id, message, now);
         }
         self.introduce(id, now);
         self.announce_at_link_up(id, now);
@@ -518,6 +545,7 @@ impl Swarm {
         link.heard_at = now;
         match message {
             Message::Bitfield(set) => self.handle_bitfield(id, set, now),
+            Message::Wanted(set) => self.handle_wanted(id, set, now),
             Message::Have(list) => self.handle_have(id, list.pieces(), now),
             Message::Lost(list) => self.handle_lost(id, list.pieces(), now),
             Message::Request(list) => self.handle_request(id, list.pieces(), now),
@@ -559,9 +587,10 @@ impl Swarm {
         }
         match state {
             PieceState::Missing => {
-                self.have.remove(piece);
-                if self.config.download {
+                let was_here = self.have.remove(piece);
+                if self.config.wants(piece) {
                     self.picker.open_piece(piece);
+                    self.lacking += usize::from(was_here);
                 }
             }
             PieceState::Requested { .. } => {
@@ -569,7 +598,9 @@ impl Swarm {
             }
             PieceState::Received { .. } => {}
             PieceState::Verified | PieceState::Durable => {
-                self.have.insert(piece);
+                if self.have.insert(piece) && self.config.wants(piece) {
+                    self.lacking -= 1;
+                }
             }
         }
     }

@@ -22,7 +22,9 @@ use crate::manifest::PeerAddr;
 use crate::piece_set::PieceSet;
 
 /// The version of the peer protocol.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
+/// The oldest version that is spoken: without [`Message::Wanted`].
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// Bytes of the length that opens each frame.
 pub const FRAME_HEADER_LEN: usize = 4;
 /// Longest frame, without its header: a bitfield of the largest manifest and a little more.
@@ -62,6 +64,10 @@ pub enum WireError {
 /// The first message of each end: who talks about what.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
+    /// The version that is spoken on this link, from [`PROTOCOL_VERSION_MIN`] to
+    /// [`PROTOCOL_VERSION`]: the dialler names its own, the listener answers with one that is no
+    /// higher.
+    pub version: u8,
     /// The dataset that this link is for.
     pub manifest: ManifestId,
     /// Whether the sender has every piece.
@@ -193,6 +199,9 @@ pub enum Message {
     Peers(Vec<PeerAddr>),
     /// Nothing to say, still there.
     KeepAlive,
+    /// The sender wants these pieces and no others; before it says so, it wants all. Since
+    /// version 2.
+    Wanted(PieceSet),
 }
 
 /// 1 to [`LIST_LEN_MAX`] pieces.
@@ -233,6 +242,7 @@ const KIND_CORRUPT: u8 = 8;
 const KIND_PEERS: u8 = 9;
 const KIND_KEEP_ALIVE: u8 = 10;
 const KIND_REFUSED: u8 = 11;
+const KIND_WANTED: u8 = 12;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -244,14 +254,8 @@ impl Opening {
             Opening::Hello(hello) => {
                 let site = hello.site.as_ref().map(|site| site.0.clone());
                 let manifest = ByteBuf::from(*hello.manifest.as_bytes());
-                let body: HelloCbor = (
-                    KIND_HELLO,
-                    u64::from(PROTOCOL_VERSION),
-                    manifest,
-                    hello.complete,
-                    hello.listen_port,
-                    site,
-                );
+                let body: HelloCbor =
+                    (KIND_HELLO, u64::from(hello.version), manifest, hello.complete, hello.listen_port, site);
                 to_cbor(&body)
             }
             Opening::Refused(refusal) => to_cbor(&(KIND_REFUSED, refusal.code())),
@@ -263,9 +267,9 @@ impl Opening {
         let opening = match kind(body)? {
             KIND_HELLO => {
                 let (_, version, manifest, complete, listen_port, site): HelloCbor = from_cbor(body)?;
-                if version != u64::from(PROTOCOL_VERSION) {
-                    return Err(WireError::Version(version));
-                }
+                let known = u8::try_from(version).ok();
+                let known = known.filter(|it| (PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(it));
+                let version = known.ok_or(WireError::Version(version))?;
                 let manifest: [u8; DIGEST_LEN] =
                     manifest.into_vec().try_into().map_err(|_| WireError::Size)?;
                 let site = match site {
@@ -273,7 +277,7 @@ impl Opening {
                     None => None,
                 };
                 let manifest = ManifestId::from_bytes(manifest);
-                Opening::Hello(Hello { manifest, complete, listen_port, site })
+                Opening::Hello(Hello { version, manifest, complete, listen_port, site })
             }
             KIND_REFUSED => {
                 let (_, code): (u8, u8) = from_cbor(body)?;
@@ -305,6 +309,7 @@ impl Message {
                 to_cbor(&(KIND_PEERS, peers.iter().map(peer).collect::<Vec<_>>()))
             }
             Message::KeepAlive => to_cbor(&(KIND_KEEP_ALIVE,)),
+            Message::Wanted(set) => to_cbor(&(KIND_WANTED, ByteBuf::from(set.to_bytes()))),
         }
     }
 
@@ -316,6 +321,11 @@ impl Message {
                 let (_, bytes): (u8, ByteBuf) = from_cbor(body)?;
                 let set = PieceSet::from_bytes(&bytes, geometry.piece_count());
                 Message::Bitfield(set.ok_or(WireError::Size)?)
+            }
+            KIND_WANTED => {
+                let (_, bytes): (u8, ByteBuf) = from_cbor(body)?;
+                let set = PieceSet::from_bytes(&bytes, geometry.piece_count());
+                Message::Wanted(set.ok_or(WireError::Size)?)
             }
             KIND_HAVE => Message::Have(PieceList::decode(body, geometry)?),
             KIND_LOST => Message::Lost(PieceList::decode(body, geometry)?),

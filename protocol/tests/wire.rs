@@ -64,6 +64,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         .prop_map(|(piece, offset, len)| Message::Data { piece, offset, len: len.min(PIECE_LEN - offset) });
     prop_oneof![
         any_set().prop_map(Message::Bitfield),
+        any_set().prop_map(Message::Wanted),
         any_list().prop_map(Message::Have),
         any_list().prop_map(Message::Lost),
         any_list().prop_map(Message::Request),
@@ -78,10 +79,10 @@ fn any_message() -> impl Strategy<Value = Message> {
 
 fn any_opening() -> impl Strategy<Value = Opening> {
     let site = prop::option::of("[!-~]{1,64}".prop_map(|text| Site::new(text).unwrap()));
-    let hello = (any::<[u8; 32]>(), any::<bool>(), any::<u16>(), site).prop_map(
-        |(manifest, complete, listen_port, site)| {
+    let hello = (1..=2u8, any::<[u8; 32]>(), any::<bool>(), any::<u16>(), site).prop_map(
+        |(version, manifest, complete, listen_port, site)| {
             let manifest = ManifestId::from_bytes(manifest);
-            Opening::Hello(Hello { manifest, complete, listen_port, site })
+            Opening::Hello(Hello { version, manifest, complete, listen_port, site })
         },
     );
     let refusal = prop_oneof![
@@ -212,7 +213,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
 fn openings_that_break_the_rules_are_refused_with_the_reason() {
     let id = "5820".to_owned() + &"07".repeat(32);
     let cases = [
-        (format!("86 00 02 {id} f4 00 f6"), WireError::Version(2), "another version"),
+        (format!("86 00 03 {id} f4 00 f6"), WireError::Version(3), "another version"),
         (format!("86 00 01 581f {} f4 00 f6", "07".repeat(31)), WireError::Size, "a short id"),
         (format!("86 00 01 {id} f4 1a00010000 f6"), WireError::Malformed, "a port above 65,535"),
         (format!("86 00 01 {id} f4 00 60"), WireError::Size, "an empty site"),

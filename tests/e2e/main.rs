@@ -20,5 +20,6 @@ mod laboratory;
 mod lan;
 mod limits;
 mod loopback;
+mod selection;
 mod steps;
 mod trace;

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, SelectArgs};
 use crate::failure::{Failure, Kind};
+use crate::storage::{Selection, SelectionError};
 
 /// Does what was asked for.
 pub async fn run(command: Command) -> Result<(), Failure> {
@@ -93,6 +94,17 @@ fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
             .hint("copy it again from where dft seed wrote it; compare with dft show")
     })?;
     Ok(Arc::new(manifest))
+}
+
+/// What was selected of a dataset.
+fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
+    Selection::new(manifest, &select.include, &select.exclude).map_err(|error| {
+        let failure = Failure::new(Kind::Usage, error.to_string());
+        match error {
+            SelectionError::Nothing => failure.hint("dft show MANIFEST lists what there is"),
+            _ => failure.hint("a glob is for example '*.csv', 'runs/2024-*' or 'runs/**/log?.txt'"),
+        }
+    })
 }
 
 /// Runs blocking work beside the runtime.

@@ -346,7 +346,7 @@ impl Swarm {
         self.set_piece(piece, PieceState::Verified);
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
         self.announce(piece, now);
-        if self.have.is_full() {
+        if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }
     }

@@ -101,6 +101,8 @@ pub enum Event {
     PiecesDurable(Vec<PieceIndex>),
     /// Pieces that were here can no longer be read, or have to be fetched again.
     PiecesLost(Vec<PieceIndex>),
+    /// Pieces that were here are given up for good: they are neither served nor fetched again.
+    PiecesDropped(Vec<PieceIndex>),
     /// All data of a [`Command::SendPiece`] was handed to the network.
     PieceSent {
         /// The link that carries it.

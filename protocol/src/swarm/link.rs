@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// Complete when the link came up: a seeder, in this swarm's eyes.
     pub seeder: bool,
     pub same_site: bool,
+    /// The pieces that it wants; `None` for all.
+    pub wanted: Option<PieceSet>,
     /// When something arrived last, and when something was sent last.
     pub heard_at: Instant,
     pub sent_at: Instant,
@@ -93,6 +95,7 @@ impl Link {
             dialled,
             seeder: hello.complete,
             same_site: true,
+            wanted: None,
             heard_at: now,
             sent_at: now,
             have: PieceSet::empty(piece_count),

@@ -9,6 +9,7 @@
 use super::download::time_at;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
 use crate::geometry::PieceIndex;
+use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Message, PieceList, RejectReason};
 
@@ -159,6 +160,20 @@ impl Swarm {
         if link.corrupt_reports <= CORRUPT_REPORTS_MAX && self.have.contains(piece) {
             self.commands.push_back(Command::Recheck(piece));
         }
+    }
+
+    /// Pieces are given up: stops serving them, says so, and fetches them from nobody.
+    pub(super) fn handle_pieces_dropped(&mut self, pieces: &[PieceIndex], now: Instant) {
+        let mut wanted =
+            self.config.wanted.take().unwrap_or_else(|| PieceSet::full(self.geometry.piece_count()));
+        for &piece in pieces {
+            if wanted.remove(piece) && self.config.download && !self.have.contains(piece) {
+                self.lacking -= 1;
+                self.picker.close_piece(piece);
+            }
+        }
+        self.config.wanted = Some(wanted);
+        self.handle_pieces_lost(pieces, now);
     }
 
     /// Pieces are not here any more: stops serving them, and says so.

@@ -218,10 +218,23 @@ impl Endpoint {
 
     /// Opens a link for `manifest` to whoever listens at `addr`.
     pub async fn dial(&self, addr: SocketAddr, manifest: ManifestId) -> Result<Open, LinkError> {
+        match self.dial_with(addr, manifest, wire::PROTOCOL_VERSION).await {
+            // A peer of an older version hangs up on what it does not know.
+            Err(LinkError::HungUp) => self.dial_with(addr, manifest, wire::PROTOCOL_VERSION_MIN).await,
+            result => result,
+        }
+    }
+
+    async fn dial_with(
+        &self,
+        addr: SocketAddr,
+        manifest: ManifestId,
+        version: u8,
+    ) -> Result<Open, LinkError> {
         let began = Instant::now();
         let connect = TcpStream::connect(addr);
         let tcp = tokio::time::timeout(CONNECT_MAX, connect).await.map_err(|_| LinkError::TimedOut)??;
-        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, manifest, began))
+        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, (manifest, version), began))
             .await
             .map_err(|_| LinkError::TimedOut)?
     }
@@ -230,7 +243,7 @@ impl Endpoint {
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-        manifest: ManifestId,
+        asked: (ManifestId, u8),
         began: Instant,
     ) -> Result<Open, LinkError> {
         let connected = Instant::now();
@@ -240,16 +253,20 @@ impl Endpoint {
             let mut tcp = tcp;
             let peer = plain::handshake(&mut tcp, Role::Dialler, self.identity.keypair()).await?;
             let steps = Steps::authenticated(began, connected);
-            return self.greet(Known::plain(peer, remote, steps, tcp), manifest).await;
+            return self.greet(Known::plain(peer, remote, steps, tcp), asked).await;
         };
         let (read, write) = tcp.into_split();
         let secured = tls.connect(remote.ip(), read, write).await?;
         let steps = Steps::authenticated(began, connected);
-        self.greet(Known::secured(secured, remote, steps), manifest).await
+        self.greet(Known::secured(secured, remote, steps), asked).await
     }
 
     /// The dialler's hello goes first.
-    async fn greet<R, W>(&self, mut link: Known<R, W>, manifest: ManifestId) -> Result<Open, LinkError>
+    async fn greet<R, W>(
+        &self,
+        mut link: Known<R, W>,
+        (manifest, version): (ManifestId, u8),
+    ) -> Result<Open, LinkError>
     where
         R: Receiver,
         W: AsyncWrite + Send + Sync + Unpin + 'static,
@@ -257,16 +274,22 @@ impl Endpoint {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
         tune_for(link.read.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut link.write, &self.hello(manifest, complete)).await?;
-        match read_opening(&mut link.read).await? {
+        write_opening(&mut link.write, &self.hello(version, manifest, complete)).await?;
+        let answer = read_opening(&mut link.read).await.map_err(|error| match error {
+            LinkError::Io(error) if is_hang_up(&error) => LinkError::HungUp,
+            error => error,
+        })?;
+        match answer {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
+            Opening::Hello(hello) if hello.version > version => Err(LinkError::NotDft),
             Opening::Hello(hello) => Ok(link.open(Role::Dialler, hello)),
         }
     }
 
-    fn hello(&self, manifest: ManifestId, complete: bool) -> Opening {
-        Opening::Hello(Hello { manifest, complete, listen_port: self.port, site: self.site.clone() })
+    fn hello(&self, version: u8, manifest: ManifestId, complete: bool) -> Opening {
+        let (listen_port, site) = (self.port, self.site.clone());
+        Opening::Hello(Hello { version, manifest, complete, listen_port, site })
     }
 
     // ---- listening ----
@@ -361,7 +384,7 @@ impl Endpoint {
         let route = route.ok_or(LinkError::NotDft)?;
         tune_for(link.read.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut link.write, &self.hello(hello.manifest, complete)).await?;
+        write_opening(&mut link.write, &self.hello(hello.version, hello.manifest, complete)).await?;
         Ok((route, link.open(Role::Listener, hello)))
     }
 
@@ -438,6 +461,12 @@ async fn end_politely(tcp: &mut TcpStream) {
         }
     };
     let _ = tokio::time::timeout(DRAIN_MAX, drain).await;
+}
+
+/// The other end closed the connection.
+fn is_hang_up(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 async fn write_opening<W: AsyncWrite + Unpin>(write: &mut W, opening: &Opening) -> Result<(), LinkError> {
