@@ -62,6 +62,17 @@ pub enum Switch {
     Off,
 }
 
+/// Whether data is sent in compressed form.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compress {
+    /// Where it makes a piece smaller and the link is slower than the compressor
+    Auto,
+    /// Wherever it makes a piece smaller
+    Zstd,
+    /// Never
+    Off,
+}
+
 /// How to take part in the network; the same for all who do.
 #[derive(Args, Clone, Debug)]
 pub struct NetArgs {
@@ -128,6 +139,9 @@ pub struct SeedArgs {
     /// The size of a piece, a power of two from 4K to 16M [default: by the total size]
     #[arg(long, value_name = "SIZE", value_parser = parse_piece_size)]
     pub piece_size: Option<PieceSize>,
+    /// Compress what is sent: where that is faster, wherever it is smaller, or never
+    #[arg(long, value_name = "auto|zstd|off", default_value = "auto", hide_possible_values = true)]
+    pub compress: Compress,
     /// Leave when N peers have everything
     #[arg(long, value_name = "N")]
     pub exit_after_copies: Option<u64>,

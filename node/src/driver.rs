@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
+use crate::net::link::pack::Packing;
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
 use crate::rate::RateLimits;
 use crate::storage::{StorageError, Store};
@@ -87,6 +88,8 @@ pub struct Snapshot {
     pub have_bytes: u64,
     /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
     pub arrived_bytes: u64,
+    /// Bytes that were not sent, since their pieces went compressed.
+    pub saved_bytes: u64,
     /// The swarm's counters.
     pub stats: Stats,
     /// Dials that are under way.
@@ -153,13 +156,15 @@ pub struct DriverConfig {
     pub download: bool,
     /// How fast payload may move; shared by all drivers of a process.
     pub limits: Arc<RateLimits>,
+    /// Whether pieces are sent in compressed form.
+    pub packing: Packing,
     /// Where what happens is recorded.
     pub trace: Trace,
 }
 
 /// Starts the driver of a manifest.
 pub fn start(config: DriverConfig) -> Handle {
-    let DriverConfig { manifest, store, endpoint, download, limits, trace } = config;
+    let DriverConfig { manifest, store, endpoint, download, limits, packing, trace } = config;
     let have = store.durable();
     let selection = store.selection();
     let wanted = (download && !selection.is_all()).then(|| selection.pieces(&manifest));
@@ -191,7 +196,7 @@ pub fn start(config: DriverConfig) -> Handle {
     let have_bytes = have.map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
     let driver = Driver {
-        intake: Intake::new(manifest.clone(), store.clone(), limits, trace.clone()),
+        intake: Intake::new(manifest.clone(), store.clone(), limits, packing, trace.clone()),
         told_limits: (None, None),
         manifest,
         store,
@@ -373,7 +378,8 @@ impl Driver {
         let link = LinkId(self.next_link);
         self.next_link += 1;
         let Open { peer, remote, role, hello, timing, read, write } = open;
-        let handle = LinkHandle::start(link, read, write, self.intake.clone(), self.report_sender.clone());
+        let (intake, reports) = (self.intake.clone(), self.report_sender.clone());
+        let handle = LinkHandle::start((link, hello.version), read, write, intake, reports);
         self.links.insert(link, handle);
         let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello };
         self.trace.link_up(&event, timing);
@@ -510,6 +516,7 @@ impl Driver {
         let _ = self.snapshot.send(Snapshot {
             have_bytes: self.have_bytes,
             arrived_bytes: self.intake.arrived_bytes(),
+            saved_bytes: self.intake.saved_bytes(),
             stats: self.swarm.stats(),
             dialling: self.dialling,
             needed: self.swarm.is_needed(),

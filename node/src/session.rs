@@ -15,6 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
 use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
+use crate::net::link::pack::Packing;
 use crate::net::link::{Endpoint, EndpointError};
 use crate::rate::RateLimits;
 use crate::settings::Ports;
@@ -138,6 +139,15 @@ impl Listening {
     }
 }
 
+/// What a node does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It gets what it lacks, and serves what it has.
+    Fetcher,
+    /// It has everything, and serves it, compressed or not.
+    Seeder(Packing),
+}
+
 /// A node that looks for peers, and does not talk to them yet.
 pub struct Discovering {
     endpoint: Arc<Endpoint>,
@@ -163,14 +173,18 @@ impl Discovering {
         tokio::time::timeout(WAIT_MAX, first).await.unwrap_or_default()
     }
 
-    /// Starts to serve, and with `download` to fetch.
+    /// Starts to serve, and as a fetcher to fetch.
     pub async fn drive(
         self,
         manifest: Arc<Manifest>,
         store: Arc<Store>,
-        download: bool,
+        role: Role,
         peers: Vec<PeerAddr>,
     ) -> Session {
+        let (download, packing) = match role {
+            Role::Fetcher => (true, Packing::PassOn),
+            Role::Seeder(packing) => (false, packing),
+        };
         let seeders = manifest.hints().seeders.iter().copied();
         let known: Vec<PeerAddr> = if download { seeders.chain(peers).collect() } else { peers };
         let trace = self.trace;
@@ -185,8 +199,15 @@ impl Discovering {
         trace.phase(Phase::Driving);
         record_found(&trace, Means::Manifest, &known);
         let (endpoint, limits) = (self.endpoint, self.limits);
-        let driver =
-            driver::start(DriverConfig { manifest, store, endpoint, download, limits, trace: trace.clone() });
+        let driver = driver::start(DriverConfig {
+            manifest,
+            store,
+            endpoint,
+            download,
+            limits,
+            packing,
+            trace: trace.clone(),
+        });
         driver.found(known).await;
         Session {
             driver,

@@ -554,7 +554,9 @@ impl Swarm {
             Message::Corrupt(piece) => self.handle_corrupt_report(id, piece),
             Message::Peers(peers) => self.handle_peers_message(id, peers, now),
             Message::KeepAlive => {}
-            Message::Data { .. } => unreachable!("data is reported by events of its own"),
+            Message::Data { .. } | Message::Packed { .. } => {
+                unreachable!("data is reported by events of its own")
+            }
         }
     }
 

@@ -23,7 +23,8 @@ use crate::piece_set::PieceSet;
 
 /// The version of the peer protocol.
 pub const PROTOCOL_VERSION: u8 = 2;
-/// The oldest version that is spoken: without [`Message::Wanted`].
+/// The oldest version that is spoken: without [`Message::Wanted`] and
+/// [`Message::Packed`].
 pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// Bytes of the length that opens each frame.
 pub const FRAME_HEADER_LEN: usize = 4;
@@ -193,6 +194,20 @@ pub enum Message {
         /// Length of the payload: 1 to [`DATA_LEN_MAX`].
         len: u32,
     },
+    /// The header of `len` bytes, from `offset` on, of the packed form of `piece`: a zstd frame
+    /// (RFC 8878) of `total` bytes that holds the whole piece. They follow the frame, in order.
+    /// Only for pieces of up to [`DATA_LEN_MAX`], and only where it is shorter than the piece.
+    /// Since version 2.
+    Packed {
+        /// The piece.
+        piece: PieceIndex,
+        /// Offset in the packed form, in bytes.
+        offset: u32,
+        /// Length of the payload: at least 1.
+        len: u32,
+        /// Length of the packed form: less than the piece's.
+        total: u32,
+    },
     /// The piece that was received has the wrong hash: whoever sent it may want to check it.
     Corrupt(PieceIndex),
     /// Addresses of other peers of this manifest.
@@ -243,6 +258,7 @@ const KIND_PEERS: u8 = 9;
 const KIND_KEEP_ALIVE: u8 = 10;
 const KIND_REFUSED: u8 = 11;
 const KIND_WANTED: u8 = 12;
+const KIND_PACKED: u8 = 13;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -301,6 +317,9 @@ impl Message {
             Message::Cancel(list) => list.encode(KIND_CANCEL),
             Message::Reject(piece, reason) => to_cbor(&(KIND_REJECT, piece.to_u32(), *reason as u8)),
             Message::Data { piece, offset, len } => to_cbor(&(KIND_DATA, piece.to_u32(), offset, len)),
+            Message::Packed { piece, offset, len, total } => {
+                to_cbor(&(KIND_PACKED, piece.to_u32(), offset, len, total))
+            }
             Message::Corrupt(piece) => to_cbor(&(KIND_CORRUPT, piece.to_u32())),
             Message::Peers(peers) => {
                 let peer = |peer: &PeerAddr| -> PeerCbor {
@@ -345,6 +364,18 @@ impl Message {
                 }
                 match offset.checked_add(len) {
                     Some(end) if end <= geometry.piece_len(piece) => Message::Data { piece, offset, len },
+                    _ => return Err(WireError::OutOfRange),
+                }
+            }
+            KIND_PACKED => {
+                let (_, index, offset, len, total): (u8, u32, u32, u32, u32) = from_cbor(body)?;
+                let piece = piece(index)?;
+                let piece_len = geometry.piece_len(piece);
+                if len == 0 || piece_len > DATA_LEN_MAX || total >= piece_len {
+                    return Err(WireError::Size);
+                }
+                match offset.checked_add(len) {
+                    Some(end) if end <= total => Message::Packed { piece, offset, len, total },
                     _ => return Err(WireError::OutOfRange),
                 }
             }

@@ -147,6 +147,7 @@ fn the_documented_messages_are_what_is_written_and_read() {
         ("peers", Message::Peers(vec![PeerAddr { peer: None, ..seeder() }])),
         ("keep-alive", Message::KeepAlive),
         ("wanted", Message::Wanted(wanted)),
+        ("packed", Message::Packed { piece: pieces[0], offset: 0, len: 19, total: 19 }),
     ];
     for (name, message) in messages {
         assert_documented(name, &wire::frame(&message.encode()));

@@ -13,10 +13,14 @@ use dft_protocol::wire::{
 use proptest::prelude::*;
 
 const PIECE_COUNT: u32 = 1500;
+/// The one behind these, which may come packed.
+const SHORT_PIECE_LEN: u32 = 1000;
 const PIECE_LEN: u32 = 3 * 1024 * 1024;
 
 fn geometry() -> Geometry {
-    Geometry::new(vec![PIECE_LEN; usize::try_from(PIECE_COUNT).unwrap()]).unwrap()
+    let mut lens = vec![PIECE_LEN; usize::try_from(PIECE_COUNT).unwrap()];
+    lens.push(SHORT_PIECE_LEN);
+    Geometry::new(lens).unwrap()
 }
 
 fn decode(body: &[u8]) -> Result<Message, WireError> {
@@ -62,6 +66,12 @@ fn any_message() -> impl Strategy<Value = Message> {
         prop_oneof![Just(RejectReason::Missing), Just(RejectReason::Cancelled), Just(RejectReason::Busy)];
     let data = (piece.clone(), 0..PIECE_LEN, 1..=DATA_LEN_MAX)
         .prop_map(|(piece, offset, len)| Message::Data { piece, offset, len: len.min(PIECE_LEN - offset) });
+    let packed =
+        (1..SHORT_PIECE_LEN, 0..SHORT_PIECE_LEN, 1..SHORT_PIECE_LEN).prop_map(|(total, offset, len)| {
+            let piece = geometry().piece(PIECE_COUNT.into()).unwrap();
+            let offset = offset.min(total - 1);
+            Message::Packed { piece, offset, len: len.min(total - offset), total }
+        });
     prop_oneof![
         any_set().prop_map(Message::Bitfield),
         any_set().prop_map(Message::Wanted),
@@ -71,6 +81,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         any_list().prop_map(Message::Cancel),
         (piece.clone(), reason).prop_map(|(piece, reason)| Message::Reject(piece, reason)),
         data,
+        packed,
         piece.prop_map(Message::Corrupt),
         prop::collection::vec(any_addr(), 1..=5).prop_map(Message::Peers),
         Just(Message::KeepAlive),

@@ -13,6 +13,7 @@
 mod lab;
 
 mod cli;
+mod compression;
 mod crash;
 mod disk;
 mod hostile;

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Kind};
 use crate::net::identity::Identity;
 use crate::net::link::LinkError;
 use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
-use crate::session::{Happening, Listening, Session, interrupted};
+use crate::session::{Happening, Listening, Role, Session, interrupted};
 use crate::settings::resolve_peers;
 use crate::storage::{FetchOptions, Selection, Store};
 use crate::trace::{Phase, Recording};
@@ -75,7 +75,7 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
         fetch.reporter.say(&format!("going on with {have_count} of {} pieces", wanted.count()));
     }
     fetch.reporter.begin("fetching", fetch.total);
-    let mut session = discovering.drive(fetch.manifest.clone(), store, true, peers).await;
+    let mut session = discovering.drive(fetch.manifest.clone(), store, Role::Fetcher, peers).await;
     let fetched = tokio::select! {
         fetched = fetch.until_complete(&mut session) => fetched,
         () = &mut interrupt => Err(interrupted_failure()),
@@ -294,7 +294,7 @@ impl Fetch {
         self.reporter.event(&json!({
             "event": "complete", "path": path.display().to_string(), "bytes": bytes, "seconds": seconds,
             "from_seeders": stats.from_seeders, "from_peers": stats.from_peers, "sent_bytes": stats.sent,
-            "wasted": stats.wasted,
+            "wasted": stats.wasted, "arrived_bytes": snapshot.arrived_bytes,
         }));
         let what = if self.selection.is_all() { "" } else { ", as far as it is selected" };
         self.reporter.say(&format!(

@@ -50,7 +50,7 @@ pub enum Event {
         /// Its number.
         link: LinkId,
     },
-    /// A message arrived; never [`Message::Data`], which events of their own stand for.
+    /// A message arrived; never [`Message::Data`] or [`Message::Packed`], which events of their own stand for.
     Message {
         /// Where it came from.
         link: LinkId,

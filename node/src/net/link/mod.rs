@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod intake;
 pub mod io;
 mod low_water;
+pub mod pack;
 mod plain;
 pub mod tls;
 
