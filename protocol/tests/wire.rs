@@ -13,12 +13,13 @@ use dft_protocol::wire::{
 use proptest::prelude::*;
 
 const PIECE_COUNT: u32 = 1500;
-/// The one behind these, which may come packed.
+/// The last one, which may come packed.
 const SHORT_PIECE_LEN: u32 = 1000;
 const PIECE_LEN: u32 = 3 * 1024 * 1024;
 
 fn geometry() -> Geometry {
     let mut lens = vec![PIECE_LEN; usize::try_from(PIECE_COUNT).unwrap()];
+    lens.pop();
     lens.push(SHORT_PIECE_LEN);
     Geometry::new(lens).unwrap()
 }
@@ -61,14 +62,14 @@ fn any_set() -> impl Strategy<Value = PieceSet> {
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
-    let piece = (0..PIECE_COUNT).prop_map(|index| geometry().piece(index.into()).unwrap());
+    let piece = (0..PIECE_COUNT - 1).prop_map(|index| geometry().piece(index.into()).unwrap());
     let reason =
         prop_oneof![Just(RejectReason::Missing), Just(RejectReason::Cancelled), Just(RejectReason::Busy)];
     let data = (piece.clone(), 0..PIECE_LEN, 1..=DATA_LEN_MAX)
         .prop_map(|(piece, offset, len)| Message::Data { piece, offset, len: len.min(PIECE_LEN - offset) });
     let packed =
         (1..SHORT_PIECE_LEN, 0..SHORT_PIECE_LEN, 1..SHORT_PIECE_LEN).prop_map(|(total, offset, len)| {
-            let piece = geometry().piece(PIECE_COUNT.into()).unwrap();
+            let piece = geometry().piece(u64::from(PIECE_COUNT) - 1).unwrap();
             let offset = offset.min(total - 1);
             Message::Packed { piece, offset, len: len.min(total - offset), total }
         });
@@ -213,6 +214,11 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
         ("82 09 81 82 40 69 312e322e332e343a35", Size, "an empty peer"),
         ("82 09 81 82 f6 6a 312e322e332e343a3035", NotCanonical, "a port with a zero before it"),
         ("82 0a 00", Malformed, "a keep-alive that says something"),
+        ("85 0d 00 00 01 02", Size, "the packed form of a piece above 1 MiB"),
+        ("85 0d 19 05db 00 01 19 03e8", Size, "a packed form as long as its piece"),
+        ("85 0d 19 05db 00 00 02", Size, "no payload"),
+        ("85 0d 19 05db 02 01 02", OutOfRange, "behind the packed form"),
+        ("85 0d 19 05dc 00 01 02", OutOfRange, "piece 1,500 of 1,500, packed"),
         ("c1 81 0a", Malformed, "a tag"),
     ];
     for (picture, expected, what) in cases {
