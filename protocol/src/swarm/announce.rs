@@ -13,17 +13,20 @@ use crate::wire::{Message, PieceList};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
-/// How long it waits when the peer is a seeder, or knows [`SPARE_ENOUGH`] others to ask for.
+/// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
+/// a seeder's patience in the drain.
+const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
+/// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
 /// So many pieces that are here and not there keep a peer busy for a while.
-const SPARE_ENOUGH: usize = 8;
+const SPARE_ENOUGH: usize = 24;
 /// An upload that takes longer does not keep the last offers from being made to others.
 const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// A peer holds no more unrequested offers than its share of the remaining pieces, divided by
 /// this. So all run out of offers at about the same time: with fixed numbers the last ones would
 /// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
 /// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
-const OFFER_SHARE: usize = 4;
+const OFFER_SHARE: usize = 2;
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -156,7 +159,7 @@ impl Swarm {
             lost.insert(*piece);
         });
         // Requested, perhaps sent, but never announced by the peer.
-        link.taken.iter().for_each(|piece| {
+        link.taken.keys().for_each(|piece| {
             lost.insert(*piece);
         });
         for piece in lost.iter() {
@@ -167,7 +170,7 @@ impl Swarm {
     /// Puts a piece back to those that are to be offered, where it is here and nowhere else, and
     /// nobody was offered it. True where it is to be offered.
     fn inject_again(&mut self, piece: PieceIndex) -> bool {
-        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains(&piece);
+        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains_key(&piece);
         if !self.have.contains(piece) || self.picker.availability(piece) > 0 || self.links.values().any(held)
         {
             return false;
@@ -198,7 +201,7 @@ impl Swarm {
                 None if link.complete() => now + ANNOUNCE_LATER,
                 None => {
                     let spare = self.have.count() - link.have.count_common(&self.have);
-                    now + if spare > SPARE_ENOUGH { ANNOUNCE_LATER } else { ANNOUNCE_SOON }
+                    now + if spare > SPARE_ENOUGH { ANNOUNCE_SPARE } else { ANNOUNCE_SOON }
                 }
             };
             link.announce_at = Some(at);
@@ -300,9 +303,12 @@ impl Swarm {
                 self.picker.add(piece);
             }
             let offered = link.offers.remove(&piece);
-            link.taken.remove(&piece);
+            let sent_at = link.taken.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
+                if let Some(sent_at) = sent_at {
+                    injector.spread(now.since(sent_at));
+                }
                 if offered {
                     // It came from elsewhere: another seeder is at the same place.
                     injector.jump(&mut self.rng);
