@@ -44,6 +44,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Watch a whole swarm at work on this machine: one seeder, several peers
     Demo(DemoArgs),
+    /// Make the secret of a private cluster
+    Secret(SecretArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -100,6 +102,9 @@ pub struct NetArgs {
     /// A label of the place where this machine is: peers of one site prefer each other
     #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]
     pub site: Option<Site>,
+    /// The secret of a private cluster: only with those who have it as well
+    #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE", help_heading = "Network")]
+    pub secret: Option<PathBuf>,
     /// Send at most so much: bytes per second as 500K, 50M, 1G, bits as 400Mbit, or off [default: off]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = "Network")]
     pub max_upload: Option<ByteRate>,
@@ -205,6 +210,9 @@ pub struct TrackerArgs {
     /// Where its state is kept [default: dft/tracker in the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// The secret of a private cluster: only for those who have it as well
+    #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE")]
+    pub secret: Option<PathBuf>,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
@@ -253,6 +261,28 @@ pub struct TraceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `dft secret`
+#[derive(Args, Debug)]
+pub struct SecretArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+/// What there is to do with secrets.
+#[derive(Subcommand, Debug)]
+pub enum SecretCommand {
+    /// Write a new secret into a file that only you can read
+    New {
+        /// The file; it must not exist
+        #[arg(default_value = "dft.secret")]
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// `dft demo`

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod net;
 pub mod rate;
 pub mod report;
+pub mod secret;
 pub mod session;
 pub mod settings;
 pub mod sha256;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use dft::cli::{Cli, Command};
+use dft::cli::{Cli, Command, SecretCommand};
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
 
@@ -52,6 +52,9 @@ fn wants_json(command: &Command) -> bool {
         Command::Verify(args) => args.json,
         Command::Trace(args) => args.json,
         Command::Demo(args) => args.json,
+        Command::Secret(args) => match &args.command {
+            SecretCommand::New { json, .. } => *json,
+        },
         Command::Completions { .. } | Command::Man => false,
     }
 }

@@ -18,6 +18,7 @@ use crate::net::link::endpoint::EndpointConfig;
 use crate::net::link::pack::Packing;
 use crate::net::link::{Endpoint, EndpointError};
 use crate::rate::RateLimits;
+use crate::secret::Secret;
 use crate::settings::Ports;
 use crate::storage::Store;
 use crate::trace::event::Means;
@@ -39,6 +40,7 @@ pub struct Listening {
     net: NetArgs,
     trackers: Vec<Multiaddr>,
     control_port: u16,
+    network_key: Option<[u8; 32]>,
     limits: Arc<RateLimits>,
     trace: Trace,
 }
@@ -53,6 +55,8 @@ impl Listening {
     ) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let secret = net.secret.as_deref().map(Secret::read).transpose()?;
+        let network_key = secret.as_ref().map(Secret::network_key);
         let start = |port| {
             Endpoint::start(EndpointConfig {
                 identity: identity.clone(),
@@ -60,6 +64,7 @@ impl Listening {
                 port,
                 encryption: net.encryption == Switch::On,
                 site: net.site.clone(),
+                secret: secret.clone(),
             })
         };
         let (asked, control_port) = match (net.port, remembered) {
@@ -87,7 +92,7 @@ impl Listening {
         trace.phase(Phase::Listening);
         let rate = |limit: Option<ByteRate>| limit.and_then(|ByteRate(rate)| rate);
         let limits = Arc::new(RateLimits::new(rate(net.max_upload), rate(net.max_download)));
-        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, limits, trace })
+        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, network_key, limits, trace })
     }
 
     /// The endpoint of links.
@@ -119,6 +124,7 @@ impl Listening {
             link_port: self.endpoint.port(),
             complete,
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
+            network_key: self.network_key,
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {
             Err(DiscoveryError::Listen { error, .. })

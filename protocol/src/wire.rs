@@ -39,6 +39,8 @@ pub const PEERS_LEN_MAX: usize = 64;
 /// Longest payload of one data message, in bytes: a buffer of this size fits the second-level
 /// cache, and a control message waits for no more than this.
 pub const DATA_LEN_MAX: u32 = 1024 * 1024;
+/// Bytes of the proof of a secret: an HMAC-SHA256.
+pub const PROOF_LEN: usize = 32;
 /// Longest site label, in bytes.
 pub const SITE_LEN_MAX: usize = 64;
 
@@ -113,16 +115,25 @@ pub enum Refusal {
     EncryptionRequired,
     /// This end takes plaintext links only.
     EncryptionOff,
+    /// This end speaks to those only who prove that they have its cluster's secret.
+    SecretRequired,
+    /// The proof does not hold: the two ends have different secrets.
+    SecretWrong,
+    /// This end has no secret.
+    SecretUnknown,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 6] = [
+    const ALL: [Refusal; 9] = [
         Refusal::UnknownManifest,
         Refusal::Full,
         Refusal::Banned,
         Refusal::Oneself,
         Refusal::EncryptionRequired,
         Refusal::EncryptionOff,
+        Refusal::SecretRequired,
+        Refusal::SecretWrong,
+        Refusal::SecretUnknown,
     ];
 
     fn code(self) -> u8 {
@@ -133,6 +144,9 @@ impl Refusal {
             Refusal::Oneself => 3,
             Refusal::EncryptionRequired => 4,
             Refusal::EncryptionOff => 5,
+            Refusal::SecretRequired => 6,
+            Refusal::SecretWrong => 7,
+            Refusal::SecretUnknown => 8,
         }
     }
 
@@ -145,6 +159,9 @@ impl Refusal {
             Refusal::Oneself => "it is this very process",
             Refusal::EncryptionRequired => "it wants encryption, which is off here",
             Refusal::EncryptionOff => "its encryption is off",
+            Refusal::SecretRequired => "it belongs to a cluster with a secret, and there is none here",
+            Refusal::SecretWrong => "its cluster has another secret",
+            Refusal::SecretUnknown => "it has no secret",
         }
     }
 }
@@ -156,6 +173,8 @@ pub enum Opening {
     Hello(Hello),
     /// Not welcome.
     Refused(Refusal),
+    /// In front of the hello, where there is a secret: the proof that this end has it.
+    Proof([u8; PROOF_LEN]),
 }
 
 /// Why a request is not answered with data.
@@ -259,6 +278,7 @@ const KIND_KEEP_ALIVE: u8 = 10;
 const KIND_REFUSED: u8 = 11;
 const KIND_WANTED: u8 = 12;
 const KIND_PACKED: u8 = 13;
+const KIND_PROOF: u8 = 14;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -275,6 +295,7 @@ impl Opening {
                 to_cbor(&body)
             }
             Opening::Refused(refusal) => to_cbor(&(KIND_REFUSED, refusal.code())),
+            Opening::Proof(proof) => to_cbor(&(KIND_PROOF, ByteBuf::from(*proof))),
         }
     }
 
@@ -294,6 +315,10 @@ impl Opening {
                 };
                 let manifest = ManifestId::from_bytes(manifest);
                 Opening::Hello(Hello { version, manifest, complete, listen_port, site })
+            }
+            KIND_PROOF => {
+                let (_, proof): (u8, ByteBuf) = from_cbor(body)?;
+                Opening::Proof(proof.into_vec().try_into().map_err(|_| WireError::Size)?)
             }
             KIND_REFUSED => {
                 let (_, code): (u8, u8) = from_cbor(body)?;

@@ -104,8 +104,11 @@ fn any_opening() -> impl Strategy<Value = Opening> {
         Just(Refusal::Oneself),
         Just(Refusal::EncryptionRequired),
         Just(Refusal::EncryptionOff),
+        Just(Refusal::SecretRequired),
+        Just(Refusal::SecretWrong),
+        Just(Refusal::SecretUnknown),
     ];
-    prop_oneof![hello, refusal.prop_map(Opening::Refused)]
+    prop_oneof![hello, refusal.prop_map(Opening::Refused), any::<[u8; 32]>().prop_map(Opening::Proof)]
 }
 
 proptest! {
@@ -241,7 +244,7 @@ fn openings_that_break_the_rules_are_refused_with_the_reason() {
             "a long site",
         ),
         (format!("86 00 01 {id} 01 00 f6"), WireError::Malformed, "a number for a truth value"),
-        ("82 0b 06".to_owned(), WireError::Malformed, "an unknown refusal"),
+        ("82 0b 09".to_owned(), WireError::Malformed, "an unknown refusal"),
         ("81 0a".to_owned(), WireError::Malformed, "a message of an open link"),
     ];
     for (picture, expected, what) in cases {

@@ -21,6 +21,7 @@ mod laboratory;
 mod lan;
 mod limits;
 mod loopback;
+mod secret;
 mod selection;
 mod steps;
 mod trace;

@@ -279,7 +279,13 @@ impl Fetch {
             use dft_protocol::wire::Refusal;
             matches!(error, LinkError::Refused(Refusal::EncryptionOff | Refusal::EncryptionRequired))
         };
-        let hint = if self.refusals.values().any(encryption) {
+        let secret = |error: &LinkError| {
+            use dft_protocol::wire::Refusal::{SecretRequired, SecretUnknown, SecretWrong};
+            matches!(error, LinkError::Refused(SecretRequired | SecretUnknown | SecretWrong))
+        };
+        let hint = if self.refusals.values().any(secret) {
+            "use the same --secret FILE on both ends, or none"
+        } else if self.refusals.values().any(encryption) {
             "use the same --encryption on both ends"
         } else {
             "is dft seed still running, and reachable? what is fetched is kept: the same command goes on; \

@@ -2,6 +2,7 @@
 
 mod demo;
 mod fetch;
+mod secret;
 mod seed;
 mod show;
 mod trace;
@@ -27,6 +28,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Secret(args) => secret::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dft", &mut std::io::stdout());

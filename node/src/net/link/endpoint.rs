@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
 use super::{Incoming, LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
+use crate::secret::{Prover, Secret};
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -68,6 +69,8 @@ impl Receiver for tls::Reader<OwnedReadHalf> {
 /// A link whose other end is known.
 struct Known<R, W> {
     peer: PeerId,
+    /// Stands for this connection.
+    binding: [u8; 32],
     remote: SocketAddr,
     steps: Steps,
     read: R,
@@ -76,7 +79,7 @@ struct Known<R, W> {
 
 impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
     fn open(self, role: Role, hello: Hello) -> Open {
-        let Self { peer, remote, steps, read, write } = self;
+        let Self { peer, remote, steps, read, write, .. } = self;
         let timing = steps.timing();
         Open { peer, remote, role, hello, timing, read: Box::new(read), write: Box::new(write) }
     }
@@ -84,16 +87,16 @@ impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
 
 impl Known<BufReader<OwnedReadHalf>, OwnedWriteHalf> {
     /// A plaintext link.
-    fn plain(peer: PeerId, remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
+    fn plain((peer, binding): (PeerId, [u8; 32]), remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
         let (read, write) = tcp.into_split();
-        Self { peer, remote, steps, read: BufReader::new(read), write }
+        Self { peer, binding, remote, steps, read: BufReader::new(read), write }
     }
 }
 
 impl Known<tls::Reader<OwnedReadHalf>, tls::Writer<OwnedWriteHalf>> {
     fn secured(secured: Secured<OwnedReadHalf, OwnedWriteHalf>, remote: SocketAddr, steps: Steps) -> Self {
-        let Secured { peer, read, write } = secured;
-        Self { peer, remote, steps, read, write }
+        let Secured { peer, binding, read, write } = secured;
+        Self { peer, binding, remote, steps, read, write }
     }
 }
 
@@ -141,6 +144,7 @@ pub struct Endpoint {
     identity: Identity,
     tls: Option<TlsConfigs>,
     site: Option<Site>,
+    secret: Option<Secret>,
     port: u16,
     addrs: Vec<SocketAddr>,
     routes: Mutex<HashMap<ManifestId, Route>>,
@@ -159,6 +163,8 @@ pub struct EndpointConfig {
     pub encryption: bool,
     /// The label of the place where this node runs.
     pub site: Option<Site>,
+    /// What the other ends of all links must have as well.
+    pub secret: Option<Secret>,
 }
 
 impl Endpoint {
@@ -172,6 +178,7 @@ impl Endpoint {
             identity: config.identity,
             tls,
             site: config.site,
+            secret: config.secret,
             port: addrs.first().map_or(0, SocketAddr::port),
             addrs,
             routes: Mutex::default(),
@@ -272,6 +279,9 @@ impl Endpoint {
         W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
+        if let Some(secret) = &self.secret {
+            prove_to_listener(&mut link, secret).await?;
+        }
         tune_for(link.read.tcp(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
         write_opening(&mut link.write, &self.hello(version, manifest, complete)).await?;
@@ -281,6 +291,7 @@ impl Endpoint {
         })?;
         match answer {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
+            Opening::Proof(_) => Err(LinkError::NotDft),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
             Opening::Hello(hello) if hello.version > version => Err(LinkError::NotDft),
             Opening::Hello(hello) => Ok(link.open(Role::Dialler, hello)),
@@ -367,7 +378,26 @@ impl Endpoint {
         R: Receiver,
         W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
-        let Opening::Hello(hello) = read_opening(&mut link.read).await? else {
+        let mut opening = read_opening(&mut link.read).await?;
+        let refusal = match (&self.secret, &opening) {
+            (Some(secret), Opening::Proof(proof)) => {
+                let proven = secret.is_proven(Prover::Dialler, &link.binding, proof);
+                (!proven).then_some(Refusal::SecretWrong)
+            }
+            // Nothing that it asks for is looked at.
+            (Some(_), _) => Some(Refusal::SecretRequired),
+            (None, Opening::Proof(_)) => Some(Refusal::SecretUnknown),
+            (None, _) => None,
+        };
+        if let Some(refusal) = refusal {
+            return refuse(&mut link, refusal).await;
+        }
+        if let Some(secret) = &self.secret {
+            let proof = Opening::Proof(secret.prove(Prover::Listener, &link.binding));
+            write_opening(&mut link.write, &proof).await?;
+            opening = read_opening(&mut link.read).await?;
+        }
+        let Opening::Hello(hello) = opening else {
             return Err(LinkError::NotDft);
         };
         let route = self.routes().get(&hello.manifest).cloned();
@@ -377,9 +407,7 @@ impl Endpoint {
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
-            write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
-            let _ = link.write.shutdown().await;
-            return Err(LinkError::Refused(refusal));
+            return refuse(&mut link, refusal).await;
         }
         let route = route.ok_or(LinkError::NotDft)?;
         tune_for(link.read.tcp(), &route)?;
@@ -461,6 +489,33 @@ async fn end_politely(tcp: &mut TcpStream) {
         }
     };
     let _ = tokio::time::timeout(DRAIN_MAX, drain).await;
+}
+
+/// The dialler proves that it has the secret, and lets the listener do the same.
+async fn prove_to_listener<R, W>(link: &mut Known<R, W>, secret: &Secret) -> Result<(), LinkError>
+where
+    R: Receiver,
+    W: AsyncWrite + Send + Sync + Unpin + 'static,
+{
+    let proof = Opening::Proof(secret.prove(Prover::Dialler, &link.binding));
+    write_opening(&mut link.write, &proof).await?;
+    match read_opening(&mut link.read).await? {
+        Opening::Proof(proof) if secret.is_proven(Prover::Listener, &link.binding, &proof) => Ok(()),
+        Opening::Proof(_) => Err(LinkError::Refused(Refusal::SecretWrong)),
+        Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
+        // It takes anybody: with the secret, this end speaks to those only who have it as well.
+        Opening::Hello(_) => Err(LinkError::Refused(Refusal::SecretUnknown)),
+    }
+}
+
+/// Says why, and ends the link.
+async fn refuse<T, R, W>(link: &mut Known<R, W>, refusal: Refusal) -> Result<T, LinkError>
+where
+    W: AsyncWrite + Send + Sync + Unpin + 'static,
+{
+    write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
+    let _ = link.write.shutdown().await;
+    Err(LinkError::Refused(refusal))
 }
 
 /// The other end closed the connection.
