@@ -46,6 +46,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Make the secret of a private cluster
     Secret(SecretArgs),
+    /// Show what is set by the configuration file and the environment
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -79,37 +81,38 @@ pub enum Compress {
 #[derive(Args, Clone, Debug)]
 pub struct NetArgs {
     /// Listen on this address only; a loopback address also turns mDNS off
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = "Network")]
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", env = "DFT_LISTEN", help_heading = "Network")]
     pub listen: IpAddr,
     /// Listen on TCP port N for links, N+1 for peers and trackers [default: any that is free]
-    #[arg(long, value_name = "N", help_heading = "Network")]
+    #[arg(long, value_name = "N", env = "DFT_PORT", help_heading = "Network")]
     pub port: Option<u16>,
     /// Ask this tracker: HOST:PORT or a multiaddress; may be repeated
-    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    #[arg(long, value_name = "ADDR", env = "DFT_TRACKER", value_delimiter = ',', help_heading = "Network")]
     pub tracker: Vec<String>,
     /// Don't look for peers by multicast
-    #[arg(long, help_heading = "Network")]
+    #[arg(long, env = "DFT_NO_MDNS", help_heading = "Network")]
     pub no_mdns: bool,
     /// Encrypt links; both ends must agree
     #[arg(
         long,
         value_name = "on|off",
         default_value = "on",
+        env = "DFT_ENCRYPTION",
         hide_possible_values = true,
         help_heading = "Network"
     )]
     pub encryption: Switch,
     /// A label of the place where this machine is: peers of one site prefer each other
-    #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]
+    #[arg(long, value_name = "LABEL", value_parser = parse_site, env = "DFT_SITE", help_heading = "Network")]
     pub site: Option<Site>,
     /// The secret of a private cluster: only with those who have it as well
     #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE", help_heading = "Network")]
     pub secret: Option<PathBuf>,
     /// Send at most so much: bytes per second as 500K, 50M, 1G, bits as 400Mbit, or off [default: off]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = "Network")]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "DFT_MAX_UPLOAD", help_heading = "Network")]
     pub max_upload: Option<ByteRate>,
     /// Receive at most so much
-    #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = "Network")]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "DFT_MAX_DOWNLOAD", help_heading = "Network")]
     pub max_download: Option<ByteRate>,
 }
 
@@ -145,7 +148,13 @@ pub struct SeedArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_piece_size)]
     pub piece_size: Option<PieceSize>,
     /// Compress what is sent: where that is faster, wherever it is smaller, or never
-    #[arg(long, value_name = "auto|zstd|off", default_value = "auto", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "auto|zstd|off",
+        default_value = "auto",
+        env = "DFT_COMPRESS",
+        hide_possible_values = true
+    )]
     pub compress: Compress,
     /// Leave when N peers have everything
     #[arg(long, value_name = "N")]
@@ -182,10 +191,10 @@ pub struct FetchArgs {
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
     /// When complete, share for up to this long while connected peers still need something
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration, env = "DFT_LINGER")]
     pub linger: Duration,
     /// Give up after this long without any progress [default: 60s with no peer, 5m with some]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "DFT_TIMEOUT")]
     pub timeout: Option<Duration>,
     /// Replace what is there under that name, once the fetch is complete
     #[arg(long)]
@@ -261,6 +270,25 @@ pub struct TraceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `dft config`
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What there is to do with the configuration.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Show each setting, and where its value comes from
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// `dft secret`

@@ -7,6 +7,7 @@
 pub mod buffers;
 pub mod cli;
 pub mod commands;
+pub mod config;
 pub mod driver;
 pub mod failure;
 pub mod net;

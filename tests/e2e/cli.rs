@@ -58,9 +58,19 @@ fn wrong_usage_has_its_own_code() {
 #[test]
 fn help_and_version_go_to_stdout() {
     let scene = Scene::new();
-    for verb in
-        ["seed", "fetch", "tracker", "show", "verify", "trace", "secret", "demo", "completions", "man"]
-    {
+    for verb in [
+        "seed",
+        "fetch",
+        "tracker",
+        "show",
+        "verify",
+        "trace",
+        "secret",
+        "config",
+        "demo",
+        "completions",
+        "man",
+    ] {
         let outcome = dft(&scene, &[verb, "--help"]).expect_code(0);
         assert!(outcome.stdout.contains("Usage: dft "), "dft {verb} --help: {}", outcome.stdout);
     }

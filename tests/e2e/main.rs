@@ -14,6 +14,7 @@ mod lab;
 
 mod cli;
 mod compression;
+mod config;
 mod crash;
 mod disk;
 mod hostile;

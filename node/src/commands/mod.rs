@@ -1,5 +1,6 @@
 //! One file per verb. Each takes what was typed, and returns when its work is done or failed.
 
+mod config;
 mod demo;
 mod fetch;
 mod secret;
@@ -28,6 +29,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => {
