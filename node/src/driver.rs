@@ -377,11 +377,11 @@ impl Driver {
     fn handle_opened(&mut self, open: Open) {
         let link = LinkId(self.next_link);
         self.next_link += 1;
-        let Open { peer, remote, role, hello, timing, read, write } = open;
+        let Open { peer, remote, role, neighbour, hello, timing, read, write } = open;
         let (intake, reports) = (self.intake.clone(), self.report_sender.clone());
         let handle = LinkHandle::start((link, hello.version), read, write, intake, reports);
         self.links.insert(link, handle);
-        let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello };
+        let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, neighbour, hello };
         self.trace.link_up(&event, timing);
         self.event(event);
     }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Payload moves in steps of about this time at the limit, so that no link waits long for others.
-const STEP_TIME: Duration = Duration::from_millis(50);
+/// Payload moves in so many steps a second at the limit, so that no link waits long for others.
+const STEPS_PER_SECOND: u64 = 20;
 /// Shortest step, in bytes: below, headers and wake-ups would cost more than the payload.
 const STEP_LEN_MIN: u64 = 4 * 1024;
 /// Timers are late by a millisecond or so: who comes late may catch up by so much.
@@ -70,7 +70,7 @@ impl RateLimit {
         let Some(rate) = self.rate() else {
             return max;
         };
-        let step = rate.saturating_mul(STEP_TIME.as_millis() as u64) / 1000;
+        let step = rate / STEPS_PER_SECOND;
         u32::try_from(step.max(STEP_LEN_MIN)).map_or(max, |step| step.min(max))
     }
 

@@ -91,7 +91,7 @@ impl Nonsense {
                 let manifest = ManifestId::from_bytes([0; 32]);
                 let (complete, listen_port) = (self.roll(3) == 0, u16::try_from(self.roll(2)).unwrap());
                 let hello = Hello { version: 2, manifest, complete, listen_port, site: None };
-                Event::LinkUp { link, peer, remote, dialled, hello }
+                Event::LinkUp { link, peer, remote, dialled, neighbour: self.rng.random(), hello }
             }
             4 => Event::LinkDown { link },
             5 => Event::DialFailed { addr: self.addr(), hopeless: self.roll(2) == 0 },
@@ -99,7 +99,7 @@ impl Nonsense {
             7 => Event::DataArriving { link },
             8 if self.roll(2) == 0 => Event::DataLeaving { link },
             9 if self.roll(4) == 0 => {
-                let mut rate = || Some(u64::from(self.roll(3)) * 1000).filter(|rate| *rate > 0);
+                let mut rate = || Some(self.roll(3) * 1000).filter(|rate| *rate > 0);
                 Event::RatesLimited { upload: rate(), download: rate() }
             }
             8 => Event::PieceDiscarded { link, piece: self.piece() },

@@ -26,6 +26,8 @@ pub(super) struct Link {
     /// Where the peer takes links, where it does.
     pub listens_at: Option<SocketAddr>,
     pub dialled: bool,
+    /// Of the protocol, as spoken here.
+    pub version: u8,
     /// Complete when the link came up: a seeder, in this swarm's eyes.
     pub seeder: bool,
     pub same_site: bool,
@@ -94,6 +96,7 @@ impl Link {
             remote,
             listens_at,
             dialled,
+            version: hello.version,
             seeder: hello.complete,
             same_site: true,
             wanted: None,
