@@ -3,7 +3,8 @@
 //!
 //! What always holds, whatever fails:
 //! - A seeded tree is never written to, and its data are never copied.
-//! - A final name exists only with complete content; until then all lies in `.NAME.dft-part/`.
+//! - A final name exists only with complete content, of all or of what was selected; until then
+//!   all lies in `.NAME.dft-part/`.
 //! - The resume record names only pieces that are durable; on doubt pieces are hashed.
 //! - No symbolic link is followed below the directory that the user named.
 //!

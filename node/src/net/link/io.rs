@@ -575,11 +575,11 @@ impl Writer {
             return Ok(None);
         }
         let intake = self.intake.clone();
+        let (link_rate, len) = (self.rate, piece_len as usize);
         let pack = move || {
-            let mut data = vec![0; piece_len as usize];
-            // Whoever sends it plain finds out what is wrong.
-            intake.store().read(piece, 0, &mut data).ok()?;
-            intake.packer().pack(piece, &data)
+            // What cannot be read is sent plain, and that finds out what is wrong.
+            let read = |offset, buffer: &mut [u8]| intake.store().read(piece, offset, buffer);
+            intake.packer().pack(piece, len, link_rate, read)
         };
         tokio::task::spawn_blocking(pack).await.map_err(|_| End::Closed)
     }

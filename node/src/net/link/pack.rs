@@ -1,8 +1,9 @@
 //! Pieces in compressed form: packed once at the source, passed on as they came.
 //!
 //! A seeder packs a piece (zstd, one frame for the whole piece) where that is worth it: a sample of
-//! it compresses, the whole becomes at least 5% smaller, and the link takes longer for what is
-//! saved than the compressor for the piece; all three are measured as it goes. The form is kept for
+//! it, and then the whole, becomes at least 5% smaller, and the link takes longer for what is saved
+//! than the compressor for the piece; both rates are measured as it goes. On a link that is too
+//! fast for any saving nothing is read twice. The form is kept for
 //! whoever asks next. A fetcher keeps what came to it packed, in a bounded cache, and passes it on
 //! as it is; it never compresses by itself, for what is no longer in the cache it sends plain.
 //!
@@ -31,6 +32,9 @@ const PIECE_LEN_MIN: usize = 4 * 1024;
 const SAMPLE_PARTS: usize = 3;
 /// … of this length each.
 const SAMPLE_PART_LEN: usize = 4 * 1024;
+/// What a piece can lose at the best, in percent: a link that is too fast even so has nothing read
+/// twice for its sake.
+const SAVED_PERCENT_MAX: u64 = 90;
 /// Idle compressors that are kept: as many pieces are packed at once.
 const COMPRESSORS_MAX: usize = 4;
 
@@ -53,10 +57,8 @@ pub(super) struct Packer {
     packing: Packing,
     kept: Mutex<Kept>,
     compressors: Mutex<Vec<Compressor<'static>>>,
-    /// Bytes per second that the compressor takes in, and what it leaves of 1,000 bytes, of the
-    /// latest pieces; 0 where nothing is known.
+    /// Bytes per second that the compressor takes in, of the latest pieces; 0 where nothing is known.
     rate: AtomicU64,
-    permille: AtomicU64,
     /// Bytes that were not sent, since their pieces went packed.
     saved: AtomicU64,
 }
@@ -79,7 +81,6 @@ impl Packer {
             kept: Mutex::new(kept),
             compressors: Mutex::default(),
             rate: AtomicU64::new(0),
-            permille: AtomicU64::new(0),
             saved: AtomicU64::new(0),
         }
     }
@@ -102,61 +103,95 @@ impl Packer {
         let wanted = match self.packing {
             Packing::Off | Packing::PassOn => false,
             Packing::Always => true,
-            Packing::Auto => link_rate.is_some_and(|link_rate| self.is_faster(link_rate)),
+            Packing::Auto => link_rate.is_some_and(|it| self.is_faster(it, SAVED_PERCENT_MAX)),
         };
         let is_plain = || self.kept().plain.as_ref().is_some_and(|plain| plain.contains(piece));
         wanted && len >= PIECE_LEN_MIN && !is_plain()
     }
 
-    /// Whether packing takes less time than it saves on a link of this rate: (1 - ratio) / link_rate
-    /// against 1 / rate. Where nothing is known yet, one piece is worth a try.
-    fn is_faster(&self, link_rate: u64) -> bool {
-        let (rate, permille) = (self.rate.load(Ordering::Relaxed), self.permille.load(Ordering::Relaxed));
-        rate == 0 || u128::from(1000 - permille.min(1000)) * u128::from(rate) > 1000 * u128::from(link_rate)
+    /// Whether packing takes less time than it saves where so many percent are saved:
+    /// saved / link_rate against 1 / rate. Where nothing is known yet, a sample is worth a try.
+    fn is_faster(&self, link_rate: u64, saved_percent: u64) -> bool {
+        let rate = self.rate.load(Ordering::Relaxed);
+        rate == 0 || u128::from(saved_percent) * u128::from(rate) > 100 * u128::from(link_rate)
     }
 
-    /// Packs a piece; `None` where that does not make it smaller. Blocks for as long as it takes.
-    pub(super) fn pack(&self, piece: PieceIndex, data: &[u8]) -> Option<Arc<[u8]>> {
-        let packed = self.compress(data);
-        match &packed {
-            Some(packed) => self.keep(piece, packed.clone()),
-            None => {
-                if let Some(plain) = &mut self.kept().plain {
-                    plain.insert(piece);
-                }
-            }
-        }
-        packed
-    }
-
-    fn compress(&self, data: &[u8]) -> Option<Arc<[u8]>> {
+    /// Packs a piece of `len` bytes, which `read` fills a buffer with from an offset on; `None` where
+    /// that is not worth it on a link of this rate, or it cannot be read. Blocks for as long as it takes.
+    pub(super) fn pack<E>(
+        &self,
+        piece: PieceIndex,
+        len: usize,
+        link_rate: Option<u64>,
+        read: impl Fn(u32, &mut [u8]) -> Result<(), E>,
+    ) -> Option<Arc<[u8]>> {
         let pooled = self.compressors.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut compressor = pooled.map_or_else(|| Compressor::new(LEVEL).ok(), Some)?;
-        let sample: Vec<u8> = sample_of(data).concat();
-        let compresses = compressor.compress(&sample).is_ok_and(|packed| is_smaller(&packed, &sample));
-        let mut packed = None;
-        if compresses {
-            let began = Instant::now();
-            packed = compressor.compress(data).ok();
-            self.learn(data.len(), packed.as_ref().map_or(data.len(), Vec::len), began.elapsed());
-        }
+        let packed = self.compress(&mut compressor, len, link_rate, read);
         let mut pool = self.compressors.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() < COMPRESSORS_MAX {
             pool.push(compressor);
         }
         drop(pool);
-        packed.filter(|packed| is_smaller(packed, data)).map(Arc::from)
+        match packed? {
+            Outcome::Packed(packed) => {
+                self.keep(piece, packed.clone());
+                Some(packed)
+            }
+            Outcome::NotWorth => None,
+            Outcome::Incompressible => {
+                if let Some(plain) = &mut self.kept().plain {
+                    plain.insert(piece);
+                }
+                None
+            }
+        }
     }
 
-    /// The latest pieces count for as much as all before.
-    fn learn(&self, len: usize, packed_len: usize, took: Duration) {
-        let mean = |known: &AtomicU64, new: u64| {
-            let old = known.load(Ordering::Relaxed);
-            known.store(if old == 0 { new } else { old.midpoint(new) }.max(1), Ordering::Relaxed);
-        };
+    fn compress<E>(
+        &self,
+        compressor: &mut Compressor<'static>,
+        len: usize,
+        link_rate: Option<u64>,
+        read: impl Fn(u32, &mut [u8]) -> Result<(), E>,
+    ) -> Option<Outcome> {
+        let mut sample = vec![0; SAMPLE_PARTS * SAMPLE_PART_LEN.min(len / SAMPLE_PARTS)];
+        let part_len = sample.len() / SAMPLE_PARTS;
+        for (number, part) in sample.chunks_mut(part_len).enumerate() {
+            let offset = number * (len - part_len) / (SAMPLE_PARTS - 1);
+            read(u32::try_from(offset).ok()?, part).ok()?;
+        }
+        let began = Instant::now();
+        let packed = compressor.compress(&sample).ok()?;
+        if self.rate.load(Ordering::Relaxed) == 0 {
+            self.learn(sample.len(), began.elapsed());
+        }
+        if !is_smaller(&packed, &sample) {
+            return Some(Outcome::Incompressible);
+        }
+        let saved_percent = (sample.len() - packed.len()) * 100 / sample.len();
+        let link_rate = link_rate.filter(|_| self.packing == Packing::Auto);
+        if link_rate.is_some_and(|link_rate| !self.is_faster(link_rate, saved_percent as u64)) {
+            return Some(Outcome::NotWorth);
+        }
+        let mut data = vec![0; len];
+        read(0, &mut data).ok()?;
+        let began = Instant::now();
+        let packed = compressor.compress(&data).ok()?;
+        self.learn(data.len(), began.elapsed());
+        Some(if is_smaller(&packed, &data) {
+            Outcome::Packed(packed.into())
+        } else {
+            Outcome::Incompressible
+        })
+    }
+
+    /// The latest piece counts for as much as all before.
+    fn learn(&self, len: usize, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        mean(&self.rate, (len as u64).saturating_mul(1_000_000_000) / nanos);
-        mean(&self.permille, packed_len as u64 * 1000 / (len as u64).max(1));
+        let new = ((len as u64).saturating_mul(1_000_000_000) / nanos).max(1);
+        let old = self.rate.load(Ordering::Relaxed);
+        self.rate.store(if old == 0 { new } else { old.midpoint(new) }, Ordering::Relaxed);
     }
 
     /// Keeps a packed piece for others; the oldest go.
@@ -193,13 +228,12 @@ fn is_smaller(packed: &[u8], plain: &[u8]) -> bool {
     packed.len() * 100 <= plain.len() * WORTH_PERCENT
 }
 
-/// Parts of `data`, from its beginning to its end.
-fn sample_of(data: &[u8]) -> Vec<&[u8]> {
-    if data.len() <= SAMPLE_PARTS * SAMPLE_PART_LEN {
-        return vec![data];
-    }
-    let gap = (data.len() - SAMPLE_PART_LEN) / (SAMPLE_PARTS - 1);
-    (0..SAMPLE_PARTS).map(|part| &data[part * gap..][..SAMPLE_PART_LEN]).collect()
+/// What came of an attempt to pack a piece.
+enum Outcome {
+    Packed(Arc<[u8]>),
+    /// It would become smaller, but that takes longer than it saves on this link.
+    NotWorth,
+    Incompressible,
 }
 
 /// Unpacks pieces, with memory that it keeps.
@@ -243,6 +277,13 @@ mod tests {
         bytes
     }
 
+    fn reader(data: &[u8]) -> impl Fn(u32, &mut [u8]) -> Result<(), ()> {
+        |offset, buffer| {
+            buffer.copy_from_slice(&data[offset as usize..][..buffer.len()]);
+            Ok(())
+        }
+    }
+
     fn pieces(count: usize) -> Vec<PieceIndex> {
         Geometry::new(vec![u32::try_from(LEN).unwrap(); count]).unwrap().pieces().collect()
     }
@@ -251,14 +292,14 @@ mod tests {
     fn what_is_packed_is_unpacked_and_noise_stays_as_it_is() {
         let packer = Packer::new(Packing::Always, 2);
         let [piece, other] = pieces(2)[..] else { unreachable!() };
-        let packed = packer.pack(piece, &text(7)).expect("text compresses");
+        let packed = packer.pack(piece, LEN, None, reader(&text(7))).expect("text compresses");
         assert!(packed.len() < LEN / 2 && packer.find(piece).is_some());
         let mut plain = vec![0; LEN];
         assert!(Unpacker::default().unpack(&packed, &mut plain));
         assert_eq!(plain, text(7));
 
         assert!(packer.is_worth(other, LEN, None));
-        assert!(packer.pack(other, &noise()).is_none());
+        assert!(packer.pack(other, LEN, None, reader(&noise())).is_none());
         assert!(!packer.is_worth(other, LEN, None), "it is not tried again");
     }
 
@@ -283,10 +324,13 @@ mod tests {
     fn packing_by_itself_is_for_links_slower_than_the_compressor() {
         let packer = Packer::new(Packing::Auto, 1);
         let piece = pieces(1)[0];
-        packer.learn(1_000_000, 500_000, Duration::from_millis(10));
         assert!(!packer.is_worth(piece, LEN, None), "nothing is known of the link");
-        assert!(packer.is_worth(piece, LEN, Some(49_000_000)), "half of 100 MB/s is saved");
-        assert!(!packer.is_worth(piece, LEN, Some(51_000_000)));
+        packer.learn(1_000_000, Duration::from_millis(10));
+        assert!(packer.is_worth(piece, LEN, Some(89_000_000)), "90% of 100 MB/s might be saved");
+        assert!(!packer.is_worth(piece, LEN, Some(91_000_000)));
+        assert!(packer.pack(piece, LEN, Some(85_000_000), reader(&text(7))).is_none(), "it is not so much");
+        assert!(packer.is_worth(piece, LEN, Some(1_000_000)), "on a slower link it is tried again");
+        assert!(packer.pack(piece, LEN, Some(1_000_000), reader(&text(7))).is_some());
         assert!(!Packer::new(Packing::PassOn, 1).is_worth(piece, LEN, Some(1)));
     }
 
