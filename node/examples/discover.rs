@@ -26,6 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         link_port: link_port.parse()?,
         complete: false,
         site: None,
+        network_key: None,
     };
     let (discovery, mut events) = spawn(config).await?;
     println!("{:?} spawned", start.elapsed());

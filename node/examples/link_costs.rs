@@ -31,6 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             port: 0,
             encryption: encryption == "on",
             site: None,
+            secret: None,
         };
         let (endpoint, tasks) = Endpoint::start(config)?;
         let (opened, links) = mpsc::channel(8);

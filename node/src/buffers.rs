@@ -30,6 +30,14 @@ impl BufferPool {
     }
 }
 
+impl Buffer {
+    /// Exchanges the content with memory of the same length.
+    pub fn swap(&mut self, other: &mut Vec<u8>) {
+        assert_eq!(self.data.len(), other.len(), "all buffers of a pool have one length");
+        std::mem::swap(&mut self.data, other);
+    }
+}
+
 /// A buffer, which goes back to its pool when it is dropped.
 pub struct Buffer {
     data: Vec<u8>,

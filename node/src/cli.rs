@@ -44,6 +44,10 @@ pub enum Command {
     Trace(TraceArgs),
     /// Watch a whole swarm at work on this machine: one seeder, several peers
     Demo(DemoArgs),
+    /// Make the secret of a private cluster
+    Secret(SecretArgs),
+    /// Show what is set by the configuration file and the environment
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -62,33 +66,70 @@ pub enum Switch {
     Off,
 }
 
+/// Whether data is sent in compressed form.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compress {
+    /// Where it makes a piece smaller and the link is slower than the compressor
+    Auto,
+    /// Wherever it makes a piece smaller
+    Zstd,
+    /// Never
+    Off,
+}
+
 /// How to take part in the network; the same for all who do.
 #[derive(Args, Clone, Debug)]
 pub struct NetArgs {
     /// Listen on this address only; a loopback address also turns mDNS off
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = "Network")]
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", env = "DFT_LISTEN", help_heading = "Network")]
     pub listen: IpAddr,
     /// Listen on TCP port N for links, N+1 for peers and trackers [default: any that is free]
-    #[arg(long, value_name = "N", help_heading = "Network")]
+    #[arg(long, value_name = "N", env = "DFT_PORT", help_heading = "Network")]
     pub port: Option<u16>,
     /// Ask this tracker: HOST:PORT or a multiaddress; may be repeated
-    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    #[arg(long, value_name = "ADDR", env = "DFT_TRACKER", value_delimiter = ',', help_heading = "Network")]
     pub tracker: Vec<String>,
     /// Don't look for peers by multicast
-    #[arg(long, help_heading = "Network")]
+    #[arg(long, env = "DFT_NO_MDNS", help_heading = "Network")]
     pub no_mdns: bool,
     /// Encrypt links; both ends must agree
     #[arg(
         long,
         value_name = "on|off",
         default_value = "on",
+        env = "DFT_ENCRYPTION",
         hide_possible_values = true,
         help_heading = "Network"
     )]
     pub encryption: Switch,
     /// A label of the place where this machine is: peers of one site prefer each other
-    #[arg(long, value_name = "LABEL", value_parser = parse_site, help_heading = "Network")]
+    #[arg(long, value_name = "LABEL", value_parser = parse_site, env = "DFT_SITE", help_heading = "Network")]
     pub site: Option<Site>,
+    /// The secret of a private cluster: only with those who have it as well
+    #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE", help_heading = "Network")]
+    pub secret: Option<PathBuf>,
+    /// Send at most so much: bytes per second as 500K, 50M, 1G, bits as 400Mbit, or off [default: off]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "DFT_MAX_UPLOAD", help_heading = "Network")]
+    pub max_upload: Option<ByteRate>,
+    /// Receive at most so much
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "DFT_MAX_DOWNLOAD", help_heading = "Network")]
+    pub max_download: Option<ByteRate>,
+}
+
+/// A rate in bytes per second; `None` for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ByteRate(pub Option<u64>);
+
+/// Which files of a dataset.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SelectArgs {
+    /// Only what GLOB matches, in the dataset or by its name alone, and what such directories hold;
+    /// may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Nothing that GLOB matches, and nothing in such directories; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
 }
 
 /// `dft seed`
@@ -106,6 +147,15 @@ pub struct SeedArgs {
     /// The size of a piece, a power of two from 4K to 16M [default: by the total size]
     #[arg(long, value_name = "SIZE", value_parser = parse_piece_size)]
     pub piece_size: Option<PieceSize>,
+    /// Compress what is sent: where that is faster, wherever it is smaller, or never
+    #[arg(
+        long,
+        value_name = "auto|zstd|off",
+        default_value = "auto",
+        env = "DFT_COMPRESS",
+        hide_possible_values = true
+    )]
+    pub compress: Compress,
     /// Leave when N peers have everything
     #[arg(long, value_name = "N")]
     pub exit_after_copies: Option<u64>,
@@ -134,14 +184,17 @@ pub struct FetchArgs {
     /// The directory in which NAME is created
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// A peer that may have the data: HOST:PORT; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
     /// When complete, share for up to this long while connected peers still need something
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration, env = "DFT_LINGER")]
     pub linger: Duration,
     /// Give up after this long without any progress [default: 60s with no peer, 5m with some]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "DFT_TIMEOUT")]
     pub timeout: Option<Duration>,
     /// Replace what is there under that name, once the fetch is complete
     #[arg(long)]
@@ -166,6 +219,9 @@ pub struct TrackerArgs {
     /// Where its state is kept [default: dft/tracker in the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// The secret of a private cluster: only for those who have it as well
+    #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE")]
+    pub secret: Option<PathBuf>,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
@@ -176,6 +232,9 @@ pub struct TrackerArgs {
 pub struct ShowArgs {
     /// The manifest: NAME.dft
     pub manifest: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -188,6 +247,9 @@ pub struct VerifyArgs {
     pub manifest: PathBuf,
     /// The file or directory to check, or the directory that holds it [default: here]
     pub path: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -208,6 +270,47 @@ pub struct TraceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `dft config`
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What there is to do with the configuration.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Show each setting, and where its value comes from
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `dft secret`
+#[derive(Args, Debug)]
+pub struct SecretArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+/// What there is to do with secrets.
+#[derive(Subcommand, Debug)]
+pub enum SecretCommand {
+    /// Write a new secret into a file that only you can read
+    New {
+        /// The file; it must not exist
+        #[arg(default_value = "dft.secret")]
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// `dft demo`
@@ -261,6 +364,39 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
 }
 
+/// «50M», «50M/s», «50MiB/s»: bytes, powers of 1024; «400Mbit», «400Mbit/s»: bits, powers of 1000;
+/// «off».
+fn parse_rate(text: &str) -> Result<ByteRate, String> {
+    const FORM: &str = "a rate is bytes per second as 50M, bits as 400Mbit, or off";
+    let lower = text.trim().to_ascii_lowercase();
+    if lower == "off" {
+        return Ok(ByteRate(None));
+    }
+    let amount = lower.strip_suffix("/s").unwrap_or(&lower);
+    let rate = match amount.strip_suffix("bit") {
+        None => parse_size(amount).map_err(|_| FORM.to_owned())?,
+        Some(bits) => {
+            let digits = bits.trim_end_matches(['k', 'm', 'g']);
+            let factor: u64 = match &bits[digits.len()..] {
+                "" => 1,
+                "k" => 1_000,
+                "m" => 1_000_000,
+                "g" => 1_000_000_000,
+                _ => return Err(FORM.into()),
+            };
+            let number: u64 = digits.trim().parse().map_err(|_| FORM.to_owned())?;
+            number.checked_mul(factor).ok_or("the rate is too large")? / 8
+        }
+    };
+    if rate < RATE_MIN {
+        return Err(format!("a rate is at least {RATE_MIN} bytes per second; off is no limit"));
+    }
+    Ok(ByteRate(Some(rate)))
+}
+
+/// Below this a piece takes longer than any peer waits for it.
+const RATE_MIN: u64 = 1024;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -270,6 +406,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        for (text, rate) in [
+            ("1024", 1024),
+            ("50M", 50 << 20),
+            ("50MiB/s", 50 << 20),
+            ("100k/s", 100 << 10),
+            ("50Mbit", 6_250_000),
+            ("1gbit/s", 125_000_000),
+        ] {
+            assert_eq!(parse_rate(text), Ok(ByteRate(Some(rate))), "{text}");
+        }
+        assert_eq!(parse_rate("off"), Ok(ByteRate(None)));
+        for text in ["", "0", "1", "fast", "-5M", "5Mbyte", "5kkbit", "bit", "99999999999Gbit", "1.5M"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -22,7 +22,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
+use crate::net::link::pack::Packing;
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
+use crate::rate::RateLimits;
 use crate::storage::{StorageError, Store};
 use crate::trace::{Phase, Trace};
 
@@ -84,6 +86,10 @@ pub enum Update {
 pub struct Snapshot {
     /// Bytes of verified pieces.
     pub have_bytes: u64,
+    /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
+    pub arrived_bytes: u64,
+    /// Bytes that were not sent, since their pieces went compressed.
+    pub saved_bytes: u64,
     /// The swarm's counters.
     pub stats: Stats,
     /// Dials that are under way.
@@ -148,18 +154,25 @@ pub struct DriverConfig {
     pub endpoint: Arc<Endpoint>,
     /// Whether missing pieces are fetched.
     pub download: bool,
+    /// How fast payload may move; shared by all drivers of a process.
+    pub limits: Arc<RateLimits>,
+    /// Whether pieces are sent in compressed form.
+    pub packing: Packing,
     /// Where what happens is recorded.
     pub trace: Trace,
 }
 
 /// Starts the driver of a manifest.
 pub fn start(config: DriverConfig) -> Handle {
-    let DriverConfig { manifest, store, endpoint, download, trace } = config;
+    let DriverConfig { manifest, store, endpoint, download, limits, packing, trace } = config;
     let have = store.durable();
+    let selection = store.selection();
+    let wanted = (download && !selection.is_all()).then(|| selection.pieces(&manifest));
     let swarm_config = Config {
         local: endpoint.identity().peer(),
         site: endpoint.site().cloned(),
         download,
+        wanted: wanted.clone(),
         upload_slots: UPLOAD_SLOTS,
         seed: rand::random(),
     };
@@ -178,10 +191,13 @@ pub fn start(config: DriverConfig) -> Handle {
     let (done_sender, done) = mpsc::unbounded_channel();
     let (control, control_receiver) = mpsc::channel(16);
     let (updates, update_receiver) = mpsc::unbounded_channel();
-    let have_bytes = swarm.have().iter().map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
+    let counts = |piece: &PieceIndex| wanted.as_ref().is_none_or(|wanted| wanted.contains(*piece));
+    let have = swarm.have().iter().filter(counts);
+    let have_bytes = have.map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
     let driver = Driver {
-        intake: Intake::new(manifest.clone(), store.clone(), trace.clone()),
+        intake: Intake::new(manifest.clone(), store.clone(), limits, packing, trace.clone()),
+        told_limits: (None, None),
         manifest,
         store,
         endpoint,
@@ -231,6 +247,8 @@ struct Driver {
     unflushed: Unflushed,
     /// The final name is in place, or this node only seeds.
     finished: bool,
+    /// The rate limits of which the swarm knows: upload, download.
+    told_limits: (Option<u64>, Option<u64>),
     trace: Trace,
 }
 
@@ -245,6 +263,7 @@ impl Driver {
         let mut snapshots = tokio::time::interval(SNAPSHOT_EVERY);
         snapshots.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.flush_if_due();
+        self.tell_limits();
         loop {
             let timeout =
                 self.swarm.poll_timeout().map(|at| self.started + Duration::from_nanos(at.as_nanos()));
@@ -275,6 +294,7 @@ impl Driver {
                     self.carry_out();
                 }
                 _ = snapshots.tick() => {
+                    self.tell_limits();
                     self.flush_if_due();
                     self.publish();
                 }
@@ -294,6 +314,16 @@ impl Driver {
         let now = self.now();
         self.swarm.handle(event, now);
         self.carry_out();
+    }
+
+    /// The swarm knows how fast this node lets payload move.
+    fn tell_limits(&mut self) {
+        let limits = self.intake.limits();
+        let (upload, download) = (limits.upload.rate(), limits.download.rate());
+        if self.told_limits != (upload, download) {
+            self.told_limits = (upload, download);
+            self.event(Event::RatesLimited { upload, download });
+        }
     }
 
     fn handle_report(&mut self, report: Report) {
@@ -326,9 +356,20 @@ impl Driver {
         }
     }
 
+    /// What lies outside of the selected tree goes with the last step: it is served no more.
+    fn drop_unselected(&mut self) {
+        let whole = self.store.selection().whole_pieces(&self.manifest);
+        let dropped: Vec<PieceIndex> =
+            self.swarm.have().iter().filter(|piece| !whole.contains(*piece)).collect();
+        if !dropped.is_empty() {
+            self.event(Event::PiecesDropped(dropped));
+        }
+    }
+
     fn lose(&mut self, pieces: Vec<PieceIndex>) {
-        self.have_bytes -=
+        let bytes =
             pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
+        self.have_bytes = self.have_bytes.saturating_sub(bytes);
         self.complete.store(false, Ordering::Relaxed);
         self.event(Event::PiecesLost(pieces));
     }
@@ -337,7 +378,8 @@ impl Driver {
         let link = LinkId(self.next_link);
         self.next_link += 1;
         let Open { peer, remote, role, neighbour, hello, timing, read, write } = open;
-        let handle = LinkHandle::start(link, read, write, self.intake.clone(), self.report_sender.clone());
+        let (intake, reports) = (self.intake.clone(), self.report_sender.clone());
+        let handle = LinkHandle::start((link, hello.version), read, write, intake, reports);
         self.links.insert(link, handle);
         let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, neighbour, hello };
         self.trace.link_up(&event, timing);
@@ -419,7 +461,7 @@ impl Driver {
                 self.unflushed.since.get_or_insert_with(Instant::now);
             }
             Notification::AllVerified => {
-                self.complete.store(true, Ordering::Relaxed);
+                self.complete.store(self.swarm.have().is_full(), Ordering::Relaxed);
                 self.flush_if_due();
             }
             Notification::PeerCompleted(peer) => self.update(Update::PeerCompleted(peer)),
@@ -473,6 +515,8 @@ impl Driver {
     fn publish(&self) {
         let _ = self.snapshot.send(Snapshot {
             have_bytes: self.have_bytes,
+            arrived_bytes: self.intake.arrived_bytes(),
+            saved_bytes: self.intake.saved_bytes(),
             stats: self.swarm.stats(),
             dialling: self.dialling,
             needed: self.swarm.is_needed(),
@@ -486,10 +530,11 @@ impl Driver {
         if self.finished || self.unflushed.flushing {
             return;
         }
-        let complete = self.swarm.have().is_full();
+        let complete = self.swarm.is_satisfied();
         if self.unflushed.bytes == 0 {
             if complete {
                 self.finished = true;
+                self.drop_unselected();
                 let store = self.store.clone();
                 self.elsewhere(move || Done::Finished(store.finish()));
             }

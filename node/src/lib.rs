@@ -7,10 +7,13 @@
 pub mod buffers;
 pub mod cli;
 pub mod commands;
+pub mod config;
 pub mod driver;
 pub mod failure;
 pub mod net;
+pub mod rate;
 pub mod report;
+pub mod secret;
 pub mod session;
 pub mod settings;
 pub mod sha256;

@@ -3,8 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use dft::cli::{Cli, Command};
+use clap::{CommandFactory, FromArgMatches, Parser};
+use dft::cli::{Cli, Command, ConfigCommand, SecretCommand};
+use dft::config::ConfigFile;
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
 
@@ -12,7 +13,12 @@ use dft::{commands, report};
 const BLOCKING_MAX: usize = 32;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let file = match ConfigFile::load(&Cli::command()) {
+        Ok(file) => file,
+        Err(failure) => return refuse_config(&failure),
+    };
+    let matches = file.apply(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap says which it is.
@@ -43,6 +49,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// The configuration is wrong: nothing is done with half of it, but help is given.
+fn refuse_config(failure: &Failure) -> ExitCode {
+    match Cli::try_parse() {
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        parsed => {
+            let json = parsed.is_ok_and(|cli| wants_json(&cli.command));
+            report::print_failure(failure, json);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
 fn wants_json(command: &Command) -> bool {
     match command {
         Command::Seed(args) => args.json,
@@ -52,6 +73,12 @@ fn wants_json(command: &Command) -> bool {
         Command::Verify(args) => args.json,
         Command::Trace(args) => args.json,
         Command::Demo(args) => args.json,
+        Command::Config(args) => match &args.command {
+            ConfigCommand::Show { json } => *json,
+        },
+        Command::Secret(args) => match &args.command {
+            SecretCommand::New { json, .. } => *json,
+        },
         Command::Completions { .. } | Command::Man => false,
     }
 }

@@ -9,13 +9,16 @@ use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cli::{NetArgs, Switch};
+use crate::cli::{ByteRate, NetArgs, Switch};
 use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
 use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
+use crate::net::link::pack::Packing;
 use crate::net::link::{Endpoint, EndpointError};
+use crate::rate::RateLimits;
+use crate::secret::Secret;
 use crate::settings::Ports;
 use crate::storage::Store;
 use crate::trace::event::Means;
@@ -37,6 +40,8 @@ pub struct Listening {
     net: NetArgs,
     trackers: Vec<Multiaddr>,
     control_port: u16,
+    network_key: Option<[u8; 32]>,
+    limits: Arc<RateLimits>,
     trace: Trace,
 }
 
@@ -50,6 +55,8 @@ impl Listening {
     ) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let secret = net.secret.as_deref().map(Secret::read).transpose()?;
+        let network_key = secret.as_ref().map(Secret::network_key);
         let start = |port| {
             Endpoint::start(EndpointConfig {
                 identity: identity.clone(),
@@ -57,6 +64,7 @@ impl Listening {
                 port,
                 encryption: net.encryption == Switch::On,
                 site: net.site.clone(),
+                secret: secret.clone(),
             })
         };
         let (asked, control_port) = match (net.port, remembered) {
@@ -82,7 +90,9 @@ impl Listening {
             }
         })?;
         trace.phase(Phase::Listening);
-        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, trace })
+        let rate = |limit: Option<ByteRate>| limit.and_then(|ByteRate(rate)| rate);
+        let limits = Arc::new(RateLimits::new(rate(net.max_upload), rate(net.max_download)));
+        Ok(Self { endpoint, tasks, net: net.clone(), trackers, control_port, network_key, limits, trace })
     }
 
     /// The endpoint of links.
@@ -114,6 +124,7 @@ impl Listening {
             link_port: self.endpoint.port(),
             complete,
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
+            network_key: self.network_key,
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {
             Err(DiscoveryError::Listen { error, .. })
@@ -129,8 +140,18 @@ impl Listening {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
         })?;
         self.trace.phase(Phase::Discovering);
-        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
+        let Self { endpoint, tasks, limits, trace, .. } = self;
+        Ok(Discovering { endpoint, tasks, discovery, events, limits, trace })
     }
+}
+
+/// What a node does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It gets what it lacks, and serves what it has.
+    Fetcher,
+    /// It has everything, and serves it, compressed or not.
+    Seeder(Packing),
 }
 
 /// A node that looks for peers, and does not talk to them yet.
@@ -139,6 +160,7 @@ pub struct Discovering {
     tasks: JoinSet<()>,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
+    limits: Arc<RateLimits>,
     trace: Trace,
 }
 
@@ -157,14 +179,18 @@ impl Discovering {
         tokio::time::timeout(WAIT_MAX, first).await.unwrap_or_default()
     }
 
-    /// Starts to serve, and with `download` to fetch.
+    /// Starts to serve, and as a fetcher to fetch.
     pub async fn drive(
         self,
         manifest: Arc<Manifest>,
         store: Arc<Store>,
-        download: bool,
+        role: Role,
         peers: Vec<PeerAddr>,
     ) -> Session {
+        let (download, packing) = match role {
+            Role::Fetcher => (true, Packing::PassOn),
+            Role::Seeder(packing) => (false, packing),
+        };
         let seeders = manifest.hints().seeders.iter().copied();
         let known: Vec<PeerAddr> = if download { seeders.chain(peers).collect() } else { peers };
         let trace = self.trace;
@@ -178,9 +204,16 @@ impl Discovering {
         });
         trace.phase(Phase::Driving);
         record_found(&trace, Means::Manifest, &known);
-        let endpoint = self.endpoint;
-        let driver =
-            driver::start(DriverConfig { manifest, store, endpoint, download, trace: trace.clone() });
+        let (endpoint, limits) = (self.endpoint, self.limits);
+        let driver = driver::start(DriverConfig {
+            manifest,
+            store,
+            endpoint,
+            download,
+            limits,
+            packing,
+            trace: trace.clone(),
+        });
         driver.found(known).await;
         Session {
             driver,

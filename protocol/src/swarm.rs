@@ -86,6 +86,8 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(30);
 const RATE_MIN: u64 = 64 * 1024;
 /// A node that finds nothing to ask for looks for other peers after so long, and again as often.
 const STARVED_AFTER: Duration = Duration::from_secs(2);
+/// The version of the peer protocol in which a peer can say what it wants.
+const WANTED_SINCE: u8 = 2;
 /// How many others it dials then at a time.
 const STARVED_DIALS: usize = 4;
 
@@ -98,10 +100,19 @@ pub struct Config {
     pub site: Option<Site>,
     /// Whether missing pieces are fetched; a seeder only serves.
     pub download: bool,
+    /// The pieces that are fetched; `None` for all. What is here is served, wanted or not.
+    pub wanted: Option<PieceSet>,
     /// Uploads that run at once. Few, so that each piece arrives soon and can be passed on.
     pub upload_slots: usize,
     /// What all random choices follow from.
     pub seed: u64,
+}
+
+impl Config {
+    /// Whether `piece` is fetched where it is not here.
+    fn wants(&self, piece: PieceIndex) -> bool {
+        self.download && self.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece))
+    }
 }
 
 /// Where a piece is on its way; it is in exactly one of these.
@@ -156,6 +167,8 @@ pub struct Swarm {
     picker: Picker,
     /// Verified and durable pieces.
     have: PieceSet,
+    /// How many wanted pieces are not here.
+    lacking: usize,
     /// Pieces in state `Requested`.
     requested: BTreeSet<PieceIndex>,
     /// How often the source of a long piece was changed because it was late.
@@ -180,8 +193,17 @@ pub struct Swarm {
     next_tick: Option<Instant>,
     /// When an announcement is due, at the earliest; none waits where there is none.
     next_announcement: Option<Instant>,
+    /// How fast this node lets payload move.
+    limits: Limits,
     stats: Stats,
     commands: VecDeque<Command>,
+}
+
+/// Bytes per second over all links, where they are limited at this end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    upload: Option<u64>,
+    download: Option<u64>,
 }
 
 impl Swarm {
@@ -195,7 +217,7 @@ impl Swarm {
         for piece in geometry.pieces() {
             if have.contains(piece) {
                 pieces[piece.index()] = PieceState::Durable;
-            } else if config.download {
+            } else if config.wants(piece) {
                 open.insert(piece);
             }
         }
@@ -205,6 +227,7 @@ impl Swarm {
             rng,
             config,
             pieces,
+            lacking: open.count(),
             picker: Picker::new(open),
             have,
             requested: BTreeSet::new(),
@@ -223,6 +246,7 @@ impl Swarm {
             fetches_far_until: Instant::START,
             next_tick: None,
             next_announcement: None,
+            limits: Limits::default(),
             stats: Stats::default(),
             commands: VecDeque::new(),
             geometry,
@@ -250,11 +274,14 @@ impl Swarm {
             Event::LinkDown { link } => self.drop_link(link, Duration::ZERO, now),
             Event::Message { link, message } => self.handle_message(link, message, now),
             Event::DataArriving { link } => self.handle_data_arriving(link, now),
+            Event::DataLeaving { link } => self.handle_data_leaving(link, now),
+            Event::RatesLimited { upload, download } => self.limits = Limits { upload, download },
             Event::PieceReceived { link, piece } => self.handle_piece_received(link, piece, now),
             Event::PieceDiscarded { link, piece } => self.handle_piece_discarded(link, piece, now),
             Event::PieceChecked { link, piece, valid } => self.handle_piece_checked(link, piece, valid, now),
             Event::PiecesDurable(pieces) => self.handle_pieces_durable(&pieces),
             Event::PiecesLost(pieces) => self.handle_pieces_lost(&pieces, now),
+            Event::PiecesDropped(pieces) => self.handle_pieces_dropped(&pieces, now),
             Event::PieceSent { link, piece } => self.handle_piece_sent(link, piece, now),
             Event::PieceUnreadable { link, piece } => self.handle_piece_unreadable(link, piece, now),
             Event::Misbehaved { link, violation } => self.punish(link, violation, now),
@@ -316,11 +343,17 @@ impl Swarm {
         Stats { links: self.links.len(), complete_links, ..self.stats }
     }
 
-    /// Whether some linked peer lacks a piece that is here.
+    /// Whether some linked peer lacks a piece that is here and that it wants.
     pub fn is_needed(&self) -> bool {
-        self.links
-            .values()
-            .any(|link| !link.complete() && link.have.count_common(&self.have) < self.have.count())
+        self.links.values().filter(|link| !link.complete()).any(|link| match &link.wanted {
+            None => link.have.count_common(&self.have) < self.have.count(),
+            Some(wanted) => wanted.iter_common_from(&self.have, 0).any(|piece| !link.have.contains(piece)),
+        })
+    }
+
+    /// Whether every piece that is wanted is here.
+    pub const fn is_satisfied(&self) -> bool {
+        self.lacking == 0
     }
 
     // ---- links ----
@@ -340,7 +373,7 @@ impl Swarm {
 
     /// Whether this node looks for others. A complete one waits to be found.
     fn dials(&self) -> bool {
-        self.config.download && !self.have.is_full()
+        self.config.download && !self.is_satisfied()
     }
 
     fn dial(&mut self, now: Instant) {
@@ -409,6 +442,12 @@ impl Swarm {
         let window = self.window_min();
         if let Some(link) = self.links.get_mut(&id) {
             link.window = window;
+        }
+        if self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
+            && let Some(wanted) = &self.config.wanted
+        {
+            let message = Message::Wanted(wanted.clone());
+            self.send(id, message, now);
         }
         self.introduce(id, now);
         self.announce_at_link_up(id, now);
@@ -508,6 +547,7 @@ impl Swarm {
         link.heard_at = now;
         match message {
             Message::Bitfield(set) => self.handle_bitfield(id, set, now),
+            Message::Wanted(set) => self.handle_wanted(id, set, now),
             Message::Have(list) => self.handle_have(id, list.pieces(), now),
             Message::Lost(list) => self.handle_lost(id, list.pieces(), now),
             Message::Request(list) => self.handle_request(id, list.pieces(), now),
@@ -516,7 +556,9 @@ impl Swarm {
             Message::Corrupt(piece) => self.handle_corrupt_report(id, piece),
             Message::Peers(peers) => self.handle_peers_message(id, peers, now),
             Message::KeepAlive => {}
-            Message::Data { .. } => unreachable!("data is reported by events of its own"),
+            Message::Data { .. } | Message::Packed { .. } => {
+                unreachable!("data is reported by events of its own")
+            }
         }
     }
 
@@ -549,9 +591,10 @@ impl Swarm {
         }
         match state {
             PieceState::Missing => {
-                self.have.remove(piece);
-                if self.config.download {
+                let was_here = self.have.remove(piece);
+                if self.config.wants(piece) {
                     self.picker.open_piece(piece);
+                    self.lacking += usize::from(was_here);
                 }
             }
             PieceState::Requested { .. } => {
@@ -559,7 +602,9 @@ impl Swarm {
             }
             PieceState::Received { .. } => {}
             PieceState::Verified | PieceState::Durable => {
-                self.have.insert(piece);
+                if self.have.insert(piece) && self.config.wants(piece) {
+                    self.lacking -= 1;
+                }
             }
         }
     }
@@ -594,7 +639,8 @@ impl Swarm {
             let Some(link) = self.links.get(&id) else {
                 continue;
             };
-            let reads_nothing = link.sending.iter().any(|(_, since)| now.since(*since) >= patience);
+            let reads_nothing =
+                link.sending.iter().any(|(_, since)| now.since(link.taken_at.max(*since)) >= patience);
             if now.since(link.heard_at) >= SILENCE_MAX {
                 self.close(id, DisconnectReason::Silent, Duration::from_secs(1), now);
             } else if link.unanswered_for(now) >= patience || reads_nothing {

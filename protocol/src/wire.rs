@@ -22,7 +22,10 @@ use crate::manifest::PeerAddr;
 use crate::piece_set::PieceSet;
 
 /// The version of the peer protocol.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
+/// The oldest version that is spoken: without [`Message::Wanted`] and
+/// [`Message::Packed`].
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// Bytes of the length that opens each frame.
 pub const FRAME_HEADER_LEN: usize = 4;
 /// Longest frame, without its header: a bitfield of the largest manifest and a little more.
@@ -36,6 +39,8 @@ pub const PEERS_LEN_MAX: usize = 64;
 /// Longest payload of one data message, in bytes: a buffer of this size fits the second-level
 /// cache, and a control message waits for no more than this.
 pub const DATA_LEN_MAX: u32 = 1024 * 1024;
+/// Bytes of the proof of a secret: an HMAC-SHA256.
+pub const PROOF_LEN: usize = 32;
 /// Longest site label, in bytes.
 pub const SITE_LEN_MAX: usize = 64;
 
@@ -62,6 +67,10 @@ pub enum WireError {
 /// The first message of each end: who talks about what.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
+    /// The version that is spoken on this link, from [`PROTOCOL_VERSION_MIN`] to
+    /// [`PROTOCOL_VERSION`]: the dialler names its own, the listener answers with one that is no
+    /// higher.
+    pub version: u8,
     /// The dataset that this link is for.
     pub manifest: ManifestId,
     /// Whether the sender has every piece.
@@ -106,16 +115,25 @@ pub enum Refusal {
     EncryptionRequired,
     /// This end takes plaintext links only.
     EncryptionOff,
+    /// This end speaks to those only who prove that they have its cluster's secret.
+    SecretRequired,
+    /// The proof does not hold: the two ends have different secrets.
+    SecretWrong,
+    /// This end has no secret.
+    SecretUnknown,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 6] = [
+    const ALL: [Refusal; 9] = [
         Refusal::UnknownManifest,
         Refusal::Full,
         Refusal::Banned,
         Refusal::Oneself,
         Refusal::EncryptionRequired,
         Refusal::EncryptionOff,
+        Refusal::SecretRequired,
+        Refusal::SecretWrong,
+        Refusal::SecretUnknown,
     ];
 
     fn code(self) -> u8 {
@@ -126,6 +144,9 @@ impl Refusal {
             Refusal::Oneself => 3,
             Refusal::EncryptionRequired => 4,
             Refusal::EncryptionOff => 5,
+            Refusal::SecretRequired => 6,
+            Refusal::SecretWrong => 7,
+            Refusal::SecretUnknown => 8,
         }
     }
 
@@ -138,6 +159,9 @@ impl Refusal {
             Refusal::Oneself => "it is this very process",
             Refusal::EncryptionRequired => "it wants encryption, which is off here",
             Refusal::EncryptionOff => "its encryption is off",
+            Refusal::SecretRequired => "it belongs to a cluster with a secret, and there is none here",
+            Refusal::SecretWrong => "its cluster has another secret",
+            Refusal::SecretUnknown => "it has no secret",
         }
     }
 }
@@ -149,6 +173,8 @@ pub enum Opening {
     Hello(Hello),
     /// Not welcome.
     Refused(Refusal),
+    /// In front of the hello, where there is a secret: the proof that this end has it.
+    Proof([u8; PROOF_LEN]),
 }
 
 /// Why a request is not answered with data.
@@ -187,12 +213,29 @@ pub enum Message {
         /// Length of the payload: 1 to [`DATA_LEN_MAX`].
         len: u32,
     },
+    /// The header of `len` bytes, from `offset` on, of the packed form of `piece`: a zstd frame
+    /// (RFC 8878) of `total` bytes that holds the whole piece. They follow the frame, in order.
+    /// Only for pieces of up to [`DATA_LEN_MAX`], and only where it is shorter than the piece.
+    /// Since version 2.
+    Packed {
+        /// The piece.
+        piece: PieceIndex,
+        /// Offset in the packed form, in bytes.
+        offset: u32,
+        /// Length of the payload: at least 1.
+        len: u32,
+        /// Length of the packed form: less than the piece's.
+        total: u32,
+    },
     /// The piece that was received has the wrong hash: whoever sent it may want to check it.
     Corrupt(PieceIndex),
     /// Addresses of other peers of this manifest.
     Peers(Vec<PeerAddr>),
     /// Nothing to say, still there.
     KeepAlive,
+    /// The sender wants these pieces and no others; before it says so, it wants all. Since
+    /// version 2.
+    Wanted(PieceSet),
 }
 
 /// 1 to [`LIST_LEN_MAX`] pieces.
@@ -233,6 +276,9 @@ const KIND_CORRUPT: u8 = 8;
 const KIND_PEERS: u8 = 9;
 const KIND_KEEP_ALIVE: u8 = 10;
 const KIND_REFUSED: u8 = 11;
+const KIND_WANTED: u8 = 12;
+const KIND_PACKED: u8 = 13;
+const KIND_PROOF: u8 = 14;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -244,17 +290,12 @@ impl Opening {
             Opening::Hello(hello) => {
                 let site = hello.site.as_ref().map(|site| site.0.clone());
                 let manifest = ByteBuf::from(*hello.manifest.as_bytes());
-                let body: HelloCbor = (
-                    KIND_HELLO,
-                    u64::from(PROTOCOL_VERSION),
-                    manifest,
-                    hello.complete,
-                    hello.listen_port,
-                    site,
-                );
+                let body: HelloCbor =
+                    (KIND_HELLO, u64::from(hello.version), manifest, hello.complete, hello.listen_port, site);
                 to_cbor(&body)
             }
             Opening::Refused(refusal) => to_cbor(&(KIND_REFUSED, refusal.code())),
+            Opening::Proof(proof) => to_cbor(&(KIND_PROOF, ByteBuf::from(*proof))),
         }
     }
 
@@ -263,9 +304,9 @@ impl Opening {
         let opening = match kind(body)? {
             KIND_HELLO => {
                 let (_, version, manifest, complete, listen_port, site): HelloCbor = from_cbor(body)?;
-                if version != u64::from(PROTOCOL_VERSION) {
-                    return Err(WireError::Version(version));
-                }
+                let known = u8::try_from(version).ok();
+                let known = known.filter(|it| (PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(it));
+                let version = known.ok_or(WireError::Version(version))?;
                 let manifest: [u8; DIGEST_LEN] =
                     manifest.into_vec().try_into().map_err(|_| WireError::Size)?;
                 let site = match site {
@@ -273,7 +314,11 @@ impl Opening {
                     None => None,
                 };
                 let manifest = ManifestId::from_bytes(manifest);
-                Opening::Hello(Hello { manifest, complete, listen_port, site })
+                Opening::Hello(Hello { version, manifest, complete, listen_port, site })
+            }
+            KIND_PROOF => {
+                let (_, proof): (u8, ByteBuf) = from_cbor(body)?;
+                Opening::Proof(proof.into_vec().try_into().map_err(|_| WireError::Size)?)
             }
             KIND_REFUSED => {
                 let (_, code): (u8, u8) = from_cbor(body)?;
@@ -297,6 +342,9 @@ impl Message {
             Message::Cancel(list) => list.encode(KIND_CANCEL),
             Message::Reject(piece, reason) => to_cbor(&(KIND_REJECT, piece.to_u32(), *reason as u8)),
             Message::Data { piece, offset, len } => to_cbor(&(KIND_DATA, piece.to_u32(), offset, len)),
+            Message::Packed { piece, offset, len, total } => {
+                to_cbor(&(KIND_PACKED, piece.to_u32(), offset, len, total))
+            }
             Message::Corrupt(piece) => to_cbor(&(KIND_CORRUPT, piece.to_u32())),
             Message::Peers(peers) => {
                 let peer = |peer: &PeerAddr| -> PeerCbor {
@@ -305,6 +353,7 @@ impl Message {
                 to_cbor(&(KIND_PEERS, peers.iter().map(peer).collect::<Vec<_>>()))
             }
             Message::KeepAlive => to_cbor(&(KIND_KEEP_ALIVE,)),
+            Message::Wanted(set) => to_cbor(&(KIND_WANTED, ByteBuf::from(set.to_bytes()))),
         }
     }
 
@@ -316,6 +365,11 @@ impl Message {
                 let (_, bytes): (u8, ByteBuf) = from_cbor(body)?;
                 let set = PieceSet::from_bytes(&bytes, geometry.piece_count());
                 Message::Bitfield(set.ok_or(WireError::Size)?)
+            }
+            KIND_WANTED => {
+                let (_, bytes): (u8, ByteBuf) = from_cbor(body)?;
+                let set = PieceSet::from_bytes(&bytes, geometry.piece_count());
+                Message::Wanted(set.ok_or(WireError::Size)?)
             }
             KIND_HAVE => Message::Have(PieceList::decode(body, geometry)?),
             KIND_LOST => Message::Lost(PieceList::decode(body, geometry)?),
@@ -335,6 +389,18 @@ impl Message {
                 }
                 match offset.checked_add(len) {
                     Some(end) if end <= geometry.piece_len(piece) => Message::Data { piece, offset, len },
+                    _ => return Err(WireError::OutOfRange),
+                }
+            }
+            KIND_PACKED => {
+                let (_, index, offset, len, total): (u8, u32, u32, u32, u32) = from_cbor(body)?;
+                let piece = piece(index)?;
+                let piece_len = geometry.piece_len(piece);
+                if len == 0 || piece_len > DATA_LEN_MAX || total >= piece_len {
+                    return Err(WireError::Size);
+                }
+                match offset.checked_add(len) {
+                    Some(end) if end <= total => Message::Packed { piece, offset, len, total },
                     _ => return Err(WireError::OutOfRange),
                 }
             }

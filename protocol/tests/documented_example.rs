@@ -108,8 +108,13 @@ fn the_documented_pieces_lie_where_the_layout_puts_them() {
 
 #[test]
 fn the_documented_openings_are_what_is_written_and_read() {
-    let hello =
-        Hello { manifest: manifest().id(), complete: true, listen_port: 4711, site: Site::new("paris") };
+    let hello = Hello {
+        version: 2,
+        manifest: manifest().id(),
+        complete: true,
+        listen_port: 4711,
+        site: Site::new("paris"),
+    };
     let openings =
         [("hello", Opening::Hello(hello)), ("refused", Opening::Refused(Refusal::UnknownManifest))];
     for (name, opening) in openings {
@@ -128,6 +133,8 @@ fn the_documented_messages_are_what_is_written_and_read() {
     };
     let mut set = PieceSet::full(geometry.piece_count());
     set.remove(pieces[1]);
+    let mut wanted = PieceSet::empty(geometry.piece_count());
+    wanted.insert(pieces[3]);
     let messages = [
         ("bitfield", Message::Bitfield(set)),
         ("have", Message::Have(list(&[0, 3]))),
@@ -139,6 +146,8 @@ fn the_documented_messages_are_what_is_written_and_read() {
         ("corrupt", Message::Corrupt(pieces[0])),
         ("peers", Message::Peers(vec![PeerAddr { peer: None, ..seeder() }])),
         ("keep-alive", Message::KeepAlive),
+        ("wanted", Message::Wanted(wanted)),
+        ("packed", Message::Packed { piece: pieces[0], offset: 0, len: 19, total: 19 }),
     ];
     for (name, message) in messages {
         assert_documented(name, &wire::frame(&message.encode()));

@@ -61,7 +61,8 @@ impl Nonsense {
     }
 
     fn message(&mut self) -> Message {
-        match self.roll(12) {
+        match self.roll(13) {
+            12 => Message::Wanted(self.set()),
             0 => Message::Bitfield(self.set()),
             1 | 2 => Message::Have(self.list()),
             3 => Message::Lost(self.list()),
@@ -89,15 +90,21 @@ impl Nonsense {
                 let (peer, remote, dialled) = (self.peer(), self.addr(), self.roll(2) == 0);
                 let manifest = ManifestId::from_bytes([0; 32]);
                 let (complete, listen_port) = (self.roll(3) == 0, u16::try_from(self.roll(2)).unwrap());
-                let hello = Hello { manifest, complete, listen_port, site: None };
+                let hello = Hello { version: 2, manifest, complete, listen_port, site: None };
                 Event::LinkUp { link, peer, remote, dialled, neighbour: self.rng.random(), hello }
             }
             4 => Event::LinkDown { link },
             5 => Event::DialFailed { addr: self.addr(), hopeless: self.roll(2) == 0 },
             6 => Event::PeersFound(vec![PeerAddr { peer: None, addr: self.addr() }]),
             7 => Event::DataArriving { link },
+            8 if self.roll(2) == 0 => Event::DataLeaving { link },
+            9 if self.roll(4) == 0 => {
+                let mut rate = || Some(self.roll(3) * 1000).filter(|rate| *rate > 0);
+                Event::RatesLimited { upload: rate(), download: rate() }
+            }
             8 => Event::PieceDiscarded { link, piece: self.piece() },
             9 => Event::PiecesDurable(vec![self.piece()]),
+            10 if self.roll(8) == 0 => Event::PiecesDropped(vec![self.piece()]),
             10 => Event::PiecesLost(vec![self.piece(), self.piece()]),
             11 => Event::PieceUnreadable { link, piece: self.piece() },
             12 if self.roll(8) == 0 => Event::Misbehaved { link, violation: Violation::UnrequestedData },
@@ -147,9 +154,10 @@ fn babble(seed: u64) {
     let have = if complete { PieceSet::full(piece_count) } else { PieceSet::empty(piece_count) };
     let local = PeerId::from_bytes(&3u64.to_be_bytes()).unwrap();
     let download = !complete || rng.random_range(0..2) == 0;
-    let config = Config { local, site: None, download, upload_slots: 2, seed };
-    let mut swarm = Swarm::new(config, geometry.clone(), have);
-    let mut nonsense = Nonsense { rng, geometry, links: 0 };
+    let mut nonsense = Nonsense { rng, geometry: geometry.clone(), links: 0 };
+    let wanted = (nonsense.roll(3) == 0).then(|| nonsense.set());
+    let config = Config { local, site: None, download, wanted, upload_slots: 2, seed };
+    let mut swarm = Swarm::new(config, geometry, have);
     let mut now = Instant::START;
     let mut owed = Vec::new();
     let mut last: BTreeMap<LinkId, usize> = BTreeMap::new();

@@ -18,11 +18,11 @@ fn at(time: f64) -> Instant {
 fn one_link(have: PieceSet) -> (Swarm, LinkId) {
     let geometry = Geometry::new(vec![1000; have.capacity()]).unwrap();
     let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
-    let config = Config { local: id(1), site: None, download: true, upload_slots: 1, seed: 1 };
+    let config = Config { local: id(1), site: None, download: true, wanted: None, upload_slots: 1, seed: 1 };
     let mut swarm = Swarm::new(config, geometry, have);
     let (link, remote) = (LinkId(1), SocketAddr::from(([10, 0, 0, 2], 4000)));
     let manifest = ManifestId::from_bytes([0; 32]);
-    let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
+    let hello = Hello { version: 2, manifest, complete: true, listen_port: 4000, site: None };
     swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, neighbour: true, hello }, at(0.0));
     let message = Message::Bitfield(PieceSet::full(swarm.geometry().piece_count()));
     swarm.handle(Event::Message { link, message }, at(0.0));
@@ -53,7 +53,7 @@ fn a_new_link_does_not_wash_off_a_corrupt_piece() {
 
     let second = LinkId(2);
     let manifest = ManifestId::from_bytes([0; 32]);
-    let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
+    let hello = Hello { version: 2, manifest, complete: true, listen_port: 4000, site: None };
     let (peer, remote) = (PeerId::from_bytes(&[2]).unwrap(), SocketAddr::from(([10, 0, 0, 2], 4000)));
     swarm
         .handle(Event::LinkUp { link: second, peer, remote, dialled: true, neighbour: true, hello }, at(1.0));
@@ -112,4 +112,47 @@ fn reports_of_corrupt_pieces_are_believed_a_few_times() {
     }
     let rechecks = commands(&mut swarm).into_iter().filter(|command| matches!(command, Command::Recheck(_)));
     assert!((1..10).contains(&rechecks.count()));
+}
+
+#[test]
+fn a_peer_that_wants_a_part_is_offered_only_that_and_then_told_of_everything() {
+    let geometry = Geometry::new(vec![1000; 100]).unwrap();
+    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
+    let config = Config { local: id(1), site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
+    let mut swarm = Swarm::new(config, geometry.clone(), PieceSet::full(100));
+    let (link, remote) = (LinkId(1), SocketAddr::from(([10, 0, 0, 2], 4000)));
+    let manifest = ManifestId::from_bytes([0; 32]);
+    let hello = Hello { version: 2, manifest, complete: false, listen_port: 4000, site: None };
+    swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, neighbour: true, hello }, at(0.0));
+    let mut wanted = PieceSet::empty(100);
+    let parts: Vec<PieceIndex> = geometry.pieces().skip(40).take(3).collect();
+    parts.iter().for_each(|piece| assert!(wanted.insert(*piece)));
+    commands(&mut swarm);
+    swarm.handle(Event::Message { link, message: Message::Wanted(wanted) }, at(0.0));
+    let mut got = Vec::new();
+    for round in 0..10 {
+        for command in commands(&mut swarm) {
+            match command {
+                Command::Send { message: Message::Have(list), .. } => {
+                    assert!(list.pieces().iter().all(|piece| parts.contains(piece)), "{list:?}");
+                    let message = Message::Request(list);
+                    swarm.handle(Event::Message { link, message }, at(0.1 * f64::from(round)));
+                }
+                Command::SendPiece { piece, .. } => {
+                    got.push(piece);
+                    swarm.handle(Event::PieceSent { link, piece }, at(0.1 * f64::from(round)));
+                    let message = Message::Have(dft_protocol::wire::PieceList::one(piece));
+                    swarm.handle(Event::Message { link, message }, at(0.1 * f64::from(round)));
+                }
+                Command::Send { message: Message::Bitfield(set), .. } => {
+                    got.sort_unstable();
+                    assert_eq!((got, set.is_full()), (parts, true), "all that is wanted comes first");
+                    return;
+                }
+                _ => {}
+            }
+            swarm.check_invariants();
+        }
+    }
+    panic!("it was told of everything in the end; it got {got:?}");
 }

@@ -13,10 +13,15 @@ use dft_protocol::wire::{
 use proptest::prelude::*;
 
 const PIECE_COUNT: u32 = 1500;
+/// The last one, which may come packed.
+const SHORT_PIECE_LEN: u32 = 1000;
 const PIECE_LEN: u32 = 3 * 1024 * 1024;
 
 fn geometry() -> Geometry {
-    Geometry::new(vec![PIECE_LEN; usize::try_from(PIECE_COUNT).unwrap()]).unwrap()
+    let mut lens = vec![PIECE_LEN; usize::try_from(PIECE_COUNT).unwrap()];
+    lens.pop();
+    lens.push(SHORT_PIECE_LEN);
+    Geometry::new(lens).unwrap()
 }
 
 fn decode(body: &[u8]) -> Result<Message, WireError> {
@@ -57,19 +62,27 @@ fn any_set() -> impl Strategy<Value = PieceSet> {
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
-    let piece = (0..PIECE_COUNT).prop_map(|index| geometry().piece(index.into()).unwrap());
+    let piece = (0..PIECE_COUNT - 1).prop_map(|index| geometry().piece(index.into()).unwrap());
     let reason =
         prop_oneof![Just(RejectReason::Missing), Just(RejectReason::Cancelled), Just(RejectReason::Busy)];
     let data = (piece.clone(), 0..PIECE_LEN, 1..=DATA_LEN_MAX)
         .prop_map(|(piece, offset, len)| Message::Data { piece, offset, len: len.min(PIECE_LEN - offset) });
+    let packed =
+        (1..SHORT_PIECE_LEN, 0..SHORT_PIECE_LEN, 1..SHORT_PIECE_LEN).prop_map(|(total, offset, len)| {
+            let piece = geometry().piece(u64::from(PIECE_COUNT) - 1).unwrap();
+            let offset = offset.min(total - 1);
+            Message::Packed { piece, offset, len: len.min(total - offset), total }
+        });
     prop_oneof![
         any_set().prop_map(Message::Bitfield),
+        any_set().prop_map(Message::Wanted),
         any_list().prop_map(Message::Have),
         any_list().prop_map(Message::Lost),
         any_list().prop_map(Message::Request),
         any_list().prop_map(Message::Cancel),
         (piece.clone(), reason).prop_map(|(piece, reason)| Message::Reject(piece, reason)),
         data,
+        packed,
         piece.prop_map(Message::Corrupt),
         prop::collection::vec(any_addr(), 1..=5).prop_map(Message::Peers),
         Just(Message::KeepAlive),
@@ -78,10 +91,10 @@ fn any_message() -> impl Strategy<Value = Message> {
 
 fn any_opening() -> impl Strategy<Value = Opening> {
     let site = prop::option::of("[!-~]{1,64}".prop_map(|text| Site::new(text).unwrap()));
-    let hello = (any::<[u8; 32]>(), any::<bool>(), any::<u16>(), site).prop_map(
-        |(manifest, complete, listen_port, site)| {
+    let hello = (1..=2u8, any::<[u8; 32]>(), any::<bool>(), any::<u16>(), site).prop_map(
+        |(version, manifest, complete, listen_port, site)| {
             let manifest = ManifestId::from_bytes(manifest);
-            Opening::Hello(Hello { manifest, complete, listen_port, site })
+            Opening::Hello(Hello { version, manifest, complete, listen_port, site })
         },
     );
     let refusal = prop_oneof![
@@ -91,8 +104,11 @@ fn any_opening() -> impl Strategy<Value = Opening> {
         Just(Refusal::Oneself),
         Just(Refusal::EncryptionRequired),
         Just(Refusal::EncryptionOff),
+        Just(Refusal::SecretRequired),
+        Just(Refusal::SecretWrong),
+        Just(Refusal::SecretUnknown),
     ];
-    prop_oneof![hello, refusal.prop_map(Opening::Refused)]
+    prop_oneof![hello, refusal.prop_map(Opening::Refused), any::<[u8; 32]>().prop_map(Opening::Proof)]
 }
 
 proptest! {
@@ -201,6 +217,11 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
         ("82 09 81 82 40 69 312e322e332e343a35", Size, "an empty peer"),
         ("82 09 81 82 f6 6a 312e322e332e343a3035", NotCanonical, "a port with a zero before it"),
         ("82 0a 00", Malformed, "a keep-alive that says something"),
+        ("85 0d 00 00 01 02", Size, "the packed form of a piece above 1 MiB"),
+        ("85 0d 19 05db 00 01 19 03e8", Size, "a packed form as long as its piece"),
+        ("85 0d 19 05db 00 00 02", Size, "no payload"),
+        ("85 0d 19 05db 02 01 02", OutOfRange, "behind the packed form"),
+        ("85 0d 19 05dc 00 01 02", OutOfRange, "piece 1,500 of 1,500, packed"),
         ("c1 81 0a", Malformed, "a tag"),
     ];
     for (picture, expected, what) in cases {
@@ -212,7 +233,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
 fn openings_that_break_the_rules_are_refused_with_the_reason() {
     let id = "5820".to_owned() + &"07".repeat(32);
     let cases = [
-        (format!("86 00 02 {id} f4 00 f6"), WireError::Version(2), "another version"),
+        (format!("86 00 03 {id} f4 00 f6"), WireError::Version(3), "another version"),
         (format!("86 00 01 581f {} f4 00 f6", "07".repeat(31)), WireError::Size, "a short id"),
         (format!("86 00 01 {id} f4 1a00010000 f6"), WireError::Malformed, "a port above 65,535"),
         (format!("86 00 01 {id} f4 00 60"), WireError::Size, "an empty site"),
@@ -223,7 +244,7 @@ fn openings_that_break_the_rules_are_refused_with_the_reason() {
             "a long site",
         ),
         (format!("86 00 01 {id} 01 00 f6"), WireError::Malformed, "a number for a truth value"),
-        ("82 0b 06".to_owned(), WireError::Malformed, "an unknown refusal"),
+        ("82 0b 09".to_owned(), WireError::Malformed, "an unknown refusal"),
         ("81 0a".to_owned(), WireError::Malformed, "a message of an open link"),
     ];
     for (picture, expected, what) in cases {

@@ -31,7 +31,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn wrong_usage_has_its_own_code() {
     let scene = Scene::new();
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 14] = [
         &[],
         &["sow"],
         &["seed"],
@@ -41,6 +41,8 @@ fn wrong_usage_has_its_own_code() {
         &["seed", "x", "--port", "70000"],
         &["seed", "x", "--encryption", "perhaps"],
         &["seed", "x", "--exit-after-copies", "-1"],
+        &["seed", "x", "--max-upload", "fast"],
+        &["fetch", "x.dft", "--max-download", "0"],
         &["fetch", "x.dft", "--linger", "soon"],
         &["fetch", "x.dft", "--listen", "nowhere"],
         &["demo", "--peers", "0"],
@@ -56,7 +58,19 @@ fn wrong_usage_has_its_own_code() {
 #[test]
 fn help_and_version_go_to_stdout() {
     let scene = Scene::new();
-    for verb in ["seed", "fetch", "tracker", "show", "verify", "trace", "demo", "completions", "man"] {
+    for verb in [
+        "seed",
+        "fetch",
+        "tracker",
+        "show",
+        "verify",
+        "trace",
+        "secret",
+        "config",
+        "demo",
+        "completions",
+        "man",
+    ] {
         let outcome = dft(&scene, &[verb, "--help"]).expect_code(0);
         assert!(outcome.stdout.contains("Usage: dft "), "dft {verb} --help: {}", outcome.stdout);
     }

@@ -175,7 +175,8 @@ impl Link {
     fn run_dialling(&mut self) -> io::Result<()> {
         self.prove_identity_dialling()?;
         let manifest = self.shared.manifest.id();
-        let hello = Opening::Hello(Hello { manifest, complete: false, listen_port: 0, site: None });
+        let hello =
+            Opening::Hello(Hello { version: 2, manifest, complete: false, listen_port: 0, site: None });
         self.stream.write_all(&frame(&hello.encode()))?;
         self.read_frame()?;
         self.misbehave()

@@ -13,11 +13,16 @@
 mod lab;
 
 mod cli;
+mod compression;
+mod config;
 mod crash;
 mod disk;
 mod hostile;
 mod laboratory;
 mod lan;
+mod limits;
 mod loopback;
+mod secret;
+mod selection;
 mod steps;
 mod trace;

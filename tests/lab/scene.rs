@@ -81,7 +81,12 @@ impl Scene {
     fn prepared(&self, name: &str, directory: PathBuf, mut command: Command) -> Dft {
         let state = self.new_directory(&format!("{name}.state"));
         command.env("XDG_STATE_HOME", &state).env("HOME", &state);
-        for variable in ["DFT_LOG", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"] {
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("DFT_") {
+                command.env_remove(variable);
+            }
+        }
+        for variable in ["XDG_CONFIG_HOME", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"] {
             command.env_remove(variable);
         }
         let number = self.started.replace(self.started.get() + 1);
@@ -136,6 +141,12 @@ impl Dft {
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.program();
         self.command.args(arguments);
+        self
+    }
+
+    /// Sets an environment variable for it.
+    pub fn env(mut self, variable: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(variable, value);
         self
     }
 

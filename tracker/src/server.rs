@@ -13,12 +13,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::TransportError;
+use libp2p::core::{ConnectedPoint, Transport, upgrade};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, Message, ProtocolSupport, ResponseChannel};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identity::Keypair, tcp, tls, yamux};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identity::Keypair, pnet, tcp, tls, yamux};
 use thiserror::Error;
 
 use crate::address::{check_port_is_free, ip_of, peer_id_from_libp2p, socket_addr_of, to_multiaddr};
@@ -40,6 +40,9 @@ pub const STREAMS_PER_CONNECTION_MAX: usize = 4;
 /// Streams that one connection may open at all, half-open ones included: bounds what its
 /// receive windows (256 KiB each) can hold.
 const MUXED_STREAMS_MAX: usize = 16;
+/// How long a connection in a private network may take to come about: whoever lacks the key never
+/// gets further.
+const PRIVATE_UPGRADE_MAX: Duration = Duration::from_secs(10);
 /// How long to wait for further listen addresses once one is known.
 const LISTEN_SETTLE: Duration = Duration::from_millis(50);
 
@@ -50,6 +53,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The state directory.
     pub state: PathBuf,
+    /// Where all who speak to it must have a key: that key.
+    pub network_key: Option<[u8; 32]>,
 }
 
 /// The tracker listens.
@@ -103,7 +108,7 @@ pub async fn run(
         limits: Limits::new(SERVER_CONNECTIONS),
         tracker: tracker_behaviour(ProtocolSupport::Inbound),
     };
-    let mut swarm = new_swarm(identity, behaviour, IDLE_TIMEOUT)
+    let mut swarm = new_swarm(identity, behaviour, IDLE_TIMEOUT, config.network_key)
         .map_err(|error| ServerError::Certificate(error.to_string()))?;
     let listen = listen_on_remembered(&mut swarm, config.listen, state.last_port())?;
     let mut server = Server {
@@ -254,30 +259,44 @@ pub fn request_response_config() -> request_response::Config {
         .with_max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
 }
 
-/// A swarm over TCP, libp2p's TLS and yamux.
+/// A swarm over TCP, libp2p's TLS and yamux. With `network_key`, all of that is inside of a private
+/// network: below TLS everything is encrypted with this key, and whoever lacks it hears nothing
+/// but noise.
 pub fn new_swarm<B: NetworkBehaviour>(
     identity: Keypair,
     behaviour: B,
     idle_timeout: Duration,
+    network_key: Option<[u8; 32]>,
 ) -> Result<Swarm<B>, tls::certificate::GenError> {
     let muxer = || {
         let mut config = yamux::Config::default();
         config.set_max_num_streams(MUXED_STREAMS_MAX);
         config
     };
-    let builder = SwarmBuilder::with_existing_identity(identity).with_tokio().with_tcp(
-        tcp::Config::default().nodelay(true),
-        tls::Config::new,
-        muxer,
-    )?;
+    let authenticate = tls::Config::new(&identity)?;
+    let builder = SwarmBuilder::with_existing_identity(identity).with_tokio();
+    let tcp_config = tcp::Config::default().nodelay(true);
+    let configure = |config: libp2p::swarm::Config| {
+        config
+            .with_idle_connection_timeout(idle_timeout)
+            .with_max_negotiating_inbound_streams(STREAMS_PER_CONNECTION_MAX)
+    };
+    let Some(key) = network_key else {
+        let builder = builder.with_tcp(tcp_config, tls::Config::new, muxer)?;
+        let Ok(builder) = builder.with_behaviour(|_| behaviour);
+        return Ok(builder.with_swarm_config(configure).build());
+    };
+    let private = pnet::PnetConfig::new(pnet::PreSharedKey::new(key));
+    let Ok(builder) = builder.with_other_transport(|_| {
+        tcp::tokio::Transport::new(tcp_config)
+            .and_then(move |socket, _| private.handshake(socket))
+            .upgrade(upgrade::Version::V1Lazy)
+            .authenticate(authenticate)
+            .multiplex(muxer())
+            .timeout(PRIVATE_UPGRADE_MAX)
+    });
     let Ok(builder) = builder.with_behaviour(|_| behaviour);
-    Ok(builder
-        .with_swarm_config(|config| {
-            config
-                .with_idle_connection_timeout(idle_timeout)
-                .with_max_negotiating_inbound_streams(STREAMS_PER_CONNECTION_MAX)
-        })
-        .build())
+    Ok(builder.with_swarm_config(configure).build())
 }
 
 /// Makes `swarm` listen on `addr`; an address that anyone else listens on is an error.

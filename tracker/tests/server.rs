@@ -32,7 +32,7 @@ struct Tracker {
 
 async fn start(state: &Path) -> Tracker {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ServerConfig { listen, state: state.to_owned() };
+    let config = ServerConfig { listen, state: state.to_owned(), network_key: None };
     let (ready, is_ready) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(server::run(
@@ -60,7 +60,7 @@ struct Client {
 impl Client {
     fn new() -> Self {
         let behaviour = tracker_behaviour(ProtocolSupport::Outbound);
-        let swarm = new_swarm(Keypair::generate_ed25519(), behaviour, HANG).expect("a certificate");
+        let swarm = new_swarm(Keypair::generate_ed25519(), behaviour, HANG, None).expect("a certificate");
         Self { swarm }
     }
 
@@ -172,7 +172,7 @@ async fn a_second_tracker_on_one_directory_or_port_is_told_so() {
     let tracker = start(directory.path()).await;
     let listen = socket_addr_of(&tracker.addr).expect("an IP address and a port");
     let run = |state: &Path| {
-        let config = ServerConfig { listen, state: state.to_owned() };
+        let config = ServerConfig { listen, state: state.to_owned(), network_key: None };
         server::run(config, |_| (), |notice| panic!("{notice:?}"), std::future::pending())
     };
     let error = run(directory.path()).await.expect_err("the directory is in use");

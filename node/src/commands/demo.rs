@@ -246,6 +246,13 @@ impl Peer {
         let mut command = Command::new(program);
         let encryption = if args.encryption == Switch::On { "on" } else { "off" };
         command.env("XDG_STATE_HOME", scratch.join("state"));
+        // A demonstration of dft, not of the settings here.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("DFT_") {
+                command.env_remove(variable);
+            }
+        }
+        command.env(crate::config::FILE_VARIABLE, "");
         command.args([verb, "--json", "--listen", "127.0.0.1", "--encryption", encryption]);
         Ok(command)
     }

@@ -10,16 +10,16 @@ use dft_protocol::manifest::Manifest;
 use serde_json::json;
 
 use super::seed::tell;
-use super::{blocking, read_manifest};
+use super::{blocking, read_manifest, selection};
 use crate::cli::FetchArgs;
 use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::identity::Identity;
 use crate::net::link::LinkError;
 use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
-use crate::session::{Happening, Listening, Session, interrupted};
+use crate::session::{Happening, Listening, Role, Session, interrupted};
 use crate::settings::resolve_peers;
-use crate::storage::{FetchOptions, Store};
+use crate::storage::{FetchOptions, Selection, Store};
 use crate::trace::{Phase, Recording};
 
 /// Without any peer, a fetch gives up after this time: long enough to start the seeder second.
@@ -41,38 +41,41 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
         let message = format!("there is no directory {}", args.output.display());
         return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
     }
+    let selection = selection(&manifest, &args.select)?;
     let peers = resolve_peers(&args.peer).await?;
     let mut interrupt = std::pin::pin!(interrupted());
     let store = tokio::select! {
-        store = open_store(&args, &manifest, &reporter) => store?,
+        store = open_store(&args, &manifest, selection, &reporter) => store?,
         () = &mut interrupt => {
             reporter.end();
             return Err(interrupted_failure());
         }
     };
     trace.phase(Phase::Store);
-    let mut fetch = Fetch::new(args, manifest, reporter);
+    let mut fetch = Fetch::new(args, manifest, store.selection().clone(), reporter);
     if store.is_finished() {
         return fetch.already_complete(store.final_path());
     }
     let listening = Listening::start(&fetch.args.net, &Identity::generate(), None, trace)?;
     let listen = listening.endpoint().listen_addrs().iter().map(ToString::to_string).collect::<Vec<_>>();
     let have = store.durable();
+    let wanted = fetch.selection.pieces(&fetch.manifest);
+    let have_count = have.count_common(&wanted);
     let discovering = listening.discover(&fetch.manifest, have.is_full(), None).await?;
     fetch.reporter.event(&json!({
         "event": "fetching",
         "id": fetch.manifest.id().to_string(),
         "name": fetch.manifest.info().name.to_string(),
-        "bytes": fetch.manifest.total_bytes(),
-        "pieces": have.capacity(),
-        "have_pieces": have.count(),
+        "bytes": fetch.bytes(),
+        "pieces": wanted.count(),
+        "have_pieces": have_count,
         "listen": listen,
     }));
-    if have.count() > 0 && !have.is_full() {
-        fetch.reporter.say(&format!("going on with {} of {} pieces", have.count(), have.capacity()));
+    if have_count > 0 && have_count < wanted.count() {
+        fetch.reporter.say(&format!("going on with {have_count} of {} pieces", wanted.count()));
     }
-    fetch.reporter.begin("fetching", fetch.manifest.total_bytes());
-    let mut session = discovering.drive(fetch.manifest.clone(), store, true, peers).await;
+    fetch.reporter.begin("fetching", fetch.total);
+    let mut session = discovering.drive(fetch.manifest.clone(), store, Role::Fetcher, peers).await;
     let fetched = tokio::select! {
         fetched = fetch.until_complete(&mut session) => fetched,
         () = &mut interrupt => Err(interrupted_failure()),
@@ -85,7 +88,9 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
             return Err(failure);
         }
     };
-    session.set_complete();
+    if fetch.selection.is_all() {
+        session.set_complete();
+    }
     fetch.report_complete(&path, &session.snapshot());
     tokio::select! {
         () = fetch.linger(&mut session) => {}
@@ -107,13 +112,15 @@ fn interrupted_failure() -> Failure {
 async fn open_store(
     args: &FetchArgs,
     manifest: &Arc<Manifest>,
+    selection: Selection,
     reporter: &Reporter,
 ) -> Result<Arc<Store>, Failure> {
     reporter.begin("checking", manifest.total_bytes());
     let bar = reporter.bar();
     let (manifest, directory, force) = (manifest.clone(), args.output.clone(), args.force);
     let store = blocking(move || {
-        Store::fetch(manifest, &directory, FetchOptions { force }, &|check| {
+        let options = FetchOptions { force, selection: Some(selection) };
+        Store::fetch(manifest, &directory, options, &|check| {
             bar.set_length(check.total);
             bar.set_position(check.checked);
         })
@@ -127,33 +134,46 @@ async fn open_store(
 struct Fetch {
     args: FetchArgs,
     manifest: Arc<Manifest>,
+    selection: Selection,
+    /// Bytes of the pieces that are wanted.
+    total: u64,
     reporter: Reporter,
     started: Instant,
     rate: Rate,
     /// The latest reason of each address that could not be reached.
     refusals: BTreeMap<SocketAddr, LinkError>,
-    progress: (u64, Instant),
+    /// What was verified and what had arrived when anything last did, and when that was.
+    progress: (u64, u64, Instant),
     linked_at: Option<Instant>,
 }
 
 impl Fetch {
-    fn new(args: FetchArgs, manifest: Arc<Manifest>, reporter: Reporter) -> Self {
+    fn new(args: FetchArgs, manifest: Arc<Manifest>, selection: Selection, reporter: Reporter) -> Self {
         let now = Instant::now();
+        let geometry = manifest.geometry();
+        let wanted = selection.pieces(&manifest);
         Self {
+            total: wanted.iter().map(|piece| u64::from(geometry.piece_len(piece))).sum(),
             args,
             manifest,
+            selection,
             reporter,
             started: now,
             rate: Rate::default(),
             refusals: BTreeMap::new(),
-            progress: (0, now),
+            progress: (0, 0, now),
             linked_at: None,
         }
     }
 
+    /// Bytes of the selected files.
+    fn bytes(&self) -> u64 {
+        self.selection.bytes(&self.manifest)
+    }
+
     fn already_complete(&self, path: Option<PathBuf>) -> Result<(), Failure> {
         let path = path.unwrap_or_default();
-        let (bytes, path) = (self.manifest.total_bytes(), path.display().to_string());
+        let (bytes, path) = (self.bytes(), path.display().to_string());
         self.reporter.event(&json!({
             "event": "complete", "path": path, "bytes": bytes, "seconds": 0.0,
             "from_seeders": 0, "from_peers": 0, "sent_bytes": 0,
@@ -166,7 +186,8 @@ impl Fetch {
     /// Waits until the dataset has its final name.
     async fn until_complete(&mut self, session: &mut Session) -> Result<PathBuf, Failure> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        self.progress = (session.snapshot().have_bytes, Instant::now());
+        let snapshot = session.snapshot();
+        self.progress = (snapshot.have_bytes, snapshot.arrived_bytes, Instant::now());
         loop {
             tokio::select! {
                 _ = looks.tick() => {
@@ -191,15 +212,15 @@ impl Fetch {
     }
 
     fn show_progress(&mut self, snapshot: &Snapshot) {
-        if snapshot.have_bytes != self.progress.0 {
-            self.progress = (snapshot.have_bytes, Instant::now());
+        if (snapshot.have_bytes, snapshot.arrived_bytes) != (self.progress.0, self.progress.1) {
+            self.progress = (snapshot.have_bytes, snapshot.arrived_bytes, Instant::now());
         }
         if snapshot.stats.links > 0 {
             self.linked_at = Some(Instant::now());
         }
-        let total = self.manifest.total_bytes();
+        let total = self.total;
         let rate = self.rate.update(snapshot.have_bytes);
-        let left = eta(total - snapshot.have_bytes, rate);
+        let left = eta(total.saturating_sub(snapshot.have_bytes), rate);
         let stats = snapshot.stats;
         if self.reporter.progress_event_due() {
             self.reporter.event(&json!({
@@ -224,7 +245,7 @@ impl Fetch {
 
     /// Every wait has a bound.
     fn give_up_if_hopeless(&self, snapshot: &Snapshot) -> Result<(), Failure> {
-        let (waited, linked) = (self.progress.1.elapsed(), snapshot.stats.links > 0);
+        let (waited, linked) = (self.progress.2.elapsed(), snapshot.stats.links > 0);
         let limit = self.args.timeout.unwrap_or(if linked { NO_PROGRESS_MAX } else { NO_PEER_MAX });
         // Whoever lost its last peer just now waits for another as long as one that never had any.
         let alone = self.linked_at.map_or(waited, |at| waited.min(at.elapsed()));
@@ -258,7 +279,13 @@ impl Fetch {
             use dft_protocol::wire::Refusal;
             matches!(error, LinkError::Refused(Refusal::EncryptionOff | Refusal::EncryptionRequired))
         };
-        let hint = if self.refusals.values().any(encryption) {
+        let secret = |error: &LinkError| {
+            use dft_protocol::wire::Refusal::{SecretRequired, SecretUnknown, SecretWrong};
+            matches!(error, LinkError::Refused(SecretRequired | SecretUnknown | SecretWrong))
+        };
+        let hint = if self.refusals.values().any(secret) {
+            "use the same --secret FILE on both ends, or none"
+        } else if self.refusals.values().any(encryption) {
             "use the same --encryption on both ends"
         } else {
             "is dft seed still running, and reachable? what is fetched is kept: the same command goes on; \
@@ -269,14 +296,15 @@ impl Fetch {
 
     fn report_complete(&mut self, path: &std::path::Path, snapshot: &Snapshot) {
         let (stats, seconds) = (snapshot.stats, self.started.elapsed().as_secs_f64());
-        let bytes = self.manifest.total_bytes();
+        let bytes = self.bytes();
         self.reporter.event(&json!({
             "event": "complete", "path": path.display().to_string(), "bytes": bytes, "seconds": seconds,
             "from_seeders": stats.from_seeders, "from_peers": stats.from_peers, "sent_bytes": stats.sent,
-            "wasted": stats.wasted,
+            "wasted": stats.wasted, "arrived_bytes": snapshot.arrived_bytes,
         }));
+        let what = if self.selection.is_all() { "" } else { ", as far as it is selected" };
         self.reporter.say(&format!(
-            "{} is complete: {} in {}, {}% from peers other than the seeder",
+            "{} is complete{what}: {} in {}, {}% from peers other than the seeder",
             path.display(),
             human_bytes(bytes),
             human_time(self.started.elapsed()),

@@ -1,7 +1,9 @@
 //! One file per verb. Each takes what was typed, and returns when its work is done or failed.
 
+mod config;
 mod demo;
 mod fetch;
+mod secret;
 mod seed;
 mod show;
 mod trace;
@@ -14,8 +16,9 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, SelectArgs};
 use crate::failure::{Failure, Kind};
+use crate::storage::{Selection, SelectionError};
 
 /// Does what was asked for.
 pub async fn run(command: Command) -> Result<(), Failure> {
@@ -26,6 +29,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Secret(args) => secret::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dft", &mut std::io::stdout());
@@ -93,6 +98,17 @@ fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
             .hint("copy it again from where dft seed wrote it; compare with dft show")
     })?;
     Ok(Arc::new(manifest))
+}
+
+/// What was selected of a dataset.
+fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
+    Selection::new(manifest, &select.include, &select.exclude).map_err(|error| {
+        let failure = Failure::new(Kind::Usage, error.to_string());
+        match error {
+            SelectionError::Nothing => failure.hint("dft show MANIFEST lists what there is"),
+            _ => failure.hint("a glob is for example '*.csv', 'runs/2024-*' or 'runs/**/log?.txt'"),
+        }
+    })
 }
 
 /// Runs blocking work beside the runtime.

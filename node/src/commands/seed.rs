@@ -11,13 +11,14 @@ use dft_protocol::path::Name;
 use serde_json::json;
 
 use super::blocking;
-use crate::cli::SeedArgs;
+use crate::cli::{Compress, SeedArgs};
 use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery;
 use crate::net::identity::display_peer;
+use crate::net::link::pack::Packing;
 use crate::report::{Rate, Reporter, human_bytes, human_time};
-use crate::session::{Discovering, Happening, Listening, Session, interrupted};
+use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
 use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
 use crate::trace::{Phase, Recording};
@@ -74,7 +75,12 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         output.display(),
         output.file_name().unwrap_or_default().display(),
     ));
-    let session = discovering.drive(manifest.clone(), store, false, Vec::new()).await;
+    let packing = match args.compress {
+        Compress::Off => Packing::Off,
+        Compress::Auto => Packing::Auto,
+        Compress::Zstd => Packing::Always,
+    };
+    let session = discovering.drive(manifest.clone(), store, Role::Seeder(packing), Vec::new()).await;
     serve(session, &manifest, &args, reporter, interrupt).await
 }
 
@@ -253,7 +259,7 @@ async fn serve(
     let snapshot = session.shutdown().await;
     let (sent, total) = (snapshot.stats.sent, manifest.total_bytes());
     reporter.event(&json!({
-        "event": "done", "sent_bytes": sent, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
+        "event": "done", "sent_bytes": sent, "saved_bytes": snapshot.saved_bytes, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
     }));
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let ratio = if total == 0 { 0.0 } else { sent as f64 / total as f64 };

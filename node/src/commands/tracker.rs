@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::cli::TrackerArgs;
 use crate::failure::{Failure, Kind};
 use crate::report::Reporter;
+use crate::secret::Secret;
 use crate::session::interrupted;
 use crate::settings;
 
@@ -14,6 +15,8 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
         Some(state) => state,
         None => settings::state_dir()?.join("tracker"),
     };
+    let secret = args.secret.as_deref().map(Secret::read).transpose()?;
+    let network_key = secret.as_ref().map(Secret::network_key);
     settings::create_private_dir(&state)?;
     let reporter = Reporter::new(args.json);
     let ready = |ready: server::Ready| {
@@ -25,7 +28,7 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
         }
     };
     let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
-    let config = ServerConfig { listen: args.listen, state: state.clone() };
+    let config = ServerConfig { listen: args.listen, state: state.clone(), network_key };
     server::run(config, ready, notices, interrupted())
         .await
         .map_err(|error| Failure::new(Kind::Other, error.to_string()).hint("see --listen and --state"))

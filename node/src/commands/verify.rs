@@ -6,7 +6,7 @@ use std::time::Instant;
 use dft_protocol::manifest::Manifest;
 use serde_json::json;
 
-use super::{print_bytes, read_manifest};
+use super::{print_bytes, read_manifest, selection};
 use crate::cli::VerifyArgs;
 use crate::failure::{Failure, Kind};
 use crate::report::{Reporter, human_bytes, human_time};
@@ -14,12 +14,13 @@ use crate::storage;
 
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let manifest = read_manifest(&args.manifest)?;
+    let selection = selection(&manifest, &args.select)?;
     let path = locate(&manifest, args.path.as_deref())?;
     let reporter = Reporter::new(args.json);
     let started = Instant::now();
     reporter.begin("verifying", manifest.total_bytes());
     let bar = reporter.bar();
-    let differences = storage::verify(&manifest, &path, &|bytes| bar.set_position(bytes));
+    let differences = storage::verify(&manifest, &path, &selection, &|bytes| bar.set_position(bytes));
     reporter.end();
     let differences = differences?;
     for difference in &differences {
@@ -32,11 +33,12 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     }
     reporter.event(&json!({
         "event": "verified", "path": path.display().to_string(), "differences": differences.len(),
-        "bytes": manifest.total_bytes(), "seconds": started.elapsed().as_secs_f64(),
+        "bytes": selection.bytes(&manifest), "seconds": started.elapsed().as_secs_f64(),
     }));
     if differences.is_empty() {
-        let (bytes, time) = (human_bytes(manifest.total_bytes()), human_time(started.elapsed()));
-        reporter.say(&format!("{} is what the manifest says ({bytes}, {time})", path.display()));
+        let (bytes, time) = (human_bytes(selection.bytes(&manifest)), human_time(started.elapsed()));
+        let what = if selection.is_all() { "" } else { "what is selected of " };
+        reporter.say(&format!("{what}{} is what the manifest says ({bytes}, {time})", path.display()));
         return Ok(());
     }
     let message = format!("{} differs from its manifest in {} places", path.display(), differences.len());

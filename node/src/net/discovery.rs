@@ -69,6 +69,8 @@ pub struct Config {
     pub complete: bool,
     /// The label of the place where it runs.
     pub site: Option<Site>,
+    /// The key of a private cluster, which all must have to whom this process speaks.
+    pub network_key: Option<[u8; 32]>,
 }
 
 /// How a peer was found.

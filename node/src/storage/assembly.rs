@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dft_protocol::geometry::PieceIndex;
@@ -22,9 +23,10 @@ use rustix::fs::OFlags;
 use super::disk;
 use super::error::StorageError;
 use super::files::OpenFiles;
-use super::part::Part;
+use super::part::{Part, Record};
 use super::pieces::{Contents, is_zeros, runs};
 use super::ranges::Ranges;
+use super::selection::Selection;
 use super::tree::Tree;
 
 /// With more files than this to sync, one syncfs is cheaper than an fsync each.
@@ -36,6 +38,11 @@ const HOLE_LEN: u64 = 4096;
 pub(super) struct Assembly {
     pub(super) manifest: Arc<Manifest>,
     pub(super) part: Part,
+    /// What the final name is to hold. Other files are here only while their packs are served.
+    pub(super) selection: Selection,
+    kept: Option<Selection>,
+    /// Those other files are gone, and must not be made again.
+    pub(super) reduced: AtomicBool,
     pub(super) tree: Tree,
     pub(super) files: OpenFiles,
     progress: Mutex<Progress>,
@@ -74,8 +81,31 @@ pub(super) struct Initial {
     pub(super) right: BTreeSet<PieceIndex>,
 }
 
+/// What a fetch is to end with.
+pub(super) struct Aim {
+    pub(super) selection: Selection,
+    /// What a fetch before this one ended with, where that was not the whole: it stays.
+    pub(super) kept: Option<Selection>,
+}
+
+impl Aim {
+    pub(super) fn record(&self, manifest: &Manifest, durable: &PieceSet) -> Record {
+        record(manifest, durable, self.kept.as_ref())
+    }
+}
+
+fn record(manifest: &Manifest, durable: &PieceSet, kept: Option<&Selection>) -> Record {
+    let (manifest, pieces) = (manifest.id(), durable.to_bytes());
+    Record::Durable { manifest, pieces, kept: kept.map(Selection::to_bytes) }
+}
+
 impl Assembly {
-    pub(super) fn new(manifest: Arc<Manifest>, part: Part, initial: Initial) -> Result<Self, StorageError> {
+    pub(super) fn new(
+        manifest: Arc<Manifest>,
+        part: Part,
+        aim: Aim,
+        initial: Initial,
+    ) -> Result<Self, StorageError> {
         let mut started = BTreeMap::new();
         let mut touched = BTreeSet::new();
         for piece in initial.right {
@@ -87,7 +117,8 @@ impl Assembly {
         let tree = part.data();
         let progress = Mutex::new(Progress { durable, blank, started, touched, failures: 0 });
         let (files, flushing) = (OpenFiles::default(), Mutex::default());
-        let assembly = Self { manifest, part, tree, files, progress, flushing };
+        let (Aim { selection, kept }, reduced) = (aim, AtomicBool::new(false));
+        let assembly = Self { manifest, part, selection, kept, reduced, tree, files, progress, flushing };
         assembly.flush()?;
         Ok(assembly)
     }
@@ -172,7 +203,8 @@ impl Assembly {
             durable.insert(piece);
         }
         // Where this fails the bytes are safe all the same: the next flush writes it down.
-        self.part.write_record(self.manifest.id(), &durable)?;
+        let record = record(&self.manifest, &durable, self.kept.as_ref());
+        self.part.write_record(&record)?;
         let progress = &mut *self.progress();
         progress.durable = durable;
         progress.started.retain(|piece, _| !progress.durable.contains(*piece));
@@ -199,6 +231,9 @@ impl Assembly {
 
     fn open_file(&self, index: usize) -> Result<File, StorageError> {
         let entry = &self.manifest.info().entries[index];
+        if self.reduced.load(Ordering::Acquire) && !self.selection.contains(index) {
+            return Err(StorageError::Changed { path: self.path(index), entry: index });
+        }
         open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
     }
 }

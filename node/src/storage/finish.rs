@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::assembly::{Assembly, SYNC_EACH_MAX, open_own};
 use super::disk::{self, IfExists};
 use super::error::StorageError;
-use super::part::{DATA, OLD};
+use super::part::{DATA, OLD, Record, remove_all};
 use super::scan::Source;
 use super::tree::{Attributes, Identity, Kind, Tree, resolve};
 
@@ -25,21 +25,46 @@ const OWNER_ALL: u16 = 0o700;
 const OWNER_WRITE: u16 = 0o200;
 
 impl Assembly {
+    /// Makes the tree what the final name is to hold, durably. Returns where each entry lies.
+    pub(super) fn complete(&self) -> Result<Vec<Source>, StorageError> {
+        if !self.selection.is_all() {
+            self.reduce()?;
+        }
+        self.apply_attributes()
+    }
+
+    /// Removes what was not selected, and writes down what is left.
+    fn reduce(&self) -> Result<(), StorageError> {
+        self.reduced.store(true, std::sync::atomic::Ordering::Release);
+        let entries = &self.manifest.info().entries;
+        remove_all(&self.tree, &mut |found| {
+            let index = entries.binary_search_by(|entry| entry.path().cmp(&found.path));
+            index.is_ok_and(|index| self.selection.contains(index))
+        })?;
+        self.part.write_record(&Record::Durable {
+            manifest: self.manifest.id(),
+            pieces: self.selection.whole_pieces(&self.manifest).to_bytes(),
+            kept: Some(self.selection.to_bytes()),
+        })
+    }
+
     /// Gives all entries their modes and times, and makes them durable. Returns where each lies.
     ///
     /// The root, where it is a directory that its owner may not write, keeps the right to be
     /// renamed: see [`restrict_root`].
-    pub(super) fn apply_attributes(&self) -> Result<Vec<Source>, StorageError> {
+    fn apply_attributes(&self) -> Result<Vec<Source>, StorageError> {
         let entries = &self.manifest.info().entries;
         let few = entries.len() <= SYNC_EACH_MAX;
         let mut sources = vec![Source::new(Identity::default()); entries.len()];
         self.open_up_directories()?;
-        let files = entries.iter().enumerate().filter(|(_, entry)| matches!(entry, Entry::File { .. }));
-        for (index, entry) in files {
+        let selected = || entries.iter().enumerate().filter(|(index, _)| self.selection.contains(*index));
+        for (index, entry) in selected().filter(|(_, entry)| matches!(entry, Entry::File { .. })) {
             sources[index] = Source::new(self.apply_to(entry, few)?);
         }
         // Backwards is deepest first: a directory is closed once its content is done.
-        for entry in entries.iter().rev().filter(|entry| matches!(entry, Entry::Directory { .. })) {
+        let directories: Vec<_> =
+            selected().filter(|(_, entry)| matches!(entry, Entry::Directory { .. })).collect();
+        for (_, entry) in directories.into_iter().rev() {
             self.apply_to(entry, few)?;
         }
         if few { disk::sync_all(&self.part.directory) } else { disk::sync_filesystem(&self.part.directory) }
@@ -49,7 +74,10 @@ impl Assembly {
 
     /// Directories that an earlier attempt closed are opened up again, from the root down.
     fn open_up_directories(&self) -> Result<(), StorageError> {
-        for entry in &self.manifest.info().entries {
+        for (index, entry) in self.manifest.info().entries.iter().enumerate() {
+            if !self.selection.contains(index) {
+                continue;
+            }
             let Entry::Directory { path, mode, .. } = entry else { continue };
             if mode & OWNER_ALL == OWNER_ALL {
                 continue;
@@ -122,7 +150,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 /// Renaming a directory into another one changes its `..`, for which its owner needs the right
 /// to write.
-fn make_movable((parent, name): (&File, &[u8]), there: Attributes) -> io::Result<()> {
+pub(super) fn make_movable((parent, name): (&File, &[u8]), there: Attributes) -> io::Result<()> {
     if there.kind != Kind::Directory || there.mode & OWNER_WRITE != 0 {
         return Ok(());
     }

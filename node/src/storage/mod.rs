@@ -3,7 +3,8 @@
 //!
 //! What always holds, whatever fails:
 //! - A seeded tree is never written to, and its data are never copied.
-//! - A final name exists only with complete content; until then all lies in `.NAME.dft-part/`.
+//! - A final name exists only with complete content, of all or of what was selected; until then
+//!   all lies in `.NAME.dft-part/`.
 //! - The resume record names only pieces that are durable; on doubt pieces are hashed.
 //! - No symbolic link is followed below the directory that the user named.
 //!
@@ -20,10 +21,12 @@ mod files;
 mod finish;
 mod hash;
 mod part;
+mod partial;
 mod pieces;
 mod ranges;
 mod resume;
 mod scan;
+mod selection;
 mod store;
 mod tree;
 mod verify;
@@ -38,6 +41,7 @@ pub use hash::hash;
 pub use pieces::is_zeros;
 pub use resume::CheckProgress;
 pub use scan::{Scan, ScanOptions, SkipReason, Skipped, Source, scan};
+pub use selection::{Selection, SelectionError};
 pub use store::{FetchOptions, Store};
 pub use tree::Identity;
 pub use verify::{Difference, verify};

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::{NAME_LEN_MAX, Name, SafePath};
-use dft_protocol::piece_set::PieceSet;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -106,6 +105,18 @@ impl Part {
         locked
     }
 
+    /// Whether there is a tree that is being assembled.
+    pub(super) fn has_data(&self) -> Result<bool, StorageError> {
+        let there = Attributes::at(&*self.directory, DATA);
+        Ok(there.map_err(StorageError::at("look at", &self.path))?.is_some())
+    }
+
+    /// Whether something has the name of the part directory for `name`.
+    pub(super) fn exists(target: &Arc<File>, target_path: &Path, name: &Name) -> Result<bool, StorageError> {
+        let there = Attributes::at(&**target, &part_name(name));
+        Ok(there.map_err(StorageError::at("look at", target_path))?.is_some())
+    }
+
     /// Removes what a fetch of this manifest left that died right after its last rename. Where
     /// another fetch is at work, or the data are of another manifest, it stays.
     pub(super) fn remove_leftovers(
@@ -114,8 +125,7 @@ impl Part {
         manifest: &Manifest,
     ) -> Result<(), StorageError> {
         let name = &manifest.info().name;
-        let there = Attributes::at(&**target, &part_name(name));
-        if there.map_err(StorageError::at("look at", target_path))?.is_none() {
+        if !Self::exists(target, target_path, name)? {
             return Ok(());
         }
         let part = match Self::lock(target, target_path, name) {
@@ -196,8 +206,8 @@ impl Part {
     }
 
     /// Writes down that these pieces are durable. They must be.
-    pub(super) fn write_record(&self, id: ManifestId, durable: &PieceSet) -> Result<(), StorageError> {
-        disk::replace_file(&self.directory, RECORD, &Record::encode(id, durable))
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), StorageError> {
+        disk::replace_file(&self.directory, RECORD, &record.encode())
             .map_err(StorageError::at("write", &self.path.join("record")))
     }
 
@@ -223,6 +233,12 @@ impl Part {
             disk::remove_file(&*self.directory, name).map_err(StorageError::at("empty", &self.path))?;
         }
         disk::remove_directory(&*self.target, &self.name).map_err(StorageError::at("remove", &self.path))
+    }
+
+    /// Removes what the final name held before.
+    pub(super) fn clear_old(&self) -> Result<(), StorageError> {
+        self.remove_tree(DATA)?;
+        self.remove_tree(OLD)
     }
 
     fn remove_tree(&self, name: &[u8]) -> Result<(), StorageError> {
@@ -264,7 +280,9 @@ pub(super) enum Record {
     /// Not there, or not to be trusted: hash what there is.
     Damaged,
     /// These pieces of this manifest are durable, as wire bytes of a [`PieceSet`].
-    Durable { manifest: ManifestId, pieces: Vec<u8> },
+    /// `kept`: what the tree held when it had its final name last, or was about to get it, where
+    /// that is not the whole dataset; as bytes of a [`Selection`](super::selection::Selection).
+    Durable { manifest: ManifestId, pieces: Vec<u8>, kept: Option<Vec<u8>> },
 }
 
 /// As it is written; the keys are in canonical order.
@@ -272,15 +290,19 @@ pub(super) enum Record {
 #[serde(deny_unknown_fields)]
 struct RecordCbor {
     sum: ByteBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<ByteBuf>,
     pieces: ByteBuf,
     manifest: ByteBuf,
 }
 
 impl RecordCbor {
-    fn new(manifest: &[u8], pieces: &[u8]) -> Self {
-        let sum = Sha256::new().chain_update(manifest).chain_update(pieces).finalize();
+    fn new(manifest: &[u8], pieces: &[u8], kept: Option<&[u8]>) -> Self {
+        // The pieces' length follows from the manifest: nothing can move from one part to the other.
+        let sum = Sha256::new().chain_update(manifest).chain_update(pieces);
+        let sum = sum.chain_update(kept.unwrap_or_default()).finalize();
         let bytes = |bytes: &[u8]| ByteBuf::from(bytes);
-        Self { sum: bytes(&sum), pieces: bytes(pieces), manifest: bytes(manifest) }
+        Self { sum: bytes(&sum), kept: kept.map(bytes), pieces: bytes(pieces), manifest: bytes(manifest) }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -289,18 +311,25 @@ impl RecordCbor {
 }
 
 impl Record {
-    fn encode(manifest: ManifestId, durable: &PieceSet) -> Vec<u8> {
-        RecordCbor::new(manifest.as_bytes(), &durable.to_bytes()).to_bytes()
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Damaged => Vec::new(),
+            Self::Durable { manifest, pieces, kept } => {
+                RecordCbor::new(manifest.as_bytes(), pieces, kept.as_deref()).to_bytes()
+            }
+        }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Self {
         let Ok(record) = serde_cbor::from_slice::<RecordCbor>(bytes) else { return Self::Damaged };
         let Ok(manifest) = <[u8; 32]>::try_from(&record.manifest[..]) else { return Self::Damaged };
         // Checksum and canonical form at once.
-        if RecordCbor::new(&manifest, &record.pieces).to_bytes() != bytes {
+        let kept = record.kept.map(ByteBuf::into_vec);
+        if RecordCbor::new(&manifest, &record.pieces, kept.as_deref()).to_bytes() != bytes {
             return Self::Damaged;
         }
-        Self::Durable { manifest: ManifestId::from_bytes(manifest), pieces: record.pieces.into_vec() }
+        let (manifest, pieces) = (ManifestId::from_bytes(manifest), record.pieces.into_vec());
+        Self::Durable { manifest, pieces, kept }
     }
 }
 
@@ -308,6 +337,7 @@ impl Record {
 mod tests {
     use super::*;
     use dft_protocol::geometry::Geometry;
+    use dft_protocol::piece_set::PieceSet;
 
     #[test]
     fn no_damaged_record_is_trusted() {
@@ -315,16 +345,18 @@ mod tests {
         let mut durable = PieceSet::empty(20);
         geometry.pieces().step_by(3).for_each(|piece| assert!(durable.insert(piece)));
         let manifest = ManifestId::of_info(b"info");
-        let bytes = Record::encode(manifest, &durable);
-        let whole = Record::Durable { manifest, pieces: durable.to_bytes() };
-        assert_eq!(Record::decode(&bytes), whole);
-        for length in 0..bytes.len() {
-            assert_eq!(Record::decode(&bytes[..length]), Record::Damaged);
-        }
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Record::decode(&flipped), Record::Damaged, "bit {bit}");
+        for kept in [None, Some(vec![5, 1])] {
+            let whole = Record::Durable { manifest, pieces: durable.to_bytes(), kept };
+            let bytes = whole.encode();
+            assert_eq!(Record::decode(&bytes), whole);
+            for length in 0..bytes.len() {
+                assert_eq!(Record::decode(&bytes[..length]), Record::Damaged);
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Record::decode(&flipped), Record::Damaged, "bit {bit}");
+            }
         }
     }
 

@@ -18,11 +18,12 @@ use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::piece_set::PieceSet;
 use rustix::fs::OFlags;
 
-use super::assembly::{Assembly, Initial, open_own, open_sized};
+use super::assembly::{Aim, Assembly, Initial, open_own, open_sized};
 use super::disk;
 use super::error::StorageError;
 use super::part::{Part, Record, remove_all};
 use super::pieces::{Contents, Examine, PieceHasher, PieceReader, for_each_piece};
+use super::selection::Selection;
 use super::tree::{Attributes, Kind, Parents, Tree, is_missing};
 use super::walk::Found;
 
@@ -39,38 +40,48 @@ pub struct CheckProgress {
 /// nothing of it stays.
 pub(super) fn open(
     manifest: Arc<Manifest>,
-    part: Part,
-    force: bool,
-    target: &Path,
+    place: Place<'_>,
+    selection: &Selection,
     progress: &dyn Fn(CheckProgress),
 ) -> Result<Assembly, StorageError> {
-    match prepare(&manifest, &part, force, target, progress) {
-        Ok(initial) => Assembly::new(manifest, part, initial),
+    match prepare(&manifest, &place, selection, progress) {
+        Ok((aim, initial)) => Assembly::new(manifest, place.part, aim, initial),
         Err(error) => {
-            if part.is_new {
+            if place.part.is_new {
                 // The first error is the one to report.
-                let _ = part.remove();
+                let _ = place.part.remove();
             }
             Err(error)
         }
     }
 }
 
+/// Where a dataset is put together.
+pub(super) struct Place<'a> {
+    pub(super) part: Part,
+    /// What another manifest left there may go.
+    pub(super) force: bool,
+    /// The directory of the final name.
+    pub(super) target: &'a Path,
+}
+
 fn prepare(
     manifest: &Manifest,
-    part: &Part,
-    force: bool,
-    target: &Path,
+    place: &Place<'_>,
+    selection: &Selection,
     progress: &dyn Fn(CheckProgress),
-) -> Result<Initial, StorageError> {
+) -> Result<(Aim, Initial), StorageError> {
+    let Place { part, force, target } = place;
     let piece_count = manifest.geometry().piece_count();
     let record = part.read_record()?;
+    let mut kept = None;
     let recorded = match record {
         Record::Damaged => PieceSet::empty(piece_count),
-        Record::Durable { manifest: id, pieces } if id == manifest.id() => {
+        Record::Durable { manifest: id, pieces, kept: bytes } if id == manifest.id() => {
+            kept = bytes.and_then(|bytes| Selection::from_bytes(manifest, &bytes));
             PieceSet::from_bytes(&pieces, piece_count).unwrap_or_else(|| PieceSet::empty(piece_count))
         }
-        Record::Durable { .. } if force => {
+        Record::Durable { .. } if *force => {
             part.clear()?;
             PieceSet::empty(piece_count)
         }
@@ -78,24 +89,28 @@ fn prepare(
             return Err(StorageError::OtherManifest { path: part.path.clone(), found });
         }
     };
+    let is_fresh = !part.has_data()?;
+    // Whoever removed the tree that was kept does not want it back.
+    let kept = kept.filter(|_| !is_fresh);
+    let selection = kept.as_ref().map_or_else(|| selection.clone(), |kept| kept.union(selection));
+    let aim = Aim { selection, kept };
     let tree = part.data();
-    let there = Attributes::at(&*part.directory, super::part::DATA)
-        .map_err(StorageError::at("look at", &part.path))?;
-    let is_fresh = there.is_none();
     let Swept { files, allocated } = sweep(manifest, &tree)?;
-    check_space(manifest, part, target, allocated, is_fresh)?;
+    check_space(manifest, &aim.selection, part, target, (allocated, is_fresh))?;
     let trusted = trusted(manifest, &recorded, &files);
     if trusted != recorded || trusted.is_empty() {
         // Before any file gets its length here: from then on a lost file looks like one that is
         // whole. And it says whose data this is going to be, before there is any.
-        part.write_record(manifest.id(), &trusted)?;
+        part.write_record(&aim.record(manifest, &trusted))?;
     }
     let make_all = part.folds_case()?;
-    TreeMaker { manifest, tree: &tree, files: &files, is_fresh, make_all }.run()?;
+    TreeMaker { manifest, selection: &aim.selection, tree: &tree, files: &files, is_fresh, make_all }
+        .run()?;
     if is_fresh {
-        return Ok(blank(manifest));
+        return Ok((aim, blank(manifest)));
     }
-    Checker { manifest, tree: &tree, trusted: &trusted, files: &files }.run(progress)
+    let initial = Checker { manifest, tree: &tree, trusted: &trusted, files: &files }.run(progress)?;
+    Ok((aim, initial))
 }
 
 /// What there is of one file of the manifest.
@@ -157,15 +172,16 @@ fn is_of_kind(entry: &Entry, found: &Found) -> bool {
 /// A lower bound of what the dataset still needs, against what the filesystem has.
 fn check_space(
     manifest: &Manifest,
+    selection: &Selection,
     part: &Part,
     target: &Path,
-    allocated: u64,
-    is_fresh: bool,
+    (allocated, is_fresh): (u64, bool),
 ) -> Result<(), StorageError> {
     let space = rustix::fs::fstatvfs(&*part.directory)
         .map_err(StorageError::at("ask for the free space of", target))?;
     let geometry = manifest.geometry();
-    let to_store = geometry.pieces().filter(|&piece| !manifest.hash(piece).is_zeros());
+    let wanted = selection.pieces(manifest);
+    let to_store = wanted.iter().filter(|&piece| !manifest.hash(piece).is_zeros());
     let bytes: u64 = to_store.map(|piece| u64::from(geometry.piece_len(piece))).sum();
     let (needed, available) =
         (bytes.saturating_sub(allocated), space.f_bavail.saturating_mul(space.f_frsize));
@@ -184,6 +200,7 @@ fn check_space(
 /// as holes, small ones of zeros.
 struct TreeMaker<'a> {
     manifest: &'a Manifest,
+    selection: &'a Selection,
     tree: &'a Tree,
     files: &'a [Presence],
     /// Nothing was there before.
@@ -199,6 +216,11 @@ impl TreeMaker<'_> {
         let piece_len = u64::from(self.manifest.info().piece_size.bytes());
         let mut parents = self.tree.parents();
         for (index, entry) in self.manifest.info().entries.iter().enumerate() {
+            let selected = self.selection.contains(index);
+            // Directories are all made: a pack may hold files of any of them.
+            if !selected && !matches!(entry, Entry::Directory { .. }) {
+                continue;
+            }
             let make_file = match entry {
                 Entry::File { size, .. } => {
                     let is_sized = *size == 0 || *size >= piece_len || zeros.contains(&index);
@@ -327,6 +349,12 @@ impl Examine for Checker<'_> {
             return Ok(Some(Finding::Trusted));
         }
         let layout = self.manifest.layout();
+        if !layout.is_pack(piece)
+            && layout.spans(piece).all(|span| self.files[span.entry] == Presence::Missing)
+        {
+            // A file that was made just now, or one that is not selected.
+            return Ok(Some(Finding::Blank));
+        }
         if layout.is_pack(piece) && !self.manifest.hash(piece).is_zeros() {
             let is = |wanted| move |span: Span| self.files[span.entry] == wanted;
             if layout.spans(piece).all(is(Presence::Missing)) {

@@ -17,9 +17,11 @@ use super::error::StorageError;
 use super::files::{OpenFiles, read_from_memory};
 use super::finish::{refresh_root, repair, restrict_root};
 use super::part::{Part, check_names};
+use super::partial::Partial;
 use super::pieces::{Contents, PieceReader, runs};
 use super::resume::{self, CheckProgress};
 use super::scan::{InPlace, Scan, Source, Top};
+use super::selection::Selection;
 use super::tree::{Attributes, Tree, open_directory};
 use super::verify::{Depth, Difference, compare};
 
@@ -27,11 +29,13 @@ use super::verify::{Depth, Difference, compare};
 const OPEN_ATTEMPTS_MAX: u32 = 16;
 
 /// How to fetch.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FetchOptions {
     /// Replace what has the final name, once the fetch is complete; discard a partial fetch of
     /// another manifest.
     pub force: bool,
+    /// What to fetch; `None` for all.
+    pub selection: Option<Selection>,
 }
 
 /// The pieces of one dataset on this disk. Used from several threads at once.
@@ -43,6 +47,7 @@ pub struct FetchOptions {
 /// [`Store::fetch`] goes on from the last flush.
 pub struct Store {
     manifest: Arc<Manifest>,
+    selection: Selection,
     phase: RwLock<Phase>,
     /// Held while finishing; what a finish has left to do after the rename.
     cleaning: Mutex<Option<Part>>,
@@ -66,6 +71,8 @@ struct Served {
     sources: Vec<Source>,
     tops: Vec<Top>,
     files: OpenFiles,
+    /// The pieces that are there.
+    have: PieceSet,
 }
 
 impl Store {
@@ -75,7 +82,8 @@ impl Store {
             return Err(StorageError::NotTheDataset(scan.path(0)));
         }
         let Scan { sources, tops, .. } = scan;
-        Ok(Self::serving(manifest, sources, tops, None))
+        let selection = Selection::all(&manifest);
+        Ok(Self::serving(manifest, selection, sources, tops, None))
     }
 
     /// Opens `directory` to fetch a dataset into it: begins, goes on with what an earlier fetch
@@ -99,13 +107,26 @@ impl Store {
             Ok(there.map_err(StorageError::at("look at", &path))?.is_some())
         };
         let target = |tree| Target { tree, directory: directory.to_owned(), force: options.force };
+        let selection = options.selection.unwrap_or_else(|| Selection::all(&manifest));
         for _ in 0..OPEN_ATTEMPTS_MAX {
             let existed = exists()?;
             if existed {
                 if let Some(sources) = complete(&manifest, &tree, progress)? {
                     Part::remove_leftovers(&handle, directory, &manifest)?;
                     let tops = vec![Top::new(directory, name.as_bytes())];
-                    return Ok(Self::serving(manifest, sources, tops, Some(target(tree))));
+                    let all = Selection::all(&manifest);
+                    return Ok(Self::serving(manifest, all, sources, tops, Some(target(tree))));
+                }
+                if let Some(partial) = Partial::find(&manifest, &handle, directory, &tree, progress)? {
+                    if partial.holds(&selection) {
+                        // All that is there is served.
+                        let tops = vec![Top::new(directory, name.as_bytes())];
+                        let there = partial.there;
+                        return Ok(Self::serving(manifest, there, partial.sources, tops, Some(target(tree))));
+                    }
+                    // From here on it is a fetch that is not complete, as any other.
+                    partial.take_back(&manifest, &tree)?;
+                    continue;
                 }
                 if !options.force {
                     return Err(StorageError::Exists { path });
@@ -119,21 +140,31 @@ impl Store {
                 }
                 continue;
             }
-            let assembly = resume::open(manifest.clone(), part, options.force, directory, progress)?;
+            let place = resume::Place { part, force: options.force, target: directory };
+            let assembly = resume::open(manifest.clone(), place, &selection, progress)?;
+            let selection = assembly.selection.clone();
             let phase = RwLock::new(Phase::Assembling(Box::new(assembly)));
-            return Ok(Self { manifest, phase, cleaning: Mutex::default(), target: Some(target(tree)) });
+            let (cleaning, target) = (Mutex::default(), Some(target(tree)));
+            return Ok(Self { manifest, selection, phase, cleaning, target });
         }
         Err(StorageError::Busy { path })
     }
 
     fn serving(
         manifest: Arc<Manifest>,
+        selection: Selection,
         sources: Vec<Source>,
         tops: Vec<Top>,
         target: Option<Target>,
     ) -> Self {
-        let served = Served { sources, tops, files: OpenFiles::default() };
-        Self { manifest, phase: RwLock::new(Phase::Serving(served)), cleaning: Mutex::default(), target }
+        let have = selection.whole_pieces(&manifest);
+        let phase = RwLock::new(Phase::Serving(Served { sources, tops, files: OpenFiles::default(), have }));
+        Self { manifest, selection, phase, cleaning: Mutex::default(), target }
+    }
+
+    /// What is to be here in the end, or is.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     /// The pieces that are there and stay there: those found when it was opened, and those of
@@ -141,7 +172,7 @@ impl Store {
     pub fn durable(&self) -> PieceSet {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.durable(),
-            Phase::Serving(_) => PieceSet::full(self.manifest.geometry().piece_count()),
+            Phase::Serving(served) => served.have.clone(),
         }
     }
 
@@ -226,19 +257,21 @@ impl Store {
         }
     }
 
-    /// Gives the dataset its modes, times and final name, and returns its path. All pieces must
-    /// be durable. Reading goes on afterwards. May be repeated after an error.
+    /// Gives the dataset its modes, times and final name, and returns its path. All pieces that
+    /// are selected must be durable. Of the others, those that lie outside of the tree are gone
+    /// afterwards: [`Selection::whole_pieces`] stay. Reading goes on afterwards. May be repeated after an error.
     pub fn finish(&self) -> Result<PathBuf, StorageError> {
         let Some(target) = &self.target else { return Err(StorageError::ReadOnly) };
         let mut cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
         let phase = self.phase();
         if let Phase::Assembling(assembly) = &*phase {
             assembly.flush()?;
-            let durable = assembly.durable();
-            if !durable.is_full() {
-                return Err(StorageError::Unfinished { missing: durable.capacity() - durable.count() });
+            let (durable, wanted) = (assembly.durable(), self.selection.pieces(&self.manifest));
+            let missing = wanted.count() - wanted.count_common(&durable);
+            if missing > 0 {
+                return Err(StorageError::Unfinished { missing });
             }
-            let sources = assembly.apply_attributes()?;
+            let sources = assembly.complete()?;
             drop(phase);
             self.place(target, sources, &mut cleaning)?;
         } else {
@@ -248,8 +281,13 @@ impl Store {
         if let Some(part) = &*cleaning {
             restrict_root(&self.manifest.info().entries[0], &target.tree)?;
             disk::sync_all(&part.target).map_err(StorageError::at("sync", &target.directory))?;
-            part.remove()?;
-            *cleaning = None;
+            if self.selection.is_all() {
+                part.remove()?;
+                *cleaning = None;
+            } else {
+                // The record stays, and the lock for as long as this store serves the tree.
+                part.clear_old()?;
+            }
         }
         Ok(path)
     }
@@ -269,7 +307,8 @@ impl Store {
                 .map_err(StorageError::at("look at", &target.directory))?;
         }
         let tops = vec![Top::new(&target.directory, name)];
-        let serving = Phase::Serving(Served { sources, tops, files: OpenFiles::default() });
+        let have = self.selection.whole_pieces(&self.manifest);
+        let serving = Phase::Serving(Served { sources, tops, files: OpenFiles::default(), have });
         if let Phase::Assembling(assembly) = std::mem::replace(&mut *phase, serving) {
             *cleaning = Some(assembly.part);
         }
@@ -311,7 +350,7 @@ impl Store {
     ) -> Result<T, StorageError> {
         match phase {
             Phase::Assembling(assembly) => read(&**assembly, &assembly.files),
-            Phase::Serving(Served { sources, tops, files }) => {
+            Phase::Serving(Served { sources, tops, files, .. }) => {
                 read(&InPlace { entries: &self.manifest.info().entries, sources, tops }, files)
             }
         }

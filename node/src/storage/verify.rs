@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use super::error::StorageError;
 use super::pieces::{Contents, Examine, PieceHasher, PieceReader, for_each_piece};
 use super::scan::Source;
+use super::selection::Selection;
 use super::tree::{Attributes, Identity, Kind, Tree, is_missing, open_directory};
 use super::walk::{Descend, walk};
 
@@ -90,6 +91,20 @@ impl Difference {
         !matches!(self, Self::Mode { .. } | Self::Mtime { .. })
     }
 
+    /// Where it differs.
+    fn paths(&self) -> impl Iterator<Item = &SafePath> {
+        match self {
+            Self::Missing { path }
+            | Self::Extra { path }
+            | Self::Kind { path, .. }
+            | Self::Size { path, .. }
+            | Self::Target { path, .. }
+            | Self::Mode { path, .. }
+            | Self::Mtime { path, .. } => std::slice::from_ref(path).iter(),
+            Self::Content { paths } => paths.iter(),
+        }
+    }
+
     /// What has another mode or time.
     pub(super) const fn attributes_of(&self) -> Option<&SafePath> {
         match self {
@@ -138,12 +153,15 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Compares what lies at `path` (followed where it is a symbolic link) with its manifest. The
+/// Compares what lies at `path` (followed where it is a symbolic link) with its manifest, as far
+/// as it is selected. A small file whose pack holds files that are not there cannot be hashed: its
+/// size and time are compared. The
 /// result is in ascending order of the paths, those of the content last; empty where all is
 /// equal. `progress` hears how many bytes are read.
 pub fn verify(
     manifest: &Manifest,
     path: &Path,
+    selection: &Selection,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Difference>, StorageError> {
     let canonical = path.canonicalize().map_err(StorageError::at("find", path))?;
@@ -153,7 +171,14 @@ pub fn verify(
     };
     let handle = open_directory(directory).map_err(StorageError::at("open", directory))?;
     let tree = Tree::new(Arc::new(handle), base.as_bytes(), directory);
-    Ok(compare(manifest, &tree, Depth::All, &mut |bytes| progress(bytes))?.differences)
+    let comparison = compare(manifest, &tree, Depth::All, &mut |bytes| progress(bytes))?;
+    let is_selected = |path: &SafePath| {
+        let index = manifest.info().entries.binary_search_by(|entry| entry.path().cmp(path));
+        index.map_or(selection.is_all(), |index| selection.contains(index))
+    };
+    let mut differences = comparison.differences;
+    differences.retain(|difference| difference.paths().any(is_selected));
+    Ok(differences)
 }
 
 /// How much a comparison wants to know.
@@ -169,9 +194,16 @@ pub(super) struct Comparison {
     pub(super) differences: Vec<Difference>,
     /// Where each entry lies.
     pub(super) sources: Vec<Source>,
+    /// Files that could not be hashed, since what they share a pack with is missing.
+    unhashed: BTreeSet<SafePath>,
 }
 
 impl Comparison {
+    /// Whether a difference is one of time, of a file that could not be hashed.
+    pub(super) fn is_doubtful(&self, difference: &Difference) -> bool {
+        matches!(difference, Difference::Mtime { path, .. } if self.unhashed.contains(path))
+    }
+
     /// Whether all data are there and nothing else.
     pub(super) fn is_same_content(&self) -> bool {
         !self.differences.iter().any(Difference::is_content)
@@ -198,8 +230,9 @@ pub(super) fn compare(
         let wrong = comparer.wrong_pieces(depth, progress)?;
         comparer.name_files(&wrong);
     }
+    let unhashed = comparer.unhashed();
     let Comparer { differences, sources, .. } = comparer;
-    Ok(Comparison { differences, sources })
+    Ok(Comparison { differences, sources, unhashed })
 }
 
 struct Comparer<'a> {
@@ -310,6 +343,18 @@ impl Comparer<'_> {
             progress(bytes);
         })?;
         Ok(pieces.iter().zip(results).filter(|(_, right)| !right).map(|(&piece, _)| piece).collect())
+    }
+
+    fn unhashed(&self) -> BTreeSet<SafePath> {
+        if self.unreadable.is_empty() {
+            return BTreeSet::new();
+        }
+        let (layout, entries) = (self.manifest.layout(), &self.manifest.info().entries);
+        let is_unreadable = |entry: usize| self.unreadable.contains(&entry);
+        let pieces = self.manifest.geometry().pieces();
+        let hurt = pieces.filter(|piece| layout.spans(*piece).any(|span| is_unreadable(span.entry)));
+        let files = hurt.flat_map(|piece| layout.spans(piece)).filter(|span| !is_unreadable(span.entry));
+        files.map(|span| entries[span.entry].path().clone()).collect()
     }
 
     fn name_files(&mut self, wrong: &[PieceIndex]) {

@@ -73,14 +73,24 @@ impl Swarm {
             // Those of this site keep this end busy, and others get the piece from there.
             return;
         }
-        let fair = injector.pool().count() / (OFFER_SHARE * peers).max(1);
+        if link.told_all {
+            return;
+        }
+        let fair = injector.left_for(link.wanted.as_ref()) / (OFFER_SHARE * peers).max(1);
         let offers_max = link.offers_max.min(fair.max(1));
         let mut offered = Vec::new();
         while link.offers.len() < offers_max
-            && let Some(piece) = injector.next()
+            && let Some(piece) = injector.next(link.wanted.as_ref())
         {
             link.offers.insert(piece);
             offered.push(piece);
+        }
+        // A peer that wants but a part cannot empty the pool: where that part is through, it is told
+        // of everything, as all are when the pool is empty.
+        let sated = link.wanted.is_some() && link.offers.is_empty() && link.taken.is_empty();
+        if sated {
+            self.tell_all(id, now);
+            return;
         }
         for list in PieceList::split(&offered) {
             self.send(id, Message::Have(list), now);
@@ -126,13 +136,17 @@ impl Swarm {
         let waiting: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| !link.told_all).map(|(id, _)| *id).collect();
         for id in waiting {
-            if let Some(link) = self.links.get_mut(&id) {
-                link.told_all = true;
-                link.offers.clear();
-                link.taken.clear();
-            }
-            self.send(id, Message::Bitfield(self.have.clone()), now);
+            self.tell_all(id, now);
         }
+    }
+
+    fn tell_all(&mut self, id: LinkId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.told_all = true;
+            link.offers.clear();
+            link.taken.clear();
+        }
+        self.send(id, Message::Bitfield(self.have.clone()), now);
     }
 
     /// A peer is gone: what was offered to it, and what only it had, is to be injected again.
@@ -266,6 +280,21 @@ impl Swarm {
             }
         }
         self.after_have(id, was_complete, now);
+    }
+
+    /// A peer says which pieces it wants: no others are offered to it.
+    pub(super) fn handle_wanted(&mut self, id: LinkId, set: PieceSet, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let (vain, kept) = link.offers.iter().partition(|piece| !set.contains(**piece));
+        link.offers = kept;
+        link.wanted = Some(set);
+        let vain: std::collections::BTreeSet<PieceIndex> = vain;
+        for piece in vain {
+            self.inject_again(piece);
+        }
+        self.offer(id, now);
     }
 
     pub(super) fn handle_have(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {

@@ -25,6 +25,10 @@ const WINDOW_MIN_PIECES: u64 = 2;
 /// With more links than this it is one piece: enough is asked for, and a piece that waits at one peer
 /// cannot be asked of another, who may be idle.
 const FEW_LINKS: usize = 16;
+/// Where this end limits what arrives, it asks for what comes in so many seconds …
+const LIMITED_WINDOW_SECONDS: u64 = 2;
+/// … or for so many pieces, where that is more: a slow peer must not hold all of it.
+const LIMITED_PIECES_MIN: u64 = 4;
 /// A piece is late after this time, whatever others took.
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// A piece is late after so many times what 95% of the latest ones took: with less, those 5% are
@@ -78,6 +82,11 @@ impl Latencies {
     }
 }
 
+/// How long so many bytes take at this rate.
+pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1))
+}
+
 impl Swarm {
     // ---- asking ----
 
@@ -102,6 +111,7 @@ impl Swarm {
             // A cancelled request still waits for its answer: one piece, one request.
             let asked = |piece| link.requested.contains_key(&piece);
             let pick = match self.reach(link, now) {
+                _ if !self.limit_has_room() => None,
                 Reach::All => self.picker.pick(&link.have, |piece| !asked(piece), &mut self.rng),
                 Reach::NotNear => {
                     let allowed = |piece| !asked(piece) && !is_near(&self.links, piece);
@@ -149,10 +159,31 @@ impl Swarm {
         }
     }
 
+    /// Whether a limit at this end leaves room for another piece. What is asked of everybody at once
+    /// would arrive side by side, and late: few pieces at a time can be passed on sooner.
+    fn limit_has_room(&self) -> bool {
+        let Some(rate) = self.limits.download else {
+            return true;
+        };
+        let piece = u64::from(self.geometry.piece_len_max());
+        self.in_flight() < rate.saturating_mul(LIMITED_WINDOW_SECONDS).max(LIMITED_PIECES_MIN * piece)
+    }
+
+    /// Bytes of all requests that wait for their answer.
+    fn in_flight(&self) -> u64 {
+        self.links.values().map(|link| link.in_flight).sum()
+    }
+
+    /// The time after which a piece is late, as far as this end lets payload come.
+    fn late_after(&self) -> Duration {
+        let limited = self.limits.download.map(|rate| time_at(rate, self.in_flight()) * LATE_FACTOR);
+        self.latencies.late_after().max(limited.unwrap_or(Duration::ZERO))
+    }
+
     /// A piece that another peer is late with and `id` has: the one that waits longest.
     fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, LinkId)> {
         let link = self.links.get(&id)?;
-        let late_after = self.latencies.late_after();
+        let late_after = self.late_after();
         let mut latest: Option<(Instant, PieceIndex, LinkId)> = None;
         for &piece in &self.requested {
             let PieceState::Requested { first, second: None, since } = self.pieces[piece.index()] else {
@@ -316,7 +347,7 @@ impl Swarm {
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
         let alone = self.entrust(piece, id, now);
         self.announce(piece, alone, now);
-        if self.have.is_full() {
+        if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }
     }

@@ -52,7 +52,7 @@ pub enum Event {
         /// Its number.
         link: LinkId,
     },
-    /// A message arrived; never [`Message::Data`], which the four events below stand for.
+    /// A message arrived; never [`Message::Data`] or [`Message::Packed`], which events of their own stand for.
     Message {
         /// Where it came from.
         link: LinkId,
@@ -63,6 +63,18 @@ pub enum Event {
     DataArriving {
         /// The link that carries it.
         link: LinkId,
+    },
+    /// Payload is leaving: the peer at the other end takes it, or this end holds it back.
+    DataLeaving {
+        /// The link that carries it.
+        link: LinkId,
+    },
+    /// This node lets payload move at most so fast, in bytes per second over all its links.
+    RatesLimited {
+        /// What is sent; `None` where there is no limit.
+        upload: Option<u64>,
+        /// What is received; `None` where there is no limit.
+        download: Option<u64>,
     },
     /// All bytes of a requested piece arrived; it is being hashed and written.
     PieceReceived {
@@ -91,6 +103,8 @@ pub enum Event {
     PiecesDurable(Vec<PieceIndex>),
     /// Pieces that were here can no longer be read, or have to be fetched again.
     PiecesLost(Vec<PieceIndex>),
+    /// Pieces that were here are given up for good: they are neither served nor fetched again.
+    PiecesDropped(Vec<PieceIndex>),
     /// All data of a [`Command::SendPiece`] was handed to the network.
     PieceSent {
         /// The link that carries it.

@@ -80,9 +80,17 @@ impl Injector {
         self.spreads_in = after.max(self.spreads_in * 7 / 8);
     }
 
-    /// The next piece to offer.
-    pub(super) fn next(&mut self) -> Option<PieceIndex> {
-        let piece = self.pool.first_from(self.cursor).or_else(|| self.pool.first_from(0))?;
+    /// How many pieces there are to be offered to a peer that wants these; `None` for all.
+    pub(super) fn left_for(&self, wanted: Option<&PieceSet>) -> usize {
+        wanted.map_or(self.pool.count(), |wanted| self.pool.count_common(wanted))
+    }
+
+    /// The next piece to offer, to a peer that wants these; `None` for all.
+    pub(super) fn next(&mut self, wanted: Option<&PieceSet>) -> Option<PieceIndex> {
+        let piece = match wanted {
+            None => self.pool.first_from(self.cursor).or_else(|| self.pool.first_from(0))?,
+            Some(wanted) => self.pool.iter_common_from(wanted, self.cursor).next()?,
+        };
         self.cursor = piece.index() + 1;
         self.pool.remove(piece);
         self.offered.insert(piece);

@@ -29,13 +29,19 @@ impl Swarm {
         let due = self.links.values().filter_map(|link| link.announce_at).min();
         let planned = due.is_none_or(|due| self.next_announcement.is_some_and(|at| at <= due));
         assert!(planned, "announcements are made in time");
+        let lacking = |piece: &PieceIndex| self.config.wants(*piece) && !self.have.contains(*piece);
+        assert_eq!(
+            self.lacking,
+            self.geometry.pieces().filter(lacking).count(),
+            "what is lacking is counted"
+        );
         self.check_injector();
         self.book.check_invariants();
     }
 
     fn check_piece(&self, piece: PieceIndex) {
         let state = self.pieces[piece.index()];
-        let open = state == PieceState::Missing && self.config.download;
+        let open = state == PieceState::Missing && self.config.wants(piece);
         assert_eq!(self.picker.open().contains(piece), open, "piece {piece}, {state:?}: open");
         let here = matches!(state, PieceState::Verified | PieceState::Durable);
         assert_eq!(self.have.contains(piece), here, "piece {piece}, {state:?}: here");

@@ -26,9 +26,13 @@ pub(super) struct Link {
     /// Where the peer takes links, where it does.
     pub listens_at: Option<SocketAddr>,
     pub dialled: bool,
+    /// Of the protocol, as spoken here.
+    pub version: u8,
     /// Complete when the link came up: a seeder, in this swarm's eyes.
     pub seeder: bool,
     pub same_site: bool,
+    /// The pieces that it wants; `None` for all.
+    pub wanted: Option<PieceSet>,
     /// When something arrived last, and when something was sent last.
     pub heard_at: Instant,
     pub sent_at: Instant,
@@ -55,6 +59,8 @@ pub(super) struct Link {
     pub queue: VecDeque<PieceIndex>,
     /// Pieces handed to the network, and when.
     pub sending: Vec<(PieceIndex, Instant)>,
+    /// When it last took payload.
+    pub taken_at: Instant,
     /// Which turn it was when it was served last.
     pub turn: u64,
     /// How many pieces were sent to it.
@@ -92,8 +98,10 @@ impl Link {
             remote,
             listens_at,
             dialled,
+            version: hello.version,
             seeder: hello.complete,
             same_site: true,
+            wanted: None,
             heard_at: now,
             sent_at: now,
             have: PieceSet::empty(piece_count),
@@ -107,6 +115,7 @@ impl Link {
             lie_count: 0,
             queue: VecDeque::new(),
             sending: Vec::new(),
+            taken_at: now,
             turn: 0,
             sent_count: 0,
             corrupt_reports: 0,

@@ -6,8 +6,10 @@
 //! rarest piece. An upload that takes much longer than others keeps no slot: a stuck peer must
 //! not keep the rest waiting.
 
+use super::download::time_at;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
 use crate::geometry::PieceIndex;
+use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Message, PieceList, RejectReason};
 
@@ -75,7 +77,8 @@ impl Swarm {
         while self.queued > 0 {
             let sends = self.links.values().flat_map(|link| &link.sending);
             let running = sends.clone().count();
-            let held = sends.filter(|(_, since)| now.since(*since) < SLOT_HELD_MAX).count();
+            let held_max = self.slot_held_max();
+            let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
             if held >= self.config.upload_slots || running >= UPLOADS_MAX {
                 return;
             }
@@ -90,6 +93,16 @@ impl Swarm {
             };
             self.start_upload(id, now);
         }
+    }
+
+    /// How long an upload counts against the slots: with a limit at this end, as long as all slots
+    /// need for a piece each.
+    fn slot_held_max(&self) -> Duration {
+        let Some(rate) = self.limits.upload else {
+            return SLOT_HELD_MAX;
+        };
+        let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
+        SLOT_HELD_MAX + time_at(rate, bytes)
     }
 
     fn start_upload(&mut self, id: LinkId, now: Instant) {
@@ -119,6 +132,12 @@ impl Swarm {
         self.serve(now);
     }
 
+    pub(super) fn handle_data_leaving(&mut self, id: LinkId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.taken_at = now;
+        }
+    }
+
     pub(super) fn handle_piece_unreadable(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         self.end_upload(id, piece);
         // Said first: whoever announces a piece and then rejects it is taken for a liar.
@@ -144,6 +163,20 @@ impl Swarm {
         if link.corrupt_reports <= CORRUPT_REPORTS_MAX && self.have.contains(piece) {
             self.commands.push_back(Command::Recheck(piece));
         }
+    }
+
+    /// Pieces are given up: stops serving them, says so, and fetches them from nobody.
+    pub(super) fn handle_pieces_dropped(&mut self, pieces: &[PieceIndex], now: Instant) {
+        let mut wanted =
+            self.config.wanted.take().unwrap_or_else(|| PieceSet::full(self.geometry.piece_count()));
+        for &piece in pieces {
+            if wanted.remove(piece) && self.config.download && !self.have.contains(piece) {
+                self.lacking -= 1;
+                self.picker.close_piece(piece);
+            }
+        }
+        self.config.wanted = Some(wanted);
+        self.handle_pieces_lost(pieces, now);
     }
 
     /// Pieces are not here any more: stops serving them, and says so.

@@ -39,6 +39,7 @@ impl World {
             local: place.peer,
             site,
             download: place.plan.download,
+            wanted: None,
             upload_slots: self.terms.upload_slots,
             seed,
         };
@@ -367,7 +368,8 @@ impl World {
         let complete = self.hosts[other].swarm.as_ref().is_some_and(|swarm| swarm.have().is_full());
         let site = Site::new(format!("site-{}", self.hosts[other].plan.site));
         let listen_port = self.hosts[other].addr.port();
-        let hello = Hello { manifest: ManifestId::from_bytes([7; 32]), complete, listen_port, site };
+        let hello =
+            Hello { version: 2, manifest: ManifestId::from_bytes([7; 32]), complete, listen_port, site };
         self.hosts[host].links.insert(link, peer);
         self.tell(host, Event::LinkUp { link, peer, remote, dialled, neighbour: true, hello });
         if !self.hosts[host].links.contains_key(&link) {

@@ -76,7 +76,7 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
         datasets: request_response::Behaviour::new(datasets, request_response_config()),
         mdns: Toggle::from(None),
     };
-    server::new_swarm(config.keypair.clone(), behaviour, IDLE_TIMEOUT)
+    server::new_swarm(config.keypair.clone(), behaviour, IDLE_TIMEOUT, config.network_key)
         .map_err(|error| DiscoveryError::Certificate(error.to_string()))
 }
 

@@ -23,6 +23,7 @@ fn config(link_port: u16) -> Config {
         link_port,
         complete: false,
         site: None,
+        network_key: None,
     }
 }
 
@@ -84,7 +85,8 @@ struct Tracker {
 
 impl Tracker {
     async fn start(state: &Path) -> Self {
-        let config = ServerConfig { listen: SocketAddr::new(LOOPBACK, 0), state: state.to_owned() };
+        let config =
+            ServerConfig { listen: SocketAddr::new(LOOPBACK, 0), state: state.to_owned(), network_key: None };
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {

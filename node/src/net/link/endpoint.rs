@@ -18,6 +18,7 @@ use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
 use super::{Incoming, LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
 use crate::net::neighbours::{is_neighbour, suit_congestion_control};
+use crate::secret::{Prover, Secret};
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -69,6 +70,8 @@ impl Receiver for tls::Reader<OwnedReadHalf> {
 /// A link whose other end is known.
 struct Known<R, W> {
     peer: PeerId,
+    /// Stands for this connection.
+    binding: [u8; 32],
     remote: SocketAddr,
     steps: Steps,
     read: R,
@@ -77,7 +80,7 @@ struct Known<R, W> {
 
 impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
     fn open(self, role: Role, neighbour: bool, hello: Hello) -> Open {
-        let Self { peer, remote, steps, read, write } = self;
+        let Self { peer, remote, steps, read, write, .. } = self;
         let timing = steps.timing();
         let (read, write) = (Box::new(read), Box::new(write));
         Open { peer, remote, role, neighbour, hello, timing, read, write }
@@ -86,16 +89,16 @@ impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
 
 impl Known<BufReader<OwnedReadHalf>, OwnedWriteHalf> {
     /// A plaintext link.
-    fn plain(peer: PeerId, remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
+    fn plain((peer, binding): (PeerId, [u8; 32]), remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
         let (read, write) = tcp.into_split();
-        Self { peer, remote, steps, read: BufReader::new(read), write }
+        Self { peer, binding, remote, steps, read: BufReader::new(read), write }
     }
 }
 
 impl Known<tls::Reader<OwnedReadHalf>, tls::Writer<OwnedWriteHalf>> {
     fn secured(secured: Secured<OwnedReadHalf, OwnedWriteHalf>, remote: SocketAddr, steps: Steps) -> Self {
-        let Secured { peer, read, write } = secured;
-        Self { peer, remote, steps, read, write }
+        let Secured { peer, binding, read, write } = secured;
+        Self { peer, binding, remote, steps, read, write }
     }
 }
 
@@ -143,6 +146,7 @@ pub struct Endpoint {
     identity: Identity,
     tls: Option<TlsConfigs>,
     site: Option<Site>,
+    secret: Option<Secret>,
     port: u16,
     addrs: Vec<SocketAddr>,
     routes: Mutex<HashMap<ManifestId, Route>>,
@@ -161,6 +165,8 @@ pub struct EndpointConfig {
     pub encryption: bool,
     /// The label of the place where this node runs.
     pub site: Option<Site>,
+    /// What the other ends of all links must have as well.
+    pub secret: Option<Secret>,
 }
 
 impl Endpoint {
@@ -174,6 +180,7 @@ impl Endpoint {
             identity: config.identity,
             tls,
             site: config.site,
+            secret: config.secret,
             port: addrs.first().map_or(0, SocketAddr::port),
             addrs,
             routes: Mutex::default(),
@@ -220,10 +227,23 @@ impl Endpoint {
 
     /// Opens a link for `manifest` to whoever listens at `addr`.
     pub async fn dial(&self, addr: SocketAddr, manifest: ManifestId) -> Result<Open, LinkError> {
+        match self.dial_with(addr, manifest, wire::PROTOCOL_VERSION).await {
+            // A peer of an older version hangs up on what it does not know.
+            Err(LinkError::HungUp) => self.dial_with(addr, manifest, wire::PROTOCOL_VERSION_MIN).await,
+            result => result,
+        }
+    }
+
+    async fn dial_with(
+        &self,
+        addr: SocketAddr,
+        manifest: ManifestId,
+        version: u8,
+    ) -> Result<Open, LinkError> {
         let began = Instant::now();
         let connect = TcpStream::connect(addr);
         let tcp = tokio::time::timeout(CONNECT_MAX, connect).await.map_err(|_| LinkError::TimedOut)??;
-        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, manifest, began))
+        tokio::time::timeout(HANDSHAKE_MAX, self.open_dialled(tcp, addr, (manifest, version), began))
             .await
             .map_err(|_| LinkError::TimedOut)?
     }
@@ -232,7 +252,7 @@ impl Endpoint {
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-        manifest: ManifestId,
+        asked: (ManifestId, u8),
         began: Instant,
     ) -> Result<Open, LinkError> {
         let connected = Instant::now();
@@ -242,33 +262,47 @@ impl Endpoint {
             let mut tcp = tcp;
             let peer = plain::handshake(&mut tcp, Role::Dialler, self.identity.keypair()).await?;
             let steps = Steps::authenticated(began, connected);
-            return self.greet(Known::plain(peer, remote, steps, tcp), manifest).await;
+            return self.greet(Known::plain(peer, remote, steps, tcp), asked).await;
         };
         let (read, write) = tcp.into_split();
         let secured = tls.connect(remote.ip(), read, write).await?;
         let steps = Steps::authenticated(began, connected);
-        self.greet(Known::secured(secured, remote, steps), manifest).await
+        self.greet(Known::secured(secured, remote, steps), asked).await
     }
 
     /// The dialler's hello goes first.
-    async fn greet<R, W>(&self, mut link: Known<R, W>, manifest: ManifestId) -> Result<Open, LinkError>
+    async fn greet<R, W>(
+        &self,
+        mut link: Known<R, W>,
+        (manifest, version): (ManifestId, u8),
+    ) -> Result<Open, LinkError>
     where
         R: Receiver,
         W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
+        if let Some(secret) = &self.secret {
+            prove_to_listener(&mut link, secret).await?;
+        }
         let neighbour = tune_for(link.read.tcp(), link.remote.ip(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut link.write, &self.hello(manifest, complete)).await?;
-        match read_opening(&mut link.read).await? {
+        write_opening(&mut link.write, &self.hello(version, manifest, complete)).await?;
+        let answer = read_opening(&mut link.read).await.map_err(|error| match error {
+            LinkError::Io(error) if is_hang_up(&error) => LinkError::HungUp,
+            error => error,
+        })?;
+        match answer {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
+            Opening::Proof(_) => Err(LinkError::NotDft),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
+            Opening::Hello(hello) if hello.version > version => Err(LinkError::NotDft),
             Opening::Hello(hello) => Ok(link.open(Role::Dialler, neighbour, hello)),
         }
     }
 
-    fn hello(&self, manifest: ManifestId, complete: bool) -> Opening {
-        Opening::Hello(Hello { manifest, complete, listen_port: self.port, site: self.site.clone() })
+    fn hello(&self, version: u8, manifest: ManifestId, complete: bool) -> Opening {
+        let (listen_port, site) = (self.port, self.site.clone());
+        Opening::Hello(Hello { version, manifest, complete, listen_port, site })
     }
 
     // ---- listening ----
@@ -346,7 +380,26 @@ impl Endpoint {
         R: Receiver,
         W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
-        let Opening::Hello(hello) = read_opening(&mut link.read).await? else {
+        let mut opening = read_opening(&mut link.read).await?;
+        let refusal = match (&self.secret, &opening) {
+            (Some(secret), Opening::Proof(proof)) => {
+                let proven = secret.is_proven(Prover::Dialler, &link.binding, proof);
+                (!proven).then_some(Refusal::SecretWrong)
+            }
+            // Nothing that it asks for is looked at.
+            (Some(_), _) => Some(Refusal::SecretRequired),
+            (None, Opening::Proof(_)) => Some(Refusal::SecretUnknown),
+            (None, _) => None,
+        };
+        if let Some(refusal) = refusal {
+            return refuse(&mut link, refusal).await;
+        }
+        if let Some(secret) = &self.secret {
+            let proof = Opening::Proof(secret.prove(Prover::Listener, &link.binding));
+            write_opening(&mut link.write, &proof).await?;
+            opening = read_opening(&mut link.read).await?;
+        }
+        let Opening::Hello(hello) = opening else {
             return Err(LinkError::NotDft);
         };
         let route = self.routes().get(&hello.manifest).cloned();
@@ -356,14 +409,12 @@ impl Endpoint {
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
-            write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
-            let _ = link.write.shutdown().await;
-            return Err(LinkError::Refused(refusal));
+            return refuse(&mut link, refusal).await;
         }
         let route = route.ok_or(LinkError::NotDft)?;
         let neighbour = tune_for(link.read.tcp(), link.remote.ip(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
-        write_opening(&mut link.write, &self.hello(hello.manifest, complete)).await?;
+        write_opening(&mut link.write, &self.hello(hello.version, hello.manifest, complete)).await?;
         Ok((route, link.open(Role::Listener, neighbour, hello)))
     }
 
@@ -447,6 +498,39 @@ async fn end_politely(tcp: &mut TcpStream) {
     let _ = tokio::time::timeout(DRAIN_MAX, drain).await;
 }
 
+/// The dialler proves that it has the secret, and lets the listener do the same.
+async fn prove_to_listener<R, W>(link: &mut Known<R, W>, secret: &Secret) -> Result<(), LinkError>
+where
+    R: Receiver,
+    W: AsyncWrite + Send + Sync + Unpin + 'static,
+{
+    let proof = Opening::Proof(secret.prove(Prover::Dialler, &link.binding));
+    write_opening(&mut link.write, &proof).await?;
+    match read_opening(&mut link.read).await? {
+        Opening::Proof(proof) if secret.is_proven(Prover::Listener, &link.binding, &proof) => Ok(()),
+        Opening::Proof(_) => Err(LinkError::Refused(Refusal::SecretWrong)),
+        Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
+        // It takes anybody: with the secret, this end speaks to those only who have it as well.
+        Opening::Hello(_) => Err(LinkError::Refused(Refusal::SecretUnknown)),
+    }
+}
+
+/// Says why, and ends the link.
+async fn refuse<T, R, W>(link: &mut Known<R, W>, refusal: Refusal) -> Result<T, LinkError>
+where
+    W: AsyncWrite + Send + Sync + Unpin + 'static,
+{
+    write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
+    let _ = link.write.shutdown().await;
+    Err(LinkError::Refused(refusal))
+}
+
+/// The other end closed the connection.
+fn is_hang_up(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
 async fn write_opening<W: AsyncWrite + Unpin>(write: &mut W, opening: &Opening) -> Result<(), LinkError> {
     write.write_all(&wire::frame(&opening.encode())).await?;
     write.flush().await?;
@@ -459,4 +543,52 @@ async fn read_opening<R: AsyncRead + Unpin>(read: &mut R) -> Result<Opening, Lin
     let mut body = vec![0; len];
     read.read_exact(&mut body).await?;
     Ok(Opening::decode(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> (Arc<Endpoint>, JoinSet<()>) {
+        let config = EndpointConfig {
+            identity: Identity::generate(),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            encryption: false,
+            site: None,
+            secret: None,
+        };
+        Endpoint::start(config).expect("loopback")
+    }
+
+    /// Takes a link as a peer that speaks version 1 alone does; true where it came about.
+    async fn accept_version_1(listener: &TcpListener, identity: &Identity) -> bool {
+        let (mut tcp, _) = listener.accept().await.expect("accepts");
+        let keypair = identity.keypair();
+        plain::handshake(&mut tcp, Role::Listener, keypair).await.expect("the handshake is the same");
+        match read_opening(&mut tcp).await.expect("a hello") {
+            Opening::Hello(hello) if hello.version == 1 => {
+                write_opening(&mut tcp, &Opening::Hello(hello)).await.expect("it is awaited");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_version_1_is_dialled_once_more_in_its_version() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback");
+        let addr = listener.local_addr().expect("bound");
+        let (endpoint, _tasks) = start();
+        let manifest = ManifestId::from_bytes([1; 32]);
+        let (opened, _links) = mpsc::channel(1);
+        endpoint.serve(manifest, Route { opened, complete: Arc::default(), piece_len_max: 1 << 16 });
+        let other = Identity::generate();
+        let peer = async {
+            assert!(!accept_version_1(&listener, &other).await, "it does not know the first hello");
+            assert!(accept_version_1(&listener, &other).await);
+        };
+        let (open, ()) = tokio::join!(endpoint.dial(addr, manifest), peer);
+        assert_eq!(open.expect("the second dial").hello.version, 1);
+    }
 }

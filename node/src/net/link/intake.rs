@@ -11,6 +11,7 @@
 //! each would cost twice as much as one worker with two.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dft_protocol::geometry::PieceIndex;
@@ -20,7 +21,9 @@ use dft_protocol::wire::DATA_LEN_MAX;
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Report;
+use super::pack::{Packer, Packing, Unpacker};
 use crate::buffers::{Buffer, BufferPool};
+use crate::rate::RateLimits;
 use crate::sha256::{self, Sha256};
 use crate::storage::{StorageError, Store};
 use crate::trace::Trace;
@@ -47,6 +50,10 @@ pub struct Intake {
     writing: Mutex<()>,
     /// Which link writes a long piece as it arrives.
     streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+    limits: Arc<RateLimits>,
+    packer: Packer,
+    /// Payload that arrived.
+    arrived_bytes: AtomicU64,
     trace: Trace,
 }
 
@@ -66,6 +73,12 @@ struct Job {
     /// How much of the buffer is payload, and how much of that is hashed.
     len: usize,
     hashed: usize,
+    /// The buffer holds a packed form of this length, rather than the piece.
+    packed: Option<usize>,
+    /// What it held before it was unpacked.
+    packed_form: Option<Arc<[u8]>>,
+    /// Nothing that could be the piece came out of it.
+    broken: bool,
     then: Then,
 }
 
@@ -81,7 +94,14 @@ pub(super) type Storing = oneshot::Receiver<Result<Sha256, StorageError>>;
 
 impl Intake {
     /// The intake of a manifest whose pieces are kept in `store`.
-    pub fn new(manifest: Arc<Manifest>, store: Arc<Store>, trace: Trace) -> Arc<Self> {
+    pub fn new(
+        manifest: Arc<Manifest>,
+        store: Arc<Store>,
+        limits: Arc<RateLimits>,
+        packing: Packing,
+        trace: Trace,
+    ) -> Arc<Self> {
+        let packer = Packer::new(packing, manifest.geometry().piece_count());
         let len = manifest.geometry().piece_len_max().clamp(1, DATA_LEN_MAX) as usize;
         let buffers = BufferPool::new((POOL_BYTES / len).max(POOL_BUFFERS_MIN), len);
         Arc::new(Self {
@@ -92,6 +112,9 @@ impl Intake {
             workers_max: std::thread::available_parallelism().map_or(1, usize::from),
             writing: Mutex::default(),
             streams: Mutex::default(),
+            limits,
+            packer,
+            arrived_bytes: AtomicU64::new(0),
             trace,
         })
     }
@@ -104,6 +127,29 @@ impl Intake {
         &self.store
     }
 
+    /// How fast payload may move.
+    pub fn limits(&self) -> &RateLimits {
+        &self.limits
+    }
+
+    /// Payload that arrived, in bytes, of whatever worth it is.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.arrived_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were not sent, since their pieces went packed.
+    pub fn saved_bytes(&self) -> u64 {
+        self.packer.saved_bytes()
+    }
+
+    pub(super) fn packer(&self) -> &Packer {
+        &self.packer
+    }
+
+    pub(super) fn add_arrived(&self, len: usize) {
+        self.arrived_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn trace(&self) -> &Trace {
         &self.trace
     }
@@ -113,17 +159,20 @@ impl Intake {
         self.buffers.take().await
     }
 
-    /// Checks a whole piece, writes it where its hash is right, and reports.
+    /// Checks a whole piece, writes it where its hash is right, and reports. `packed` is the length
+    /// of its packed form, where it came so.
     pub(super) fn check_piece(
         self: &Arc<Self>,
         link: LinkId,
         piece: PieceIndex,
-        buffer: Buffer,
+        (buffer, packed): (Buffer, Option<u32>),
         reports: mpsc::Sender<Report>,
     ) {
         let len = self.manifest.geometry().piece_len(piece) as usize;
         let then = Then::Whole(reports);
-        self.push(Job { link, piece, hash: Sha256::new(), buffer, len, hashed: 0, then });
+        let mut job = Job::new(link, piece, Sha256::new(), (buffer, len), then);
+        job.packed = packed.map(|len| len as usize);
+        self.push(job);
     }
 
     /// Hashes and writes the first `len` bytes of `buffer`, which belong at `offset` of a long
@@ -138,7 +187,7 @@ impl Intake {
     ) -> Storing {
         let (reply, storing) = oneshot::channel();
         let then = Then::Block { offset, reply };
-        self.push(Job { link, piece, hash, buffer, len: len as usize, hashed: 0, then });
+        self.push(Job::new(link, piece, hash, (buffer, len as usize), then));
         storing
     }
 
@@ -177,6 +226,7 @@ impl Intake {
     /// Does jobs, two at a time, until there are none.
     fn work(&self) {
         let mut lanes: [Option<Job>; 2] = [None, None];
+        let (mut unpacker, mut scratch) = (Unpacker::default(), Vec::new());
         loop {
             if lanes.iter().any(Option::is_none) {
                 let mut queue = self.queue();
@@ -188,6 +238,8 @@ impl Intake {
                     queue.workers -= 1;
                     return;
                 }
+                drop(queue);
+                lanes.iter_mut().flatten().for_each(|job| job.unpack(&mut unpacker, &mut scratch));
             }
             match &mut lanes {
                 [Some(first), Some(second)] => {
@@ -215,10 +267,13 @@ impl Intake {
 
     /// All of a job is hashed.
     fn finish(&self, job: Job) {
-        let Job { link, piece, hash, buffer, len, then, .. } = job;
+        let Job { link, piece, hash, buffer, len, packed_form, broken, then, .. } = job;
         match then {
             Then::Whole(reports) => {
-                let stored = self.store_whole(piece, hash, &buffer[..len]);
+                let stored = if broken { Ok(false) } else { self.store_whole(piece, hash, &buffer[..len]) };
+                if let (Ok(true), Some(packed)) = (&stored, packed_form) {
+                    self.packer.keep(piece, packed);
+                }
                 drop(buffer);
                 let report = match stored {
                     Ok(valid) => Report::Piece { link, piece, valid },
@@ -265,6 +320,33 @@ impl Intake {
 }
 
 impl Job {
+    fn new(
+        link: LinkId,
+        piece: PieceIndex,
+        hash: Sha256,
+        (buffer, len): (Buffer, usize),
+        then: Then,
+    ) -> Self {
+        let (packed, packed_form, broken) = (None, None, false);
+        Self { link, piece, hash, buffer, len, hashed: 0, packed, packed_form, broken, then }
+    }
+
+    /// Makes a packed piece plain.
+    fn unpack(&mut self, unpacker: &mut Unpacker, scratch: &mut Vec<u8>) {
+        let Some(packed_len) = self.packed.take() else {
+            return;
+        };
+        scratch.resize(self.buffer.len(), 0);
+        let packed = &self.buffer[..packed_len];
+        if unpacker.unpack(packed, &mut scratch[..self.len]) {
+            self.packed_form = Some(Arc::from(packed));
+            self.buffer.swap(scratch);
+        } else {
+            self.broken = true;
+            self.hashed = self.len;
+        }
+    }
+
     /// What is still to be hashed.
     fn rest(&self) -> &[u8] {
         &self.buffer[self.hashed..self.len]

@@ -35,10 +35,12 @@ const BLOCK_HEADER_MAX: usize = 32;
 const CONTROL_QUEUE_MAX: usize = 4096;
 /// Pieces that wait to be sent on one link; the swarm hands out no more.
 const PIECE_QUEUE_MAX: usize = 8;
+/// The version of the peer protocol in which pieces may come packed.
+const PACKED_SINCE: u8 = 2;
 /// Less payload than this is not worth two calls of the system to be woken once.
 const WAKE_LEN_MIN: usize = 16 * 1024;
-/// While payload trickles in, the driver is told at least this often.
-const ARRIVING_EVERY: Duration = Duration::from_millis(500);
+/// While payload trickles in or out, the driver is told at least this often.
+const MOVING_EVERY: Duration = Duration::from_millis(500);
 
 /// What a link tells its driver.
 #[derive(Debug)]
@@ -92,9 +94,9 @@ pub struct LinkHandle {
 pub struct TooSlow;
 
 impl LinkHandle {
-    /// Starts the two tasks of a link.
+    /// Starts the two tasks of a link, on which this version of the protocol is spoken.
     pub fn start(
-        id: LinkId,
+        (id, version): (LinkId, u8),
         read: ReadHalf,
         write: WriteHalf,
         intake: Arc<Intake>,
@@ -110,6 +112,9 @@ impl LinkHandle {
             reports: reports.clone(),
             frames: Vec::new(),
             block: Vec::new(),
+            leaving_at: Instant::now(),
+            packs: version >= PACKED_SINCE,
+            rate: None,
         };
         let reader = Reader {
             id,
@@ -224,6 +229,8 @@ async fn report_end(id: LinkId, end: End, reports: &mpsc::Sender<Report>) {
 enum Assembly {
     /// In memory, to be checked as a whole.
     Whole { buffer: Buffer },
+    /// The packed form of this length, in memory.
+    Packed { buffer: Buffer, total: u32 },
     /// Hashed and written block by block: the last block.
     Streamed { storing: Option<Storing> },
     /// Dropped: the request was cancelled.
@@ -262,7 +269,10 @@ impl Reader {
             self.body.resize(len, 0);
             self.read.read_exact(&mut self.body).await?;
             match Message::decode(&self.body, geometry)? {
-                Message::Data { piece, offset, len } => self.receive(piece, offset, len).await?,
+                Message::Data { piece, offset, len } => self.receive(piece, offset, len, None).await?,
+                Message::Packed { piece, offset, len, total } => {
+                    self.receive(piece, offset, len, Some(total)).await?;
+                }
                 message => {
                     if let Message::Reject(piece, _) = message {
                         self.expected.lock().remove(&piece);
@@ -278,8 +288,14 @@ impl Reader {
         Ok(self.reports.send(Report::Event(event)).await?)
     }
 
-    /// Takes in one block of payload.
-    async fn receive(&mut self, piece: PieceIndex, offset: u32, len: u32) -> Result<(), End> {
+    /// Takes in one block of payload: of the piece, or of its packed form of this length.
+    async fn receive(
+        &mut self,
+        piece: PieceIndex,
+        offset: u32,
+        len: u32,
+        packed: Option<u32>,
+    ) -> Result<(), End> {
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
         let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
         if offset == 0 {
@@ -288,25 +304,38 @@ impl Reader {
         let mut assembly = match self.assembly.take() {
             Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
             None if offset == 0 && cancelled => Assembly::Dropped,
+            None if offset == 0
+                && let Some(total) = packed =>
+            {
+                Assembly::Packed { buffer: self.intake.buffer().await, total }
+            }
             None if offset == 0 && piece_len <= DATA_LEN_MAX => {
                 Assembly::Whole { buffer: self.intake.buffer().await }
             }
             None if offset == 0 => Assembly::Streamed { storing: None },
             _ => return Err(Violation::UnrequestedData.into()),
         };
+        let form = match &assembly {
+            Assembly::Packed { total, .. } => Some(*total),
+            Assembly::Whole { .. } | Assembly::Streamed { .. } => None,
+            Assembly::Dropped => packed,
+        };
+        if form != packed {
+            // Half of a piece in one form, half in another.
+            return Err(Violation::UnrequestedData.into());
+        }
         if cancelled {
             assembly = Assembly::Dropped;
         }
         match &mut assembly {
-            Assembly::Whole { buffer } => {
+            Assembly::Whole { buffer } | Assembly::Packed { buffer, .. } => {
                 let range = offset as usize..(offset + len) as usize;
-                fill(&mut self.read, &mut buffer[range], self.id, &self.reports, &mut self.arriving_at)
-                    .await?;
+                self.fill(&mut buffer[range]).await?;
             }
             Assembly::Streamed { storing } => {
                 let mut buffer = self.intake.buffer().await;
                 let part = &mut buffer[..len as usize];
-                fill(&mut self.read, part, self.id, &self.reports, &mut self.arriving_at).await?;
+                self.fill(part).await?;
                 let hash = match storing.take() {
                     Some(storing) => stored(storing).await?,
                     None => Sha256::new(),
@@ -315,11 +344,15 @@ impl Reader {
             }
             Assembly::Dropped => self.skip(len).await?,
         }
-        if offset + len < piece_len {
+        if offset + len < packed.unwrap_or(piece_len) {
             self.assembly = Some((piece, offset + len, assembly));
             return Ok(());
         }
         self.complete(piece, assembly).await
+    }
+
+    async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), End> {
+        fill(&mut self.read, buffer, self.id, &self.intake, &self.reports, &mut self.arriving_at).await
     }
 
     /// All bytes of a piece arrived.
@@ -339,7 +372,10 @@ impl Reader {
         }
         match assembly {
             Assembly::Whole { buffer } => {
-                self.intake.check_piece(link, piece, buffer, self.reports.clone());
+                self.intake.check_piece(link, piece, (buffer, None), self.reports.clone());
+            }
+            Assembly::Packed { buffer, total } => {
+                self.intake.check_piece(link, piece, (buffer, Some(total)), self.reports.clone());
             }
             Assembly::Streamed { storing: Some(storing) } => {
                 let hash = stored(storing).await?;
@@ -359,27 +395,33 @@ impl Reader {
         self.body.resize(rest.min(64 * 1024), 0);
         while rest > 0 {
             let part = rest.min(self.body.len());
-            fill(&mut self.read, &mut self.body[..part], self.id, &self.reports, &mut self.arriving_at)
-                .await?;
+            let mut body = std::mem::take(&mut self.body);
+            let filled = self.fill(&mut body[..part]).await;
+            self.body = body;
+            filled?;
             rest -= part;
         }
         Ok(())
     }
 }
 
-/// Reads until `buffer` is full, and tells the driver now and then that the peer is at work.
+/// Reads until `buffer` is full, at most as fast as the limit allows, and tells the driver now
+/// and then that the peer is at work.
 async fn fill(
     read: &mut ReadHalf,
     buffer: &mut [u8],
     link: LinkId,
+    intake: &Intake,
     reports: &mpsc::Sender<Report>,
     arriving_at: &mut Instant,
 ) -> Result<(), End> {
+    let limit = &intake.limits().download;
     let (mut filled, mut marked) = (0, false);
     while filled < buffer.len() {
-        let rest = buffer.len() - filled;
+        let len_max = u32::try_from(buffer.len() - filled).unwrap_or(u32::MAX);
+        let rest = limit.step_len(len_max) as usize;
         let read_some = poll_fn(|cx| {
-            let mut room = ReadBuf::new(&mut buffer[filled..]);
+            let mut room = ReadBuf::new(&mut buffer[filled..filled + rest]);
             let polled = Pin::new(&mut *read).poll_read(cx, &mut room);
             if polled.is_pending() && rest >= WAKE_LEN_MIN {
                 read.wake_at(rest);
@@ -392,7 +434,15 @@ async fn fill(
             return Err(End::Closed);
         }
         filled += len;
-        if arriving_at.elapsed() >= ARRIVING_EVERY {
+        intake.add_arrived(len);
+        if limit.rate().is_some() {
+            // The peer is not late: this end takes its time.
+            let mut turn = std::pin::pin!(limit.turn(u32::try_from(len).unwrap_or(u32::MAX)));
+            while tokio::time::timeout(MOVING_EVERY, &mut turn).await.is_err() {
+                reports.send(Report::Event(Event::DataArriving { link })).await?;
+            }
+        }
+        if arriving_at.elapsed() >= MOVING_EVERY {
             *arriving_at = Instant::now();
             reports.send(Report::Event(Event::DataArriving { link })).await?;
         }
@@ -421,6 +471,12 @@ struct Writer {
     frames: Vec<u8>,
     /// The buffer of the block before, to be used again.
     block: Vec<u8>,
+    /// When the driver was last told that the peer takes what is sent.
+    leaving_at: Instant,
+    /// Whether the peer takes packed pieces.
+    packs: bool,
+    /// Bytes per second of the latest pieces, while there was something to send.
+    rate: Option<u64>,
 }
 
 impl Writer {
@@ -478,23 +534,18 @@ impl Writer {
         let link = self.id;
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
         self.intake.trace().record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
-        let mut offset = 0;
-        while offset < piece_len {
-            let len = BLOCK_LEN.min(piece_len - offset);
-            match self.read_block(piece, offset, len).await? {
-                Ok((block, start)) => {
-                    self.write.write_all(&block[start..]).await?;
-                    self.block = block;
-                }
+        let sent = match self.packed_form(piece, piece_len).await? {
+            Some(packed) => self.write_packed(piece, &packed, control).await?,
+            None => match self.write_plain(piece, piece_len, control).await? {
+                Ok(sent) => sent,
                 Err(error) => {
                     self.reports.send(Report::Unreadable { link, piece, error }).await?;
                     return Ok(());
                 }
-            }
-            offset += len;
-            self.write_messages(control).await?;
-        }
+            },
+        };
         self.write.flush().await?;
+        self.learn_rate(sent);
         self.intake.trace().record(|| trace::Event::Sent {
             link: link.0,
             piece: piece.to_u32(),
@@ -502,6 +553,117 @@ impl Writer {
         });
         self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
         Ok(())
+    }
+
+    /// The latest piece counts for as much as all before.
+    fn learn_rate(&mut self, (bytes, took): (u32, Duration)) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let rate = u64::from(bytes).saturating_mul(1_000_000_000) / nanos;
+        self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
+    }
+
+    /// The packed form of a piece, where it is at hand or worth its making.
+    async fn packed_form(&self, piece: PieceIndex, piece_len: u32) -> Result<Option<Arc<[u8]>>, End> {
+        if !self.packs || piece_len > DATA_LEN_MAX {
+            return Ok(None);
+        }
+        let packer = self.intake.packer();
+        if let Some(packed) = packer.find(piece) {
+            return Ok(Some(packed));
+        }
+        if !packer.is_worth(piece, piece_len as usize, self.rate) {
+            return Ok(None);
+        }
+        let intake = self.intake.clone();
+        let (link_rate, len) = (self.rate, piece_len as usize);
+        let pack = move || {
+            // What cannot be read is sent plain, and that finds out what is wrong.
+            let read = |offset, buffer: &mut [u8]| intake.store().read(piece, offset, buffer);
+            intake.packer().pack(piece, len, link_rate, read)
+        };
+        tokio::task::spawn_blocking(pack).await.map_err(|_| End::Closed)
+    }
+
+    async fn write_packed(
+        &mut self,
+        piece: PieceIndex,
+        packed: &[u8],
+        control: &mut mpsc::Receiver<Message>,
+    ) -> Result<(u32, Duration), End> {
+        let piece_len = self.intake.manifest().geometry().piece_len(piece);
+        let total = u32::try_from(packed.len()).expect("a packed piece is shorter than the piece");
+        let (mut offset, began) = (0, Instant::now());
+        while offset < total {
+            let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(total - offset);
+            self.wait_for_turn(len, control).await?;
+            self.push(&Message::Packed { piece, offset, len, total });
+            self.frames.extend_from_slice(&packed[offset as usize..][..len as usize]);
+            let frames = std::mem::take(&mut self.frames);
+            self.write.write_all(&frames).await?;
+            self.frames = frames;
+            self.frames.clear();
+            offset += len;
+            self.after_block(control).await?;
+        }
+        self.intake.packer().count(piece_len as usize, packed.len());
+        Ok((total, began.elapsed()))
+    }
+
+    async fn write_plain(
+        &mut self,
+        piece: PieceIndex,
+        piece_len: u32,
+        control: &mut mpsc::Receiver<Message>,
+    ) -> Result<Result<(u32, Duration), StorageError>, End> {
+        let (mut offset, began) = (0, Instant::now());
+        while offset < piece_len {
+            let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(piece_len - offset);
+            self.wait_for_turn(len, control).await?;
+            match self.read_block(piece, offset, len).await? {
+                Ok((block, start)) => {
+                    self.write.write_all(&block[start..]).await?;
+                    self.block = block;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+            offset += len;
+            self.after_block(control).await?;
+        }
+        Ok(Ok((piece_len, began.elapsed())))
+    }
+
+    /// Messages go between two blocks.
+    async fn after_block(&mut self, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        self.write_messages(control).await?;
+        if self.leaving_at.elapsed() >= MOVING_EVERY {
+            self.say_leaving().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the limit lets `len` bytes go; messages go meanwhile.
+    async fn wait_for_turn(&mut self, len: u32, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        let intake = self.intake.clone();
+        if intake.limits().upload.rate().is_none() {
+            return Ok(());
+        }
+        let mut turn = std::pin::pin!(intake.limits().upload.turn(len));
+        loop {
+            tokio::select! {
+                () = &mut turn => return Ok(()),
+                Some(message) = control.recv() => {
+                    self.push(&message);
+                    self.write_messages(control).await?;
+                }
+                () = tokio::time::sleep(MOVING_EVERY) => self.say_leaving().await?,
+            }
+        }
+    }
+
+    /// The peer is not to blame for the time that the rest takes.
+    async fn say_leaving(&mut self) -> Result<(), End> {
+        self.leaving_at = Instant::now();
+        Ok(self.reports.send(Report::Event(Event::DataLeaving { link: self.id })).await?)
     }
 
     /// A block with its frame in front of it, and where the frame begins.

@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod intake;
 pub mod io;
 mod low_water;
+pub mod pack;
 mod plain;
 pub mod tls;
 
@@ -78,6 +79,9 @@ pub enum LinkError {
     /// The other end refused the link and said why.
     #[error("{}", .0.describe())]
     Refused(Refusal),
+    /// The other end closed the link where its hello was due.
+    #[error("it closed the link at once")]
+    HungUp,
     /// Whoever listens there does not speak dft.
     #[error("what listens there is not dft")]
     NotDft,
@@ -102,7 +106,7 @@ impl LinkError {
             LinkError::Refused(refusal) => !matches!(refusal, Refusal::Full | Refusal::UnknownManifest),
             LinkError::NotDft | LinkError::Unauthenticated | LinkError::OtherManifest => true,
             LinkError::Wire(_) => true,
-            LinkError::Io(_) | LinkError::TimedOut | LinkError::Tls(_) => false,
+            LinkError::Io(_) | LinkError::HungUp | LinkError::TimedOut | LinkError::Tls(_) => false,
         }
     }
 

@@ -11,6 +11,7 @@
 
 use dft_protocol::id::PeerId;
 use libp2p::identity::{Keypair, PublicKey};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{LinkError, Role};
@@ -26,12 +27,12 @@ pub(super) const TLS_ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 0x47];
 
 const NONCE_LEN: usize = 32;
 
-/// Proves who this end is, and learns who the other one is.
+/// Proves who this end is, and learns who the other one is; and what stands for this connection.
 pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     role: Role,
     keypair: &Keypair,
-) -> Result<PeerId, LinkError> {
+) -> Result<(PeerId, [u8; 32]), LinkError> {
     let nonce: [u8; NONCE_LEN] = rand::random();
     let key = keypair.public().encode_protobuf();
     let mut opening = [&MAGIC[..], &nonce].concat();
@@ -43,14 +44,15 @@ pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             let transcript = [&nonce[..], &their_nonce, &key, &their_key].concat();
             let peer = check(stream, "listener", &transcript, &their_key).await?;
             stream.write_all(&sign(keypair, "dialler", &transcript)?).await?;
-            Ok(peer)
+            Ok((peer, Sha256::digest(transcript).into()))
         }
         Role::Listener => {
             let (their_nonce, their_key) = read_opening(stream).await?;
             let transcript = [&their_nonce[..], &nonce, &their_key, &key].concat();
             opening.extend(sign(keypair, "listener", &transcript)?);
             stream.write_all(&opening).await?;
-            check(stream, "dialler", &transcript, &their_key).await
+            let peer = check(stream, "dialler", &transcript, &their_key).await?;
+            Ok((peer, Sha256::digest(transcript).into()))
         }
     }
 }

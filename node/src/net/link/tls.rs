@@ -39,7 +39,7 @@ use self::handshake::Finished;
 use self::record::{Opener, Sealer, Secrets};
 use self::stream::Buffers;
 pub(super) use self::stream::{Reader, Writer};
-use super::LinkError;
+use super::{LinkError, Role};
 
 /// The application protocol that both ends name.
 const ALPN: &[u8] = b"dft/1";
@@ -65,6 +65,8 @@ pub enum TlsSetupError {
 /// A connection whose other end has proved who it is, and which is encrypted from here on.
 pub(super) struct Secured<R, W> {
     pub(super) peer: PeerId,
+    /// Stands for this connection: both ends know it, and nobody else.
+    pub(super) binding: [u8; 32],
     pub(super) read: Reader<R>,
     pub(super) write: Writer<W>,
 }
@@ -106,7 +108,7 @@ impl TlsConfigs {
         let connection = UnbufferedClientConnection::new(Arc::new(config), name);
         let connection = connection.map_err(LinkError::from_tls)?;
         let finished = handshake::complete(connection, &mut read, &mut write).await?;
-        self.secure(&verifier, finished, read, write)
+        self.secure(&verifier, finished, Role::Dialler, read, write)
     }
 
     /// Does the handshake of the end that listened.
@@ -119,24 +121,30 @@ impl TlsConfigs {
         let config = self.server(verifier.clone()).map_err(LinkError::from_tls)?;
         let connection = UnbufferedServerConnection::new(Arc::new(config)).map_err(LinkError::from_tls)?;
         let finished = handshake::complete(connection, &mut read, &mut write).await?;
-        self.secure(&verifier, finished, read, write)
+        self.secure(&verifier, finished, Role::Listener, read, write)
     }
 
     fn secure<R, W>(
         &self,
         verifier: &Verifier,
         finished: Finished,
+        role: Role,
         read: R,
         write: W,
     ) -> Result<Secured<R, W>, LinkError> {
         let peer = *verifier.peer.get().ok_or(LinkError::Unauthenticated)?;
         let Finished { secrets, next, early } = finished;
+        let (dialler, listener) = match role {
+            Role::Dialler => (&secrets.tx, &secrets.rx),
+            Role::Listener => (&secrets.rx, &secrets.tx),
+        };
+        let binding = record::binding(&dialler.1, &listener.1).map_err(|_| LinkError::Unauthenticated)?;
         let next = Secrets::new(next);
         let keys = |_| LinkError::Unauthenticated;
         let opener = Opener::new(&secrets.rx, next.clone()).map_err(keys)?;
         let sealer = Sealer::new(&secrets.tx, next).map_err(keys)?;
         let (read, write) = stream::halves((read, opener), (write, sealer), early, &self.buffers);
-        Ok(Secured { peer, read, write })
+        Ok(Secured { peer, binding, read, write })
     }
 
     fn client(&self, verifier: Arc<Verifier>) -> Result<ClientConfig, Error> {

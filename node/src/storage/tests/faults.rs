@@ -12,7 +12,7 @@ use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, names, put, set_mo
 use crate::storage::disk::Operation;
 use crate::storage::disk::fault::{self, Effect};
 use crate::storage::part::Record;
-use crate::storage::{StorageError, Store, verify};
+use crate::storage::{Selection, StorageError, Store, verify};
 
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
@@ -96,7 +96,8 @@ fn assert_state(seeded: &Seeded, target: &Path, before: Before, context: &str) {
         Before::OldTree => fs::read(path.join("old")).is_ok_and(|content| content == b"old"),
     };
     if !is_old {
-        let differences = verify(&seeded.manifest, &path, &|_| {}).unwrap();
+        let differences =
+            verify(&seeded.manifest, &path, &Selection::all(&seeded.manifest), &|_| {}).unwrap();
         let content: Vec<_> = differences.iter().filter(|difference| difference.is_content()).collect();
         assert!(content.is_empty(), "{context}: {content:?}");
     }

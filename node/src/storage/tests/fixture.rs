@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::storage::part::remove_all;
 use crate::storage::tree::{Tree, open_directory};
-use crate::storage::{FetchOptions, Scan, ScanOptions, StorageError, Store, hash, scan, verify};
+use crate::storage::{FetchOptions, Scan, ScanOptions, Selection, StorageError, Store, hash, scan, verify};
 
 /// The smallest piece size: small files make many pieces.
 pub(super) const PIECE: usize = 4096;
@@ -190,7 +190,12 @@ impl Seeded {
     }
 
     pub(super) fn open_forced(&self, directory: &Path) -> Result<Store, StorageError> {
-        Store::fetch(self.manifest.clone(), directory, FetchOptions { force: true }, &|_| {})
+        Store::fetch(
+            self.manifest.clone(),
+            directory,
+            FetchOptions { force: true, ..FetchOptions::default() },
+            &|_| {},
+        )
     }
 
     /// Fetches what is missing, with a flush after every third piece, and finishes.
@@ -240,7 +245,7 @@ impl Seeded {
 
     /// The tree at `path` is the source in all that the manifest says.
     pub(super) fn assert_equal(&self, path: &Path) {
-        let differences = verify(&self.manifest, path, &|_| {}).unwrap();
+        let differences = verify(&self.manifest, path, &Selection::all(&self.manifest), &|_| {}).unwrap();
         let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
         assert!(lines.is_empty(), "{}", lines.join("\n"));
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use dft_protocol::geometry::PieceIndex;
 
 use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, everything, names, put, set_mode};
-use crate::storage::{FetchOptions, StorageError, Store, verify};
+use crate::storage::{FetchOptions, Selection, StorageError, Store, verify};
 
 /// A source with one of everything, and a fetch of it of which some pieces are there.
 struct Begun {
@@ -418,6 +418,6 @@ fn the_longest_path_is_created_and_found() {
     let store = seeded.open(scratch.path()).unwrap();
     drop(store);
     let path = seeded.open(scratch.path()).unwrap().finish().unwrap();
-    let differences = verify(&seeded.manifest, &path, &|_| {}).unwrap();
+    let differences = verify(&seeded.manifest, &path, &Selection::all(&seeded.manifest), &|_| {}).unwrap();
     assert!(differences.is_empty());
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 
 use super::fixture::{PIECE, Scratch, Seeded, bytes, put, set_mode};
-use crate::storage::{Difference, verify};
+use crate::storage::{Difference, Selection, verify};
 
 fn tree(root: &Path) {
     put(&root.join("large"), &bytes(3 * PIECE, 1));
@@ -83,7 +83,8 @@ fn each_difference_is_named() {
         set_mode(&root.join("pack/c"), 0o644);
         let seeded = Seeded::new(&root);
         change(&root);
-        let differences = verify(&seeded.manifest, &root, &|_| {}).unwrap();
+        let differences =
+            verify(&seeded.manifest, &root, &Selection::all(&seeded.manifest), &|_| {}).unwrap();
         let lines: Vec<_> = differences.iter().map(Difference::to_string).collect();
         assert_eq!(lines, *expected);
     }

@@ -15,6 +15,7 @@ use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ConnectionTrafficSecrets};
+use sha2::{Digest, Sha256};
 
 /// Content of one record, at most.
 pub(super) const CONTENT_MAX: usize = 1 << 14;
@@ -177,6 +178,27 @@ impl Cipher {
         self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Keys)?;
         Ok(())
     }
+}
+
+/// What stands for a connection: a hash of the keys that its handshake has led to. Both ends know
+/// it, nobody else can, and no other connection has the same. (rustls hands out no exporter with
+/// the keys.)
+pub(super) fn binding(
+    dialler: &ConnectionTrafficSecrets,
+    listener: &ConnectionTrafficSecrets,
+) -> Result<[u8; 32], RecordError> {
+    let mut hash = Sha256::new_with_prefix(b"dft link binding 1 ");
+    for secrets in [dialler, listener] {
+        let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+        else {
+            return Err(RecordError::Keys);
+        };
+        hash.update(key.as_ref());
+        hash.update(iv.as_ref());
+    }
+    Ok(hash.finalize().into())
 }
 
 /// Makes records for one direction.
