@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
@@ -97,22 +98,18 @@ impl Listening {
         complete: bool,
         tracker: Option<PathBuf>,
     ) -> Result<Discovering, Failure> {
-        let mut trackers = self.trackers.clone();
-        let own = tracker.is_some();
-        if !own {
-            let hints = manifest.hints().trackers.iter().filter_map(|text| parse_tracker(text).ok());
-            trackers.extend(hints.filter(|hint| !self.trackers.contains(hint)).collect::<Vec<_>>());
-        }
+        // A seeder's manifest names the tracker that it embeds.
+        let hints = manifest.hints().trackers.iter().filter(|_| tracker.is_none());
+        let hints = hints.filter_map(|text| parse_tracker(text).ok());
+        let trackers = hints.filter(|hint| !self.trackers.contains(hint)).collect();
         let config = |port| discovery::Config {
             keypair: self.endpoint.identity().keypair().clone(),
             listen: self.net.listen,
             port,
             mdns: !self.net.no_mdns,
-            trackers: trackers.clone(),
+            trackers: self.trackers.clone(),
             embedded_tracker: tracker.clone(),
-            manifest: manifest.id(),
             link_port: self.endpoint.port(),
-            complete,
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {
@@ -128,6 +125,8 @@ impl Listening {
         let (discovery, events) = spawned.map_err(|error| {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
         })?;
+        let manifest = manifest.id();
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
         self.trace.phase(Phase::Discovering);
         Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
     }
@@ -179,10 +178,12 @@ impl Discovering {
         trace.phase(Phase::Driving);
         record_found(&trace, Means::Manifest, &known);
         let endpoint = self.endpoint;
+        let id = manifest.id();
         let driver =
             driver::start(DriverConfig { manifest, store, endpoint, download, trace: trace.clone() });
         driver.found(known).await;
         Session {
+            manifest: id,
             driver,
             discovery: self.discovery,
             events: self.events,
@@ -195,6 +196,7 @@ impl Discovering {
 
 /// A node at work.
 pub struct Session {
+    manifest: ManifestId,
     driver: Handle,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
@@ -212,7 +214,7 @@ impl Session {
                     return update.map(Happening::Update);
                 }
                 event = self.events.recv(), if self.discovering => match event {
-                    Some(discovery::Event::PeersFound { peers, source }) => {
+                    Some(discovery::Event::PeersFound { peers, source, .. }) => {
                         record_found(&self.trace, means_of(&source), &peers);
                         self.driver.found(peers).await;
                     }
@@ -230,7 +232,7 @@ impl Session {
 
     /// Every piece is here: says so.
     pub fn set_complete(&self) {
-        self.discovery.set_complete();
+        self.discovery.set_complete(self.manifest);
     }
 
     /// Takes leave of everybody; takes about 1 s at most.
