@@ -110,6 +110,7 @@ impl Listening {
             trackers: self.trackers.clone(),
             embedded_tracker: tracker.clone(),
             link_port: self.endpoint.port(),
+            neighbours: None,
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {

@@ -14,6 +14,7 @@
 mod datasets;
 mod lan;
 mod multicast;
+mod node;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use dft_protocol::id::ManifestId;
+use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::PeerAddr;
 use dft_tracker::registry::Site;
 use dft_tracker::server::{listen_on, listen_on_ipv6_too};
@@ -36,6 +37,8 @@ use libp2p::multiaddr::Protocol;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+pub use node::{NodeRequest, NodeResponse, RUNS_MAX, TRACKERS_MAX};
 
 pub use dft_tracker::address::{peer_id_from_libp2p, peer_id_to_libp2p};
 
@@ -68,7 +71,46 @@ pub struct Config {
     pub link_port: u16,
     /// The label of the place where it runs.
     pub site: Option<Site>,
+    /// Who hears of other nodes and answers their questions; a daemon's.
+    pub neighbours: Option<mpsc::Sender<Neighbourly>>,
 }
+
+/// What concerns other nodes, rather than a dataset.
+#[derive(Debug)]
+pub enum Neighbourly {
+    /// mDNS told of a node. The same ones are heard of again and again; some are inventions.
+    Heard {
+        /// Who.
+        node: PeerId,
+        /// Where its libp2p side is.
+        addr: SocketAddr,
+    },
+    /// A node asks.
+    Asked {
+        /// Who.
+        node: PeerId,
+        /// From where.
+        from: Option<IpAddr>,
+        /// What.
+        request: NodeRequest,
+        /// Takes the answer.
+        answer: oneshot::Sender<NodeResponse>,
+    },
+}
+
+/// A question to another node.
+#[derive(Debug)]
+pub(crate) struct AskNode {
+    node: PeerId,
+    addrs: Vec<SocketAddr>,
+    request: NodeRequest,
+    answer: oneshot::Sender<Result<NodeResponse, NodeError>>,
+}
+
+/// A node could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("it does not answer: {0}")]
+pub struct NodeError(String);
 
 /// A dataset whose peers are to be found.
 #[derive(Debug, Clone)]
@@ -206,6 +248,23 @@ impl Discovery {
     /// This process has every piece of it: tells the trackers, and whoever asks.
     pub fn set_complete(&self, manifest: ManifestId) {
         let _ = self.orders.send(task::Order::SetComplete(manifest));
+    }
+
+    /// Announces every dataset to one more tracker.
+    pub fn add_tracker(&self, addr: Multiaddr) {
+        let _ = self.orders.send(task::Order::AddTracker(addr));
+    }
+
+    /// Asks another node, whose libp2p side is at one of `addrs`; takes 10 s at most.
+    pub async fn ask_node(
+        &self,
+        node: PeerId,
+        addrs: Vec<SocketAddr>,
+        request: NodeRequest,
+    ) -> Result<NodeResponse, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.orders.send(task::Order::AskNode(AskNode { node, addrs, request, answer }));
+        answered.await.unwrap_or_else(|_| Err(NodeError("discovery ended".into())))
     }
 
     /// The addresses of the embedded tracker, each with its identity, as far as they are known

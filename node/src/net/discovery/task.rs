@@ -8,6 +8,7 @@
 mod announce;
 mod ask;
 mod followed;
+mod neighbours;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -27,7 +28,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::mdns;
-use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport};
+use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -36,8 +37,9 @@ use tokio::time::Instant;
 
 use super::datasets::{self, DatasetsCodec};
 use super::multicast::Family;
+use super::node::{self, NodeCodec, NodeResponse};
 use super::trackers::Change;
-use super::{Config, DATASETS_MAX, Dataset, DiscoveryError, Event};
+use super::{AskNode, Config, DATASETS_MAX, Dataset, DiscoveryError, Event, NodeError};
 use followed::{Followed, Heard};
 
 /// Connections of a process without an embedded tracker: its trackers, and the peers of the LAN
@@ -67,6 +69,7 @@ pub(super) struct Behaviour {
     limits: Limits,
     tracker: request_response::Behaviour<TrackerCodec>,
     datasets: request_response::Behaviour<DatasetsCodec>,
+    nodes: request_response::Behaviour<NodeCodec>,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
@@ -77,7 +80,14 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
         Some(_) => (CONNECTIONS_AS_TRACKER, ProtocolSupport::Full),
     };
     let datasets = [(datasets::PROTOCOL, ProtocolSupport::Full)];
+    // Only a daemon says that it can be asked.
+    let neighbourly = match config.neighbours {
+        None => ProtocolSupport::Outbound,
+        Some(_) => ProtocolSupport::Full,
+    };
+    let nodes = [(node::PROTOCOL, neighbourly)];
     let behaviour = Behaviour {
+        nodes: request_response::Behaviour::new(nodes, request_response_config()),
         limits: Limits::new(limits),
         tracker: tracker_behaviour(support),
         datasets: request_response::Behaviour::new(datasets, request_response_config()),
@@ -93,6 +103,8 @@ pub(super) enum Order {
     Add(Dataset),
     Remove(ManifestId),
     SetComplete(ManifestId),
+    AddTracker(Multiaddr),
+    AskNode(AskNode),
 }
 
 /// What the handle tells the loop.
@@ -123,6 +135,9 @@ pub(super) struct Task {
     lookups: FuturesUnordered<Lookup>,
     announcements: Announcements,
     questions: Questions,
+    // Questions to other nodes, one for each that somebody in this process waits for.
+    node_questions: HashMap<OutboundRequestId, oneshot::Sender<Result<NodeResponse, NodeError>>>,
+    node_answers: FuturesUnordered<NodeAnswer>,
     // What was told last of each tracker.
     told: HashMap<Multiaddr, bool>,
     // Where each connection leads; bounded by the connection limits.
@@ -153,6 +168,7 @@ struct Questions {
     waiting: HashMap<PeerId, VecDeque<ManifestId>>,
 }
 
+type NodeAnswer = BoxFuture<'static, (ResponseChannel<NodeResponse>, Option<NodeResponse>)>;
 type EmbeddedAnswer = BoxFuture<'static, (ManifestId, Response)>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,6 +202,8 @@ impl Task {
             lookups: FuturesUnordered::new(),
             announcements: Announcements::default(),
             questions: Questions::default(),
+            node_questions: HashMap::new(),
+            node_answers: FuturesUnordered::new(),
             told: HashMap::new(),
             remotes: HashMap::new(),
             asking: HashMap::new(),
@@ -218,6 +236,7 @@ impl Task {
                     // The asker may have gone meanwhile.
                     let _ = self.swarm.behaviour_mut().tracker.send_response(channel, response);
                 }
+                Some((channel, answer)) = self.node_answers.next() => self.answer_node(channel, answer),
                 Some((manifest, response)) = self.embedded_answers.next() => {
                     self.on_embedded(manifest, response);
                 }
@@ -292,12 +311,23 @@ impl Task {
                     self.take_leave_of(manifest, &followed);
                 }
             }
+            Order::AddTracker(addr) => self.add_tracker(addr, now),
+            Order::AskNode(ask) => self.ask_node(ask),
             Order::SetComplete(manifest) => {
                 if let Some(followed) = self.datasets.get_mut(&manifest) {
                     followed.complete = true;
                     followed.announce_now(now);
                 }
             }
+        }
+    }
+
+    /// Announces every dataset to one more tracker.
+    fn add_tracker(&mut self, addr: Multiaddr, now: Instant) {
+        let own = *self.swarm.local_peer_id();
+        self.datasets.values_mut().for_each(|followed| followed.trackers.add(addr.clone(), own, now));
+        if !self.config.trackers.contains(&addr) {
+            self.config.trackers.push(addr);
         }
     }
 
@@ -379,6 +409,7 @@ impl Task {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Tracker(event)) => self.on_tracker(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Datasets(event)) => self.on_datasets(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::Nodes(event)) => self.on_nodes(event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
             _ => {}
         }

@@ -21,6 +21,7 @@ fn config(link_port: u16) -> Config {
         embedded_tracker: None,
         link_port,
         site: None,
+        neighbours: None,
     }
 }
 

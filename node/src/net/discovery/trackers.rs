@@ -101,7 +101,7 @@ impl Trackers {
     }
 
     /// Announces to `addr` as well, where there is room.
-    fn add(&mut self, addr: Multiaddr, own: PeerId, now: Instant) {
+    pub(super) fn add(&mut self, addr: Multiaddr, own: PeerId, now: Instant) {
         let tracker = Tracker::new(addr, own, now);
         if let Some(known) = self.trackers.iter_mut().find(|known| known.is_same(&tracker)) {
             known.add_alternative(tracker.addr);

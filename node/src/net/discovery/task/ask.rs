@@ -47,6 +47,7 @@ impl Task {
                     // Only what TCP can reach, and never this host by its loopback.
                     if socket_addr_of(&addr).is_some_and(|addr| !addr.ip().is_loopback()) {
                         self.heard.add(peer, &addr);
+                        self.heard_of_node(&peer, &addr);
                         for followed in self.datasets.values_mut() {
                             followed.lan.heard_of(peer, addr.clone(), now);
                         }
