@@ -6,6 +6,8 @@
 //!
 //! Where to start reading: [`Request`], then [`Response`]; the bytes are in [`wire`].
 
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::net::IpAddr;
