@@ -166,6 +166,15 @@ pub struct TrackerArgs {
     /// Where its state is kept [default: dft/tracker in the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// Let whoever reaches the tracker write into the catalogue: on a trusted LAN only
+    #[arg(long)]
+    pub open: bool,
+    /// Copy the catalogue of this tracker, and answer reads from the copy: HOST:PORT or a multiaddress
+    #[arg(long, value_name = "ADDR")]
+    pub follow: Option<String>,
+    /// Take writes from here on, where this was a copy
+    #[arg(long, conflicts_with = "follow")]
+    pub promote: bool,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,

@@ -1,10 +1,12 @@
 //! `dft tracker`: a tracker of its own.
 
-use dft_tracker::server::{self, ServerConfig};
+use dft_tracker::catalogue::service::StartAs;
+use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
 use serde_json::json;
 
 use crate::cli::TrackerArgs;
 use crate::failure::{Failure, Kind};
+use crate::net::discovery::parse_tracker;
 use crate::report::Reporter;
 use crate::session::interrupted;
 use crate::settings;
@@ -18,14 +20,31 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     let reporter = Reporter::new(args.json);
     let ready = |ready: server::Ready| {
         let addrs: Vec<String> = ready.addrs.iter().map(ToString::to_string).collect();
-        reporter.event(&json!({"event": "listening", "addrs": addrs}));
+        let token = ready.token.as_ref().map(|token| token.display().to_string());
+        reporter.event(&json!({"event": "listening", "addrs": addrs, "token_file": token}));
         reporter.say("the tracker listens; name it to others with one of");
         for addr in &addrs {
             reporter.say(&format!("    --tracker {addr}"));
         }
+        match &ready.token {
+            Some(token) => {
+                reporter.say(&format!("who puts names needs the token in {}", token.display()));
+            }
+            None => reporter.say("whoever reaches it may put names"),
+        }
     };
     let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
-    let config = ServerConfig { listen: args.listen, state: state.clone() };
+    let start_as = match args.follow {
+        Some(leader) => {
+            let leader =
+                parse_tracker(&leader).map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+            StartAs::Follow(leader.to_string())
+        }
+        None if args.promote => StartAs::Promoted,
+        None => StartAs::AsBefore,
+    };
+    let catalogue = Some(CatalogueSettings { open: args.open, start_as });
+    let config = ServerConfig { listen: args.listen, state, catalogue };
     server::run(config, ready, notices, interrupted())
         .await
         .map_err(|error| Failure::new(Kind::Other, error.to_string()).hint("see --listen and --state"))

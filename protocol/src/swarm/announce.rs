@@ -17,6 +17,11 @@ const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
 /// An upload that takes longer does not keep the last offers from being made to others.
 const SENDING_PATIENCE: Duration = Duration::from_secs(10);
+/// A peer holds no more unrequested offers than its share of the remaining pieces, divided by
+/// this. So all run out of offers at about the same time: with fixed numbers the last ones would
+/// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
+/// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
+const OFFER_SHARE: usize = 4;
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -55,6 +60,7 @@ impl Swarm {
 
     /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
+        let peers = self.links.len();
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
         };
@@ -62,8 +68,10 @@ impl Swarm {
             // Those of this site keep this end busy, and others get the piece from there.
             return;
         }
+        let fair = injector.pool().count() / (OFFER_SHARE * peers).max(1);
+        let offers_max = link.offers_max.min(fair.max(1));
         let mut offered = Vec::new();
-        while link.offers.len() < link.offers_max
+        while link.offers.len() < offers_max
             && let Some(piece) = injector.next()
         {
             link.offers.insert(piece);

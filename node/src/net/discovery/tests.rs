@@ -105,7 +105,8 @@ struct Tracker {
 
 impl Tracker {
     async fn start(state: &Path) -> Self {
-        let config = ServerConfig { listen: SocketAddr::new(LOOPBACK, 0), state: state.to_owned() };
+        let listen = SocketAddr::new(LOOPBACK, 0);
+        let config = ServerConfig { listen, state: state.to_owned(), catalogue: None };
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
