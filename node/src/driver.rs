@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
+use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{
     Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm, Violation,
 };
@@ -39,6 +40,8 @@ const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
 const REPORTS_MAX: usize = 1024;
 /// Reports that are taken in before the commands of all of them are carried out.
 const REPORTS_PER_TURN: usize = 64;
+/// Most waits for pieces at a time: a few readers of one dataset, each a piece ahead.
+const AWAITED_MAX: usize = 256;
 /// How long links may take to send what is queued when a node leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
@@ -110,6 +113,11 @@ impl Handle {
         self.updates.recv().await
     }
 
+    /// What others may ask of this driver, while it runs.
+    pub fn remote(&self) -> Remote {
+        Remote { control: self.control.downgrade(), snapshots: self.snapshots.clone() }
+    }
+
     /// The latest snapshot.
     pub fn snapshot(&self) -> Snapshot {
         *self.snapshots.borrow()
@@ -125,8 +133,56 @@ impl Handle {
     }
 }
 
+/// A hold on a running driver for whoever does not wait for its updates. Cheap to clone; the
+/// driver ends without regard to it.
+#[derive(Clone)]
+pub struct Remote {
+    control: mpsc::WeakSender<Control>,
+    snapshots: watch::Receiver<Snapshot>,
+}
+
+impl Remote {
+    /// Passes on addresses of peers.
+    pub async fn found(&self, peers: Vec<PeerAddr>) {
+        self.send(Control::Found(peers)).await;
+    }
+
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.snapshots.borrow()
+    }
+
+    /// Waits until `piece` is verified; false where the driver ended before it was.
+    pub async fn has(&self, piece: PieceIndex) -> bool {
+        let (verified, wait) = oneshot::channel();
+        self.send(Control::Await { piece, verified }).await;
+        wait.await.is_ok()
+    }
+
+    /// The pieces that are verified; nothing where the driver has ended.
+    pub async fn pieces(&self) -> Option<PieceSet> {
+        let (answer, wait) = oneshot::channel();
+        self.send(Control::Pieces(answer)).await;
+        wait.await.ok()
+    }
+
+    /// Asks for these pieces before others, the most urgent first.
+    pub async fn prefer(&self, pieces: Vec<PieceIndex>) {
+        self.send(Control::Prefer(pieces)).await;
+    }
+
+    async fn send(&self, control: Control) {
+        if let Some(sender) = self.control.upgrade() {
+            let _ = sender.send(control).await;
+        }
+    }
+}
+
 enum Control {
     Found(Vec<PeerAddr>),
+    Await { piece: PieceIndex, verified: oneshot::Sender<()> },
+    Pieces(oneshot::Sender<PieceSet>),
+    Prefer(Vec<PieceIndex>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -197,6 +253,7 @@ pub fn start(config: DriverConfig) -> Handle {
         have_bytes,
         dialling: 0,
         unflushed: Unflushed::default(),
+        awaited: Vec::new(),
         finished: !download,
         trace,
     };
@@ -229,6 +286,8 @@ struct Driver {
     have_bytes: u64,
     dialling: usize,
     unflushed: Unflushed,
+    /// Who waits for a piece.
+    awaited: Vec<(PieceIndex, oneshot::Sender<()>)>,
     /// The final name is in place, or this node only seeds.
     finished: bool,
     trace: Trace,
@@ -262,6 +321,9 @@ impl Driver {
                 Some(done) = done.recv() => self.handle_done(done),
                 message = control.recv() => match message {
                     Some(Control::Found(peers)) => self.event(Event::PeersFound(peers)),
+                    Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
+                    Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
+                    Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
                     Some(Control::Shutdown(done)) => {
                         self.leave().await;
                         let _ = done.send(());
@@ -274,12 +336,21 @@ impl Driver {
                     self.swarm.handle_timeout(now);
                     self.carry_out();
                 }
-                _ = snapshots.tick() => {
+                // A node may hold thousands of datasets of which nobody wants anything.
+                _ = snapshots.tick(), if !self.is_idle() => {
                     self.flush_if_due();
                     self.publish();
                 }
             }
         }
+    }
+
+    /// Nothing can change until something comes from outside; the last snapshot says so.
+    fn is_idle(&self) -> bool {
+        self.finished
+            && self.links.is_empty()
+            && self.dialling == 0
+            && self.snapshot.borrow().stats.links == 0
     }
 
     fn now(&self) -> SwarmInstant {
@@ -288,6 +359,18 @@ impl Driver {
     }
 
     // ---- inputs ----
+
+    fn await_piece(&mut self, piece: PieceIndex, verified: oneshot::Sender<()>) {
+        if self.swarm.have().contains(piece) {
+            let _ = verified.send(());
+            return;
+        }
+        // Who does not wait any more makes room for who does.
+        self.awaited.retain(|(_, verified)| !verified.is_closed());
+        if self.awaited.len() < AWAITED_MAX {
+            self.awaited.push((piece, verified));
+        }
+    }
 
     fn event(&mut self, event: Event) {
         self.trace.input(&event);
@@ -417,6 +500,9 @@ impl Driver {
                 self.have_bytes += len;
                 self.unflushed.bytes += len;
                 self.unflushed.since.get_or_insert_with(Instant::now);
+                for (_, verified) in self.awaited.extract_if(.., |(awaited, _)| *awaited == piece) {
+                    let _ = verified.send(());
+                }
             }
             Notification::AllVerified => {
                 self.complete.store(true, Ordering::Relaxed);

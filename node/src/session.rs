@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::cli::{NetArgs, Switch};
 use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
 use crate::failure::{Failure, Kind};
-use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
+use crate::net::discovery::{self, Discovery, DiscoveryError, Neighbourly, parse_tracker};
 use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
 use crate::net::link::{Endpoint, EndpointError};
@@ -102,6 +102,24 @@ impl Listening {
         let hints = manifest.hints().trackers.iter().filter(|_| tracker.is_none());
         let hints = hints.filter_map(|text| parse_tracker(text).ok());
         let trackers = hints.filter(|hint| !self.trackers.contains(hint)).collect();
+        let (discovery, events) = self.spawn_discovery(tracker, None).await?;
+        let manifest = manifest.id();
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
+        self.trace.phase(Phase::Discovering);
+        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
+    }
+
+    /// Starts to look for peers of datasets that come and go, and for other nodes.
+    pub async fn discover_all(self, neighbours: mpsc::Sender<Neighbourly>) -> Result<Standing, Failure> {
+        let (discovery, events) = self.spawn_discovery(None, Some(neighbours)).await?;
+        Ok(Standing { endpoint: self.endpoint, discovery, events, tasks: self.tasks })
+    }
+
+    async fn spawn_discovery(
+        &self,
+        tracker: Option<PathBuf>,
+        neighbours: Option<mpsc::Sender<Neighbourly>>,
+    ) -> Result<(Discovery, mpsc::Receiver<discovery::Event>), Failure> {
         let config = |port| discovery::Config {
             keypair: self.endpoint.identity().keypair().clone(),
             listen: self.net.listen,
@@ -110,7 +128,7 @@ impl Listening {
             trackers: self.trackers.clone(),
             embedded_tracker: tracker.clone(),
             link_port: self.endpoint.port(),
-            neighbours: None,
+            neighbours: neighbours.clone(),
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {
@@ -123,14 +141,22 @@ impl Listening {
             }
             spawned => spawned,
         };
-        let (discovery, events) = spawned.map_err(|error| {
+        spawned.map_err(|error| {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
-        })?;
-        let manifest = manifest.id();
-        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
-        self.trace.phase(Phase::Discovering);
-        Ok(Discovering { endpoint: self.endpoint, tasks: self.tasks, discovery, events, trace: self.trace })
+        })
     }
+}
+
+/// What a daemon stands on: one set of listeners for all of its datasets.
+pub struct Standing {
+    /// Opens links.
+    pub endpoint: Arc<Endpoint>,
+    /// Finds peers and nodes.
+    pub discovery: Discovery,
+    /// What it has to say.
+    pub events: mpsc::Receiver<discovery::Event>,
+    /// Take links until dropped.
+    pub tasks: JoinSet<()>,
 }
 
 /// A node that looks for peers, and does not talk to them yet.

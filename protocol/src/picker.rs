@@ -86,7 +86,8 @@ impl Picker {
         if self.open.is_empty() || have.is_empty() {
             return None;
         }
-        let wanted = |piece: &PieceIndex| self.open.contains(*piece) && have.contains(*piece) && allowed(*piece);
+        let wanted =
+            |piece: &PieceIndex| self.open.contains(*piece) && have.contains(*piece) && allowed(*piece);
         if let Some(piece) = self.preferred.iter().copied().find(wanted) {
             return Some(piece);
         }

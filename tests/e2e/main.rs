@@ -19,5 +19,6 @@ mod hostile;
 mod laboratory;
 mod lan;
 mod loopback;
+mod namespace;
 mod steps;
 mod trace;

@@ -81,7 +81,12 @@ impl Scene {
     fn prepared(&self, name: &str, directory: PathBuf, mut command: Command) -> Dft {
         let state = self.new_directory(&format!("{name}.state"));
         command.env("XDG_STATE_HOME", &state).env("HOME", &state);
-        for variable in ["DFT_LOG", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"] {
+        // A daemon of this name has its socket and its store there.
+        let runtime = self.new_directory(&format!("{name}.run"));
+        command.env("XDG_RUNTIME_DIR", &runtime).env("XDG_DATA_HOME", state.join("data"));
+        for variable in
+            ["DFT_TOKEN_FILE", "DFT_LOG", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"]
+        {
             command.env_remove(variable);
         }
         let number = self.started.replace(self.started.get() + 1);

@@ -324,6 +324,12 @@ pub fn parse_tracker(text: &str) -> Result<Multiaddr, ParseTrackerError> {
     if is_supported(&addr) { Ok(addr) } else { Err(malformed()) }
 }
 
+/// The socket address of `IP:PORT`, or of a multiaddress that begins with both.
+pub fn socket_addr_of_text(text: &str) -> Option<SocketAddr> {
+    let parsed = text.parse().ok();
+    parsed.or_else(|| dft_tracker::address::socket_addr_of(&text.parse::<Multiaddr>().ok()?))
+}
+
 fn is_supported(addr: &Multiaddr) -> bool {
     let mut parts = addr.iter();
     let host = match parts.next() {
