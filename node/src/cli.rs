@@ -364,7 +364,7 @@ pub struct CatArgs {
     /// The file in it, where it is a directory
     pub path: Option<String>,
     /// Only the bytes from A up to and without B; either may be left out
-    #[arg(long, value_name = "A-B", value_parser = parse_range)]
+    #[arg(long, value_name = "A-B", value_parser = parse_range, allow_hyphen_values = true)]
     pub range: Option<ByteRange>,
 }
 

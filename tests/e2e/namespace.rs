@@ -31,9 +31,17 @@ impl<'lab> Node<'lab> {
     }
 
     fn start_again(&mut self) {
-        let daemon = self.dft().args(["daemon", "--json", "--name", &self.name]).args(&self.options).start();
-        daemon.wait_for("ready");
-        self.daemon = Some(daemon);
+        loop {
+            let daemon =
+                self.dft().args(["daemon", "--json", "--name", &self.name]).args(&self.options).start();
+            let first = daemon.wait_until("ready", |event| matches!(event.name(), "ready" | "error"));
+            if first.name() == "ready" {
+                self.daemon = Some(daemon);
+                return;
+            }
+            // A verb that found none running may have started one: it has to make room.
+            self.dft().args(["status", "--stop"]).run();
+        }
     }
 
     fn kill9(&mut self) {

@@ -21,6 +21,10 @@ use crate::net::discovery::{self, parse_tracker};
 use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
 use crate::trace::Trace;
 
+/// A use that is so much younger than the one on disk is written there: a sync costs more than it
+/// is worth to know the order to the second after a restart.
+const LAST_USE_STEP_MS: u64 = 60_000;
+
 /// What a dataset is doing.
 #[derive(Clone, Debug)]
 pub enum State {
@@ -154,8 +158,14 @@ impl Holding {
 
     /// Somebody asked for it.
     pub fn touch(&self, daemon: &Daemon) {
-        // What is lost is the order in which copies leave a full store.
-        let _ = self.remember(daemon, |record| record.last_use_s = now_s());
+        let now = now_ms();
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = std::mem::replace(&mut record.last_use_ms, now);
+        drop(record);
+        if now.saturating_sub(last) >= LAST_USE_STEP_MS {
+            // What is lost is the order in which copies leave a full store.
+            let _ = self.remember(daemon, |_| {});
+        }
     }
 
     /// Ends its task, in good order.
@@ -172,9 +182,10 @@ impl Holding {
     }
 }
 
-/// Seconds since 1970.
-pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Starts a dataset. Its record, where it has one, is in the table already.
@@ -202,25 +213,25 @@ pub fn start(
 async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening, mut stop: oneshot::Receiver<()>) {
     let opened = tokio::select! {
         opened = open(&daemon, &holding, opening) => opened,
-        _ = &mut stop => return,
+        _ = &mut stop => return holding.set(given_up(&holding)),
     };
     let store = match opened {
         Ok(store) => store,
         Err(failure) => return holding.set(State::Failed(failure.into())),
     };
     let mut driver = begin(&daemon, &holding, store).await;
-    let ended = loop {
+    let ended: State = loop {
         let update = tokio::select! {
-            _ = &mut stop => break None,
+            _ = &mut stop => break given_up(&holding),
             update = driver.update() => update,
         };
         match update {
             None => {
                 let failure = Failure::new(Kind::Other, "its driver ended unexpectedly");
-                break Some(State::Failed(failure.into()));
+                break State::Failed(failure.into());
             }
             Some(Update::Complete { path }) => completed(&daemon, &holding, path).await,
-            Some(Update::StorageFailed(error)) => break Some(State::Failed(Failure::from(error).into())),
+            Some(Update::StorageFailed(error)) => break State::Failed(Failure::from(error).into()),
             Some(Update::Changed { reason, .. }) => holding.set(State::Damaged(reason)),
             Some(Update::Banned { peer, remote, violation }) => {
                 let peer = crate::net::identity::display_peer(&peer);
@@ -235,9 +246,13 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening, mut s
     }
     holding.view.send_modify(|view| view.running = None);
     driver.shutdown().await;
-    if let Some(state) = ended {
-        holding.set(state);
-    }
+    holding.set(ended);
+}
+
+/// What whoever waits for a dataset is told when it ends.
+fn given_up(holding: &Holding) -> State {
+    let message = format!("{} was given up meanwhile", holding.record().name);
+    State::Failed(Failure::new(Kind::Other, message).into())
 }
 
 /// Starts its driver, and the search for peers.

@@ -34,6 +34,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::cli::DaemonArgs;
+use crate::commands::blocking;
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery};
 use crate::net::identity::display_peer;
@@ -130,20 +131,36 @@ impl Daemon {
         Ok(holding)
     }
 
-    /// Gives a dataset up: its task, its record, and its data where they are in the store.
-    pub async fn give_up(&self, holding: &Holding) -> Result<(), Failure> {
-        holding.stop().await;
-        self.table_of_holdings().remove(&holding.id());
-        if holding.presence == Presence::Shared {
-            self.table.remove(holding.id())?;
-        }
-        Ok(())
+    /// Gives a dataset up: its task, its record, and its data where they are in the store. Once
+    /// begun, it goes on even where nobody waits for it any more.
+    pub async fn give_up(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        let (daemon, holding) = (self.clone(), holding.clone());
+        let given_up = tokio::spawn(async move {
+            daemon.end_holding(&holding).await;
+            if holding.presence == Presence::Shared {
+                let id = holding.id();
+                return blocking(move || daemon.table.remove(id)).await?;
+            }
+            Ok(())
+        });
+        given_up
+            .await
+            .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
     }
 
     /// Lets a dataset that failed be taken on again: its record stays on disk.
-    pub async fn let_go(&self, holding: &Holding) {
+    pub async fn let_go(self: &Arc<Self>, holding: &Arc<Holding>) {
+        let (daemon, holding) = (self.clone(), holding.clone());
+        // Once begun, it goes on even where nobody waits for it any more.
+        let _ = tokio::spawn(async move { daemon.end_holding(&holding).await }).await;
+    }
+
+    async fn end_holding(&self, holding: &Arc<Holding>) {
         holding.stop().await;
-        self.table_of_holdings().remove(&holding.id());
+        let mut holdings = self.table_of_holdings();
+        if holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding)) {
+            holdings.remove(&holding.id());
+        }
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{self, OwnNode};
-use super::holding::{Opening, Presence, Running, now_s};
+use super::holding::{Opening, Presence, Running, now_ms};
 use super::table::{Place, Record};
 use super::{Daemon, Inputs};
 use crate::net::discovery::{
@@ -18,35 +18,48 @@ use crate::net::discovery::{
 use crate::report::Rate;
 use crate::settings::reachable_addrs;
 
-/// Most nodes that are remembered as asked: as many as discovery has candidates.
-const ASKED_MAX: usize = 1024;
-/// When a node that knew no catalogue is asked again.
-const ASK_AGAIN_S: u64 = 5;
+/// Most nodes that are remembered: as many as discovery has candidates.
+const NEIGHBOURS_MAX: usize = 1024;
+/// How often each is asked where the catalogue is, until one is known.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Most of them that are asked at once.
+const ASKED_AT_ONCE_MAX: usize = 16;
 /// How often this node tells the catalogue who it is; a third of how long that is believed.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
 
-/// The nodes that were asked where the catalogue is, and when.
+/// The nodes that mDNS told of, while no catalogue is known.
 #[derive(Default)]
-pub(super) struct Neighbours(Mutex<BTreeMap<PeerId, u64>>);
+pub(super) struct Neighbours(Mutex<BTreeMap<PeerId, Neighbour>>);
+
+struct Neighbour {
+    addr: SocketAddr,
+    asked: Option<Instant>,
+}
 
 impl Neighbours {
-    /// Whether it is time to ask `node`; then it counts as asked.
-    fn is_due(&self, node: PeerId) -> bool {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = now_s();
-        if asked.get(&node).is_some_and(|at| now.saturating_sub(*at) < ASK_AGAIN_S) {
-            return false;
+    fn add(&self, node: PeerId, addr: SocketAddr) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < NEIGHBOURS_MAX || known.contains_key(&node) {
+            known.insert(node, Neighbour { addr, asked: None });
         }
-        if asked.len() >= ASKED_MAX {
-            asked.retain(|_, at| now.saturating_sub(*at) < ASK_AGAIN_S);
-        }
-        let room = asked.len() < ASKED_MAX;
-        if room {
-            asked.insert(node, now);
-        }
-        room
+    }
+
+    /// Those whose turn it is to be asked; then they count as asked.
+    fn take_due(&self) -> Vec<(PeerId, SocketAddr)> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |neighbour: &Neighbour| neighbour.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        let due = known.iter_mut().filter(|(_, neighbour)| due(neighbour)).take(ASKED_AT_ONCE_MAX);
+        due.map(|(node, neighbour)| {
+            neighbour.asked = Some(Instant::now());
+            (*node, neighbour.addr)
+        })
+        .collect()
+    }
+
+    fn forget_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -70,14 +83,19 @@ fn control_addrs<A: ToString>(addrs: &[A]) -> Vec<SocketAddr> {
 
 /// Takes in what discovery has to say, for ever.
 pub(super) async fn attend(daemon: &Arc<Daemon>, inputs: &mut Inputs) {
+    let mut looks = tokio::time::interval(ASK_EVERY);
     loop {
         tokio::select! {
+            _ = looks.tick() => look_for_catalogue(daemon),
             event = inputs.events.recv() => match event {
                 Some(event) => on_event(daemon, event).await,
                 None => return,
             },
             Some(neighbourly) = inputs.neighbourly.recv() => match neighbourly {
-                Neighbourly::Heard { node, addr } => heard(daemon, node, addr),
+                Neighbourly::Heard { node, addr } => {
+                    daemon.neighbours.add(node, addr);
+                    look_for_catalogue(daemon);
+                }
                 Neighbourly::Asked { node: _, from, request, answer } => asked(daemon, from, request, answer),
             },
         }
@@ -103,22 +121,24 @@ async fn on_event(daemon: &Arc<Daemon>, event: Event) {
     }
 }
 
-/// Asks a node that mDNS told of where the catalogue is, while none is known.
-fn heard(daemon: &Arc<Daemon>, node: PeerId, addr: SocketAddr) {
-    if daemon.known_catalogue().is_some() || !daemon.neighbours.is_due(node) {
-        return;
+/// Asks the nodes whose turn it is where the catalogue is, while none is known.
+fn look_for_catalogue(daemon: &Arc<Daemon>) {
+    if daemon.known_catalogue().is_some() {
+        return daemon.neighbours.forget_all();
     }
-    let daemon = daemon.clone();
-    tokio::spawn(async move {
-        let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
-        if let Ok(NodeResponse::Node { trackers, .. }) = answer {
-            let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
-            let trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
-            if !trackers.is_empty() {
-                daemon.found_catalogue(&trackers);
+    for (node, addr) in daemon.neighbours.take_due() {
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
+            if let Ok(NodeResponse::Node { trackers, .. }) = answer {
+                let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
+                let trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
+                if !trackers.is_empty() {
+                    daemon.found_catalogue(&trackers);
+                }
             }
-        }
-    });
+        });
+    }
 }
 
 fn asked(
@@ -204,7 +224,7 @@ impl Daemon {
             place: Place::Stored,
             complete: false,
             origin: false,
-            last_use_s: now_s(),
+            last_use_ms: now_ms(),
         };
         self.hold(manifest, record, Opening::Again, Presence::Shared)
     }

@@ -26,7 +26,7 @@ impl Daemon {
 
     /// Makes room for a copy of `bytes` in the store. The caller holds [`Daemon::room`] until the
     /// copy is in the table.
-    pub(super) async fn make_room(&self, bytes: u64) -> Result<(), Failure> {
+    pub(super) async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<(), Failure> {
         let Some(quota) = self.quota else { return Ok(()) };
         let full = |kept: usize| {
             let (quota, bytes) = (human_bytes(quota), human_bytes(bytes));
@@ -41,7 +41,7 @@ impl Daemon {
             return Err(full(0));
         }
         let mut stored = self.stored();
-        stored.sort_by_key(|holding| holding.record().last_use_s);
+        stored.sort_by_key(|holding| holding.record().last_use_ms);
         let (mut used, mut kept) = (self.store_bytes(), 0);
         for holding in stored {
             if used + bytes <= quota {

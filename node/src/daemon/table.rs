@@ -40,8 +40,8 @@ pub struct Record {
     pub complete: bool,
     /// Whether it was put here.
     pub origin: bool,
-    /// When it was last asked for, in seconds since 1970.
-    pub last_use_s: u64,
+    /// When it was last asked for, in milliseconds since 1970.
+    pub last_use_ms: u64,
 }
 
 /// The table.
@@ -54,7 +54,22 @@ impl Table {
     pub fn open(store: &Path) -> Result<Self, Failure> {
         create_private_dir(&store.join("datasets"))?;
         create_private_dir(&store.join("data"))?;
-        Ok(Self { store: store.to_owned() })
+        let table = Self { store: store.to_owned() };
+        table.remove_leftovers()?;
+        Ok(table)
+    }
+
+    /// Removes copies of which no record tells: whoever made or removed them died in between.
+    fn remove_leftovers(&self) -> Result<(), Failure> {
+        let directory = self.store.join("data");
+        let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
+        for entry in std::fs::read_dir(&directory).map_err(failure)? {
+            let entry = entry.map_err(failure)?;
+            if !self.store.join("datasets").join(entry.file_name()).join(RECORD).exists() {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// The directory of a dataset's manifest, record and hashes.
@@ -200,7 +215,7 @@ mod tests {
             place: Place::Put(vec![path]),
             complete: true,
             origin: true,
-            last_use_s: 7,
+            last_use_ms: 7,
         }
     }
 
@@ -231,6 +246,10 @@ mod tests {
             std::fs::write(directory.join(file), whole).expect("it is written");
         }
         std::fs::remove_file(directory.join("record")).expect("it is removed");
+        let copy = table.data_directory(manifest.id());
+        std::fs::create_dir(&copy).expect("it is made");
+        let table = Table::open(store.path()).expect("it opens");
+        assert!(!copy.exists(), "a copy without a record is a leftover");
         let (datasets, problems) = table.load().expect("it reads");
         assert_eq!((datasets.len(), problems.len()), (0, 0), "it never came to be");
     }

@@ -13,7 +13,7 @@ use super::wait;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
-use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_s};
+use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::wire::{self, Event, Item, Progress};
@@ -112,7 +112,7 @@ async fn from_others(
         place: Place::Fetched(wanted.into.as_path().into()),
         complete: false,
         origin: false,
-        last_use_s: now_s(),
+        last_use_ms: now_ms(),
     };
     let presence = if wanted.peek { Presence::Selfish } else { Presence::Shared };
     let opening = if wanted.force { Opening::Over } else { Opening::Again };

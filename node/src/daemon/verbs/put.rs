@@ -12,7 +12,7 @@ use super::wait;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
-use crate::daemon::holding::{Holding, Opening, Presence, now_s};
+use crate::daemon::holding::{Holding, Opening, Presence, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::wire::{self, Event, Item, Progress, WirePath};
@@ -60,6 +60,8 @@ pub(super) async fn run(
     wait::complete(&holding, reply).await?;
     let already = match catalogue.put(&name, &manifest).await {
         Ok(already) => already,
+        // It may have been published, without an answer: then it has to stay.
+        Err(failure) if failure.kind == Kind::NoSource => return Err(failure),
         Err(failure) => {
             if new {
                 daemon.give_up(&holding).await?;
@@ -119,7 +121,7 @@ async fn take_on(
 ) -> Result<Arc<Holding>, Failure> {
     let original = Arc::new(Store::seed(manifest.clone(), scan)?);
     let record =
-        |place| Record { name: name.to_owned(), place, complete: true, origin: true, last_use_s: now_s() };
+        |place| Record { name: name.to_owned(), place, complete: true, origin: true, last_use_ms: now_ms() };
     if !copy {
         let place = Place::Put(paths.iter().map(|path| path.as_path().into()).collect());
         return daemon.hold(manifest.clone(), record(place), Opening::With(original), Presence::Shared);

@@ -135,7 +135,7 @@ impl Daemon {
     /// What is held of a dataset, where it is of use: what failed is let go, what was changed is
     /// given up, so that it can be taken on again.
     pub(in crate::daemon) async fn usable_holding(
-        &self,
+        self: &Arc<Self>,
         id: dft_protocol::id::ManifestId,
     ) -> Option<Arc<Holding>> {
         let holding = self.holding(id)?;
