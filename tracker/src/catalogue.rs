@@ -1,7 +1,7 @@
 //! The catalogue: the names that all nodes share, and the directory of these nodes.
 //!
 //! A name stands for one dataset for all time: it is written once, and what is removed leaves
-//! the name its own (docs/decisions/0017). A pure core ([`index`]: which name stands for what;
+//! the name its own (docs/decisions/0019). A pure core ([`index`]: which name stands for what;
 //! [`node`]: which nodes there are) behind one thread ([`service`]) that owns it and its durable
 //! [`store`]; [`protocol`] is how it is asked, [`token`] who may write, [`follow`] how a second
 //! tracker copies it.

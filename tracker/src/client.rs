@@ -45,6 +45,8 @@ pub const TRACKERS_MAX: usize = 16;
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a host name may take to be looked up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most pages of one answer: 262,144 names are a tenth of that, whatever their length.
+const PAGES_MAX: usize = 1024;
 /// Questions to one tracker at a time: half of what it takes on one connection, because an
 /// answered one counts there until its stream is closed.
 const ASKED_AT_ONCE_MAX: usize = 4;
@@ -161,22 +163,21 @@ impl Client {
     pub async fn list(&self, pattern: &Pattern) -> Result<Vec<Record>, ClientError> {
         let mut all: Vec<Record> = Vec::new();
         let mut after = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let request = Request::List { pattern: pattern.clone(), after: after.clone() };
             let (records, next) = match self.read(request).await? {
                 Response::Records { records, next } => (records, next),
                 other => return Err(unexpected(&other)),
             };
             all.extend(records);
-            let goes_on = next.as_ref().is_none_or(|next| after.as_ref().is_none_or(|after| next > after));
-            if !goes_on || all.len() > NAMES_MAX || !all.is_sorted_by(|one, other| one.name < other.name) {
-                return Err(ClientError::Invalid { reason: "a list that does not end".into() });
-            }
             match next {
-                Some(next) => after = Some(next),
-                None => return Ok(all),
+                Some(next) if all.len() <= NAMES_MAX => after = Some(next),
+                Some(_) => break,
+                None if all.is_sorted_by(|one, other| one.name < other.name) => return Ok(all),
+                None => return Err(ClientError::Invalid { reason: "a list out of order".into() }),
             }
         }
+        Err(ClientError::Invalid { reason: "a list that does not end".into() })
     }
 
     /// Takes the dataset `id` from `name`. Only this dataset can have the name again.
@@ -233,12 +234,11 @@ impl Client {
         let pages = |tracker| async move {
             let mut all: Vec<Holder> = Vec::new();
             let mut after = None;
-            loop {
+            for _ in 0..PAGES_MAX {
                 match self.ask_at(tracker, Request::Holders { id, after }).await? {
                     Response::Holders { holders, next } => {
                         all.extend(holders);
-                        // A tracker that leads in circles is not followed.
-                        if next.is_none() || next <= after || all.len() > PEERS_PER_MANIFEST_MAX {
+                        if next.is_none() || all.len() > PEERS_PER_MANIFEST_MAX {
                             return Ok(all);
                         }
                         after = next;
@@ -246,6 +246,7 @@ impl Client {
                     other => return Err(failure_of(&other)),
                 }
             }
+            Ok(all)
         };
         let mut found: BTreeMap<PeerId, Holder> = BTreeMap::new();
         for holder in self.gather(pages).await? {
@@ -298,10 +299,13 @@ impl Client {
             return Err(ClientError::Invalid { reason: "a manifest that is too long".into() });
         }
         let mut bytes = first;
+        if bytes.len() != len.min(BLOCK_LEN_MAX) {
+            return Err(ClientError::Invalid { reason: "a block of another length".into() });
+        }
         while bytes.len() < len {
             let offset = u32::try_from(bytes.len()).expect("a manifest is far below 4 GiB");
             match self.read(Request::Block { id, offset }).await? {
-                Response::Block(block) if !block.is_empty() && block.len() <= BLOCK_LEN_MAX => {
+                Response::Block(block) if block.len() == BLOCK_LEN_MAX.min(len - bytes.len()) => {
                     bytes.extend(block);
                 }
                 Response::Missing => return Ok(None),

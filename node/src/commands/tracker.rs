@@ -2,6 +2,7 @@
 
 use dft_tracker::catalogue::service::StartAs;
 use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
+use dft_tracker::service::Notice;
 use serde_json::json;
 
 use crate::cli::TrackerArgs;
@@ -18,6 +19,7 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     };
     settings::create_private_dir(&state)?;
     let reporter = Reporter::new(args.json);
+    let follows = args.follow.is_some();
     let ready = |ready: server::Ready| {
         let addrs: Vec<String> = ready.addrs.iter().map(ToString::to_string).collect();
         let token = ready.token.as_ref().map(|token| token.display().to_string());
@@ -27,13 +29,17 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
             reporter.say(&format!("    --tracker {addr}"));
         }
         match &ready.token {
+            _ if follows => reporter.say("names are put at the tracker that it copies"),
             Some(token) => {
                 reporter.say(&format!("who puts names needs the token in {}", token.display()));
             }
             None => reporter.say("whoever reaches it may put names"),
         }
     };
-    let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
+    let notices = |notice: Notice| match notice {
+        Notice::Follows { .. } => eprintln!("{notice}"),
+        _ => eprintln!("warning: {notice}"),
+    };
     let start_as = match args.follow {
         Some(leader) => {
             let leader =

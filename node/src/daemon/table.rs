@@ -44,6 +44,9 @@ pub struct Record {
     pub last_use_ms: u64,
 }
 
+/// A dataset as it is remembered.
+pub type Remembered = (Arc<Manifest>, Record);
+
 /// The table.
 pub struct Table {
     store: PathBuf,
@@ -83,7 +86,7 @@ impl Table {
     }
 
     /// All datasets; what cannot be read is told of and left alone.
-    pub fn load(&self) -> Result<(Vec<(Arc<Manifest>, Record)>, Vec<String>), Failure> {
+    pub fn load(&self) -> Result<(Vec<Remembered>, Vec<String>), Failure> {
         let directory = self.store.join("datasets");
         let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
         let (mut datasets, mut problems) = (Vec::new(), Vec::new());
@@ -129,7 +132,7 @@ impl Table {
     }
 }
 
-fn read(directory: &Path) -> Result<Option<(Arc<Manifest>, Record)>, String> {
+fn read(directory: &Path) -> Result<Option<Remembered>, String> {
     let bytes = match std::fs::read(directory.join(RECORD)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -6,7 +6,7 @@
 //! comparable only within one epoch.
 //!
 //! There is no consensus here: copies lag behind by a moment, and a promotion is a person's
-//! decision (docs/decisions/0018).
+//! decision (docs/decisions/0020).
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -8,6 +8,8 @@
 //! Where to start reading: [`Catalogue::ask`], then `run`; what is written is in `core`.
 
 mod core;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,9 +36,10 @@ const QUEUE_LEN_MAX: usize = 256;
 const BATCH_LEN_MAX: usize = 128;
 /// A transaction takes no further request once it has this many bytes of manifests.
 const BATCH_BYTES: usize = 32 << 20;
-/// How often expired nodes and manifests on their way are forgotten, and how often a file that
-/// could not be opened is tried again.
+/// The longest that expired nodes and manifests on their way are kept.
 const TICK: Duration = Duration::from_secs(10);
+/// A file that could not be used is tried again after this: checking a large one takes a while.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How a catalogue is to start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,7 +14,7 @@ use dft_tracker::server::{self, CatalogueSettings, ServerConfig, ServerError};
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// A bound for what would otherwise hang; nothing here takes a tenth of it.
@@ -24,6 +24,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 pub(crate) struct Tracker {
     pub(crate) directory: TempDir,
     pub(crate) addr: Multiaddr,
+    /// What its operator is told.
+    pub(crate) notices: Mutex<mpsc::UnboundedReceiver<String>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
 }
@@ -38,15 +40,19 @@ impl Tracker {
         let state = directory.path().to_owned();
         let config = ServerConfig { listen, state, catalogue: Some(settings) };
         let (ready, is_ready) = oneshot::channel();
+        let (notify, notices) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server::run(
             config,
             |up| ready.send(up.addrs).expect("the test waits"),
-            |notice| eprintln!("{notice}"),
+            move |notice| {
+                // Nobody may listen any more.
+                let _ = notify.send(notice.to_string());
+            },
             async { drop(stopped.await) },
         ));
         let addrs = tokio::time::timeout(HANG, is_ready).await.expect("no hang").expect("it starts");
-        Self { directory, addr: addrs[0].clone(), stop, task }
+        Self { directory, addr: addrs[0].clone(), notices: Mutex::new(notices), stop, task }
     }
 
     /// Stops it; its directory is left.

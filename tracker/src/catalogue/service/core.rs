@@ -10,7 +10,7 @@ use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Hints, Manifest};
 use dft_protocol::time::Instant;
 
-use super::{Ask, Caller, CatalogueConfig, CopyStep, StartAs, TICK, refused};
+use super::{Ask, Caller, CatalogueConfig, CopyStep, RETRY_AFTER, StartAs, refused};
 use crate::catalogue::index::{Index, Kept, Row, State};
 use crate::catalogue::name::DatasetName;
 use crate::catalogue::node::NodeDirectory;
@@ -104,7 +104,7 @@ impl<Notify: Fn(Notice)> Core<Notify> {
         let now = self.now();
         self.staging.expire(now);
         self.nodes.expire(now);
-        if self.open.is_none() && self.tried.elapsed() >= TICK {
+        if self.open.is_none() && self.tried.elapsed() >= RETRY_AFTER {
             self.open();
         }
     }
@@ -122,7 +122,8 @@ impl<Notify: Fn(Notice)> Core<Notify> {
 
     /// Makes the batch durable, or takes it back; which of both.
     pub(super) fn commit(&mut self) -> bool {
-        let Some(open) = &mut self.open else { return false };
+        // Without a file, everything was refused already.
+        let Some(open) = &mut self.open else { return true };
         let meta_changed = self.before.take().filter(|before| *before != open.meta);
         if meta_changed.is_some() {
             self.writes.push(Write::Meta(open.meta.clone()));
