@@ -80,6 +80,12 @@ impl<'lab> Node<'lab> {
         listed.events.iter().find(|event| event.name() == "listed" && event.text("name") == name).map(of)
     }
 
+    /// What it holds, for whoever reads why a test failed.
+    fn status(&self) -> String {
+        let events = self.run(&["status"]).events;
+        events.iter().map(|event| format!("{}: {}\n", self.name, event.value)).collect()
+    }
+
     fn until_copies(&self, name: &str, wanted: u64) {
         until(&format!("{wanted} copies of {name}"), || {
             self.copies(name).is_some_and(|(all, _)| all == wanted)
@@ -209,6 +215,9 @@ fn push_makes_nodes_fetch_and_drop_keeps_the_only_copy() {
     assert!(nodes[1].fails(4, &["push", "model", "--to", "h2", "nobody"]).contains("1 nodes do not take"));
     nodes[1].until_copies("model", 2);
     nodes[1].run(&["push", "model", "--all"]);
+    for node in &nodes {
+        until("a copy everywhere", || node.status().contains("\"complete\""));
+    }
     nodes[1].until_copies("model", 4);
 
     let chunks = nodes[0].run(&["ls", "--chunks", "model"]);

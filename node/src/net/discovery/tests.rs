@@ -105,7 +105,11 @@ struct Tracker {
 
 impl Tracker {
     async fn start(state: &Path) -> Self {
-        let listen = SocketAddr::new(LOOPBACK, 0);
+        Self::start_on(state, 0).await
+    }
+
+    async fn start_on(state: &Path, port: u16) -> Self {
+        let listen = SocketAddr::new(LOOPBACK, port);
         let config = ServerConfig { listen, state: state.to_owned(), catalogue: None };
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -266,6 +270,37 @@ async fn many_datasets_share_one_tracker_and_each_finds_its_own_peers() {
         })
         .await;
     assert_eq!(ups, 1, "told once, not for each dataset");
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_comes_back_hears_of_every_dataset() {
+    const DATASETS: u8 = 10;
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let port = dft_tracker::address::socket_addr_of(&tracker.addr).expect("an address").port();
+    let addr = parse_tracker(&format!("127.0.0.1:{port}")).expect("an address");
+    let with_tracker = |link_port| Config { trackers: vec![addr.clone()], ..config(link_port) };
+    let mut holder = Node::without_dataset(with_tracker(1)).await;
+    (0..DATASETS).for_each(|number| holder.discovery.add(dataset(number)));
+    holder.until_up().await;
+    tracker.stop().await;
+    holder.until_down().await;
+    // Another one on that port, which remembers nothing.
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start_on(state.path(), port).await;
+    holder.until_up().await;
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
+    let mut left: Vec<ManifestId> = (0..DATASETS).map(|number| dataset(number).manifest).collect();
+    (0..DATASETS).for_each(|number| seeker.discovery.add(dataset(number)));
+    seeker
+        .until(|event| {
+            if let Event::PeersFound { manifest, .. } = event {
+                left.retain(|wanted| *wanted != manifest);
+            }
+            left.is_empty().then_some(())
+        })
+        .await;
     tracker.stop().await;
 }
 

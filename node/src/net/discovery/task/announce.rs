@@ -1,6 +1,7 @@
 //! The tracker half of the loop: carries out the steps of `trackers`, serves and asks the embedded
 //! tracker, takes leave.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -80,10 +81,10 @@ impl Task {
 
     /// Sends `peer`, a tracker, the announcements that wait for it, few at a time.
     fn send_announcements(&mut self, peer: PeerId) {
-        let sent = self.announcements.under_way.values().filter(|(to, _)| *to == peer).count();
-        for _ in sent..REQUESTS_PER_PEER_MAX {
-            let Some(waiting) = self.announcements.waiting.get_mut(&peer) else { return };
-            let Some((manifest, tracker)) = waiting.pop_front() else {
+        let mut sent = self.announcements.under_way.values().filter(|(to, _)| *to == peer).count();
+        while sent < REQUESTS_PER_PEER_MAX {
+            let next = self.announcements.waiting.get_mut(&peer).and_then(VecDeque::pop_front);
+            let Some((manifest, tracker)) = next else {
                 self.announcements.waiting.remove(&peer);
                 return;
             };
@@ -94,7 +95,9 @@ impl Task {
                 let request = self.swarm.behaviour_mut().tracker.send_request(&peer, request);
                 followed.trackers.announced(tracker, request);
                 self.announcements.under_way.insert(request, (peer, manifest));
+                sent += 1;
             } else {
+                // Nothing is under way that would bring the turn to the next one.
                 followed.trackers.not_connected(tracker);
             }
         }
