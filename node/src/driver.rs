@@ -4,6 +4,8 @@
 //! hashing, flushing) runs elsewhere and comes back as an input. Others see it through a
 //! [`Handle`]: snapshots for whoever draws progress, updates for what happened.
 
+mod remote;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use dft_protocol::swarm::{
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::remote::Remote;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::{Endpoint, LinkError, Open, Role, Route};
@@ -115,7 +118,7 @@ impl Handle {
 
     /// What others may ask of this driver, while it runs.
     pub fn remote(&self) -> Remote {
-        Remote { control: self.control.downgrade(), snapshots: self.snapshots.clone() }
+        Remote::new(self.control.downgrade(), self.snapshots.clone())
     }
 
     /// The latest snapshot.
@@ -130,51 +133,6 @@ impl Handle {
             let _ = wait.await;
         }
         *self.snapshots.borrow()
-    }
-}
-
-/// A hold on a running driver for whoever does not wait for its updates. Cheap to clone; the
-/// driver ends without regard to it.
-#[derive(Clone)]
-pub struct Remote {
-    control: mpsc::WeakSender<Control>,
-    snapshots: watch::Receiver<Snapshot>,
-}
-
-impl Remote {
-    /// Passes on addresses of peers.
-    pub async fn found(&self, peers: Vec<PeerAddr>) {
-        self.send(Control::Found(peers)).await;
-    }
-
-    /// The latest snapshot.
-    pub fn snapshot(&self) -> Snapshot {
-        *self.snapshots.borrow()
-    }
-
-    /// Waits until `piece` is verified; false where the driver ended before it was.
-    pub async fn has(&self, piece: PieceIndex) -> bool {
-        let (verified, wait) = oneshot::channel();
-        self.send(Control::Await { piece, verified }).await;
-        wait.await.is_ok()
-    }
-
-    /// The pieces that are verified; nothing where the driver has ended.
-    pub async fn pieces(&self) -> Option<PieceSet> {
-        let (answer, wait) = oneshot::channel();
-        self.send(Control::Pieces(answer)).await;
-        wait.await.ok()
-    }
-
-    /// Asks for these pieces before others, the most urgent first.
-    pub async fn prefer(&self, pieces: Vec<PieceIndex>) {
-        self.send(Control::Prefer(pieces)).await;
-    }
-
-    async fn send(&self, control: Control) {
-        if let Some(sender) = self.control.upgrade() {
-            let _ = sender.send(control).await;
-        }
     }
 }
 

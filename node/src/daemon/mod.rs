@@ -6,8 +6,8 @@
 //! they are and are never written to; the only copy of something is never removed without being
 //! told to.
 //!
-//! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), [`verbs`] (what
-//! each request does), [`serve`] and [`wire`] (the socket), [`table`] (the disk), [`neighbours`] and
+//! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), `verbs` (what
+//! each request does), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
 //! [`catalogue`] (the others), [`reach`] (the command line's side).
 
 pub mod catalogue;

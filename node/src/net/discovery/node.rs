@@ -70,7 +70,7 @@ pub enum NodeResponse {
 }
 
 impl NodeResponse {
-    /// A refusal, its reason as far as [`TEXT_LEN_MAX`] reaches.
+    /// A refusal, its reason cut where it is too long.
     pub fn refused(reason: impl Into<String>) -> Self {
         let mut reason: String = reason.into();
         while reason.len() > TEXT_LEN_MAX {
