@@ -8,6 +8,9 @@ use crate::lab::tree::assert_same;
 use crate::lab::{Host, Lab, data};
 use crate::steps::MIB;
 
+/// How often a daemon is killed while names are put.
+const KILLS: u64 = 50;
+
 /// One node: its daemon, and the directory in which its user types.
 struct Node<'lab> {
     scene: &'lab Scene,
@@ -258,7 +261,7 @@ fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let mut nodes = nodes(&lab, &scene, &[]);
     let mut seed = data::Random::new(20);
     let mut acknowledged = Vec::new();
-    for round in 0..10_u64 {
+    for round in 0..KILLS {
         let file = scene.path(&format!("file {round}"));
         data::random_file(&file, round, 1 + seed.below(200_000));
         let name = format!("runs/{round}");
@@ -272,10 +275,31 @@ fn acknowledged_puts_survive_kill_9_of_every_daemon() {
             acknowledged.push((name, file));
         }
     }
-    println!("{} of 10 puts were acknowledged", acknowledged.len());
+    println!("{} of {KILLS} puts were acknowledged", acknowledged.len());
     for (name, file) in &acknowledged {
         assert_same(file, &nodes[2].get(name));
     }
+}
+
+#[test]
+fn crowd_that_gets_a_small_file_spares_its_origin() {
+    const CROWD: usize = 24;
+    const LEN: u64 = 4096;
+    let Some(lab) = Lab::hosts(CROWD + 1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("settings");
+    data::random_file(&file, 5, LEN);
+    nodes[0].put(&file, "settings");
+    let gets: Vec<Process> = nodes[1..].iter().map(|node| node.begin(&["get", "settings"])).collect();
+    let mut longest = 0.0_f64;
+    for get in gets {
+        let got = get.wait().expect_code(0);
+        longest = longest.max(got.event("got").value["seconds"].as_f64().expect("a number"));
+    }
+    let sent = nodes[0].run(&["status"]).event("held").number("sent_bytes");
+    println!("{CROWD} gets at once: the longest took {longest:.2} s, the origin sent {sent} bytes");
+    assert!(sent <= 5 * LEN, "{sent} bytes left the origin");
 }
 
 #[test]

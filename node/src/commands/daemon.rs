@@ -28,10 +28,12 @@ fn install() -> Result<(), Failure> {
     let options = std::env::args().skip(1).filter(|option| option != "--install");
     let words = std::iter::once(program.display().to_string()).chain(options);
     let command = words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
+    let here = std::env::current_dir()
+        .map_err(|error| Failure::new(Kind::Other, format!("cannot find the working directory: {error}")))?;
     let directory = unit_directory()?;
     std::fs::create_dir_all(&directory).map_err(|error| Failure::io("create", &directory, &error))?;
     let path = directory.join(UNIT);
-    write_atomically(&path, unit(&command).as_bytes(), 0o644)?;
+    write_atomically(&path, unit(&command, &here.display().to_string()).as_bytes(), 0o644)?;
     print_bytes(
         format!(
             "wrote {}\nstart it, at every login:   systemctl --user enable --now {UNIT}\n\
@@ -42,10 +44,12 @@ fn install() -> Result<(), Failure> {
     )
 }
 
-fn unit(command: &str) -> String {
+/// The options may name files relative to `directory`.
+fn unit(command: &str, directory: &str) -> String {
+    let directory = directory.replace('%', "%%");
     format!(
         "[Unit]\nDescription=dft: datasets shared with the machines of this network\n\n\
-         [Service]\nExecStart={command}\nRestart=on-failure\nRestartSec=2\n\n\
+         [Service]\nWorkingDirectory={directory}\nExecStart={command}\nRestart=on-failure\nRestartSec=2\n\n\
          [Install]\nWantedBy=default.target\n"
     )
 }

@@ -275,6 +275,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
     holding.view.send_modify(|view| *view = View { state, running: Some(running) });
     if complete {
         let _ = holding.remember(daemon, |record| record.complete = true);
+        daemon.tell_news();
     } else {
         let seeders = holding.manifest.hints().seeders.iter().copied();
         let seeders: Vec<PeerAddr> = seeders.collect();
@@ -314,6 +315,7 @@ async fn completed(daemon: &Arc<Daemon>, holding: &Holding, path: PathBuf) {
         let _ = blocking(move || remember_hashes(&manifest, &paths, &cache)).await;
     }
     holding.set(State::Complete(path));
+    daemon.tell_news();
 }
 
 fn remember_hashes(manifest: &Manifest, paths: &[PathBuf], cache: &Path) {

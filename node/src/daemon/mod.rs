@@ -77,6 +77,8 @@ pub struct Daemon {
     control: Mutex<Vec<SocketAddr>>,
     /// The addresses of the tracker that runs in this process.
     own_tracker: Vec<String>,
+    /// What this node tells the catalogue of itself has changed.
+    news: tokio::sync::Notify,
     stop: watch::Sender<bool>,
     reporter: Reporter,
 }
@@ -161,6 +163,7 @@ impl Daemon {
         if holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding)) {
             holdings.remove(&holding.id());
         }
+        self.news.notify_one();
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.
@@ -182,6 +185,11 @@ impl Daemon {
         let own = self.peer();
         let found = self.catalogue().await?.holders(id).await?;
         Ok(found.iter().filter(|holder| holder.peer != own && holder.complete).count())
+    }
+
+    /// It holds something else than before.
+    fn tell_news(&self) {
+        self.news.notify_one();
     }
 
     /// Ends the daemon soon.
@@ -264,6 +272,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         neighbours: Neighbours::default(),
         control: Mutex::new(control),
         own_tracker,
+        news: tokio::sync::Notify::new(),
         stop: watch::Sender::new(false),
         reporter,
     });

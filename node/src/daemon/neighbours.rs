@@ -24,8 +24,10 @@ const NEIGHBOURS_MAX: usize = 1024;
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Most of them that are asked at once.
 const ASKED_AT_ONCE_MAX: usize = 16;
-/// How often this node tells the catalogue who it is; a third of how long that is believed.
+/// How often this node tells the catalogue who it is, at the least.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
+/// How long it waits for more news before it tells them.
+const NEWS_SETTLE: Duration = Duration::from_millis(500);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
 
@@ -243,7 +245,9 @@ pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
             // A tracker that is away is told of by discovery.
             let _ = catalogue.announce(&own_node(daemon, &mut down, &mut up)).await;
         }
-        tokio::time::sleep(ANNOUNCE_EVERY).await;
+        let _ = tokio::time::timeout(ANNOUNCE_EVERY, daemon.news.notified()).await;
+        // Much that happens at once is told at once.
+        tokio::time::sleep(NEWS_SETTLE).await;
     }
 }
 
