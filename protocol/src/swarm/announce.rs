@@ -1,9 +1,9 @@
 //! Who is told which pieces are here, and what is learned from what others announce.
 //!
-//! A piece is announced at once to those who lack it, bundled over some milliseconds; to those
-//! who have it already, not at all; to seeders, who only keep count, bundled over longer. On a
-//! shaped 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of
-//! the bytes.
+//! A piece is announced to those who lack it, bundled over some milliseconds, or for longer where
+//! they know enough that they can ask for; to those who have it already, not at all; to seeders,
+//! who only keep count, bundled over longer. A request takes along what waits. On a shaped
+//! 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of the bytes.
 
 use super::{Command, Injector, Link, LinkId, Notification, Swarm};
 use crate::geometry::PieceIndex;
@@ -13,15 +13,20 @@ use crate::wire::{Message, PieceList};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
+/// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
+/// a seeder's patience in the drain.
+const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
+/// So many pieces that are here and not there keep a peer busy for a while.
+const SPARE_ENOUGH: usize = 24;
 /// An upload that takes longer does not keep the last offers from being made to others.
 const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// A peer holds no more unrequested offers than its share of the remaining pieces, divided by
 /// this. So all run out of offers at about the same time: with fixed numbers the last ones would
 /// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
 /// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
-const OFFER_SHARE: usize = 4;
+const OFFER_SHARE: usize = 2;
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -140,7 +145,7 @@ impl Swarm {
             lost.insert(*piece);
         });
         // Requested, perhaps sent, but never announced by the peer.
-        link.taken.iter().for_each(|piece| {
+        link.taken.keys().for_each(|piece| {
             lost.insert(*piece);
         });
         for piece in lost.iter() {
@@ -151,7 +156,7 @@ impl Swarm {
     /// Puts a piece back to those that are to be offered, where it is here and nowhere else, and
     /// nobody was offered it. True where it is to be offered.
     fn inject_again(&mut self, piece: PieceIndex) -> bool {
-        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains(&piece);
+        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains_key(&piece);
         if !self.have.contains(piece) || self.picker.availability(piece) > 0 || self.links.values().any(held)
         {
             return false;
@@ -172,17 +177,20 @@ impl Swarm {
             return;
         }
         for link in self.links.values_mut() {
-            let wait = if link.complete() {
-                ANNOUNCE_LATER
-            } else if link.have.contains(piece) {
+            if link.have.contains(piece) && !link.complete() {
                 continue;
-            } else {
-                ANNOUNCE_SOON
-            };
+            }
             link.unannounced.push(piece);
-            let urgent = link.unannounced.len() >= ANNOUNCE_BATCH;
-            let at = if urgent { now } else { now + wait };
-            link.announce_at = Some(link.announce_at.map_or(at, |planned| planned.min(at)));
+            let at = match link.announce_at {
+                _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
+                Some(planned) => planned,
+                None if link.complete() => now + ANNOUNCE_LATER,
+                None => {
+                    let spare = self.have.count() - link.have.count_common(&self.have);
+                    now + if spare > SPARE_ENOUGH { ANNOUNCE_SPARE } else { ANNOUNCE_SOON }
+                }
+            };
+            link.announce_at = Some(at);
             Self::plan_announcement(&mut self.next_announcement, at);
         }
         self.flush_announcements(now);
@@ -212,17 +220,24 @@ impl Swarm {
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(link) = self.links.get_mut(&id) else {
-                continue;
-            };
-            link.announce_at = None;
-            let mut pieces = std::mem::take(&mut link.unannounced);
-            pieces.retain(|piece| self.have.contains(*piece));
-            for list in PieceList::split(&pieces) {
-                self.send(id, Message::Have(list), now);
-            }
+            self.announce_waiting(id, now);
         }
         self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
+    }
+
+    /// Announces what waits on one link.
+    pub(super) fn announce_waiting(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.announce_at = None;
+        let mut pieces = std::mem::take(&mut link.unannounced);
+        // The peer may have got some elsewhere meanwhile.
+        let complete = link.complete();
+        pieces.retain(|piece| self.have.contains(*piece) && (complete || !link.have.contains(*piece)));
+        for list in PieceList::split(&pieces) {
+            self.send(id, Message::Have(list), now);
+        }
     }
 
     // ---- what others announce ----
@@ -259,9 +274,12 @@ impl Swarm {
                 self.picker.add(piece);
             }
             let offered = link.offers.remove(&piece);
-            link.taken.remove(&piece);
+            let sent_at = link.taken.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
+                if let Some(sent_at) = sent_at {
+                    injector.spread(now.since(sent_at));
+                }
                 if offered {
                     // It came from elsewhere: another seeder is at the same place.
                     injector.jump(&mut self.rng);
