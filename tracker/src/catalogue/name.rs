@@ -125,7 +125,8 @@ pub struct Pattern {
     text: Box<str>,
     // What each match begins with: only that part of the index is looked at.
     prefix: Box<str>,
-    matcher: glob::Pattern,
+    // What else there is to match; None where there is one star behind the prefix.
+    matcher: Option<glob::Pattern>,
 }
 
 impl Pattern {
@@ -142,7 +143,10 @@ impl Pattern {
                 single.push(letter);
             }
         }
-        let matcher = glob::Pattern::new(&single).map_err(|error| PatternError::Malformed(error.msg))?;
+        let matcher = match single.strip_prefix(prefix) {
+            Some("*") => None,
+            _ => Some(glob::Pattern::new(&single).map_err(|error| PatternError::Malformed(error.msg))?),
+        };
         Ok(Self { text: text.into(), prefix: prefix.into(), matcher })
     }
 
@@ -163,7 +167,10 @@ impl Pattern {
 
     /// Whether `name` matches.
     pub fn matches(&self, name: &DatasetName) -> bool {
-        self.matcher.matches_with(name.as_str(), OPTIONS)
+        match &self.matcher {
+            Some(matcher) => matcher.matches_with(name.as_str(), OPTIONS),
+            None => name.as_str().starts_with(&*self.prefix),
+        }
     }
 }
 

@@ -230,7 +230,7 @@ fn block_key(id: ManifestId, number: u32) -> [u8; DIGEST_LEN + 4] {
 
 /// State, sequence, length of the manifest, record.
 #[derive(Serialize, Deserialize)]
-struct RowCbor(u8, u64, u32, RecordWire);
+struct RowCbor<'a>(u8, u64, u32, #[serde(borrow)] RecordWire<'a>);
 
 /// Catalogue, epoch, highest epoch seen, whether it follows, whom, sequence, horizon, epoch and
 /// step copied, former leader.

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dft_protocol::id::{ManifestId, PeerId};
-use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::{ByteBuf, Bytes};
 
@@ -128,12 +128,6 @@ impl WireLen for FoundNode {
     }
 }
 
-impl WireLen for Holder {
-    fn wire_len(&self) -> usize {
-        to_cbor(&holder_to_wire(self)).len()
-    }
-}
-
 impl WireLen for Change {
     fn wire_len(&self) -> usize {
         32 + match &self.what {
@@ -195,7 +189,7 @@ impl<'de, A: SeqAccess<'de>> Fields<'de, A> {
     }
 
     /// A field that is read as `W` and checked.
-    fn checked<W: DeserializeOwned, T>(
+    fn checked<W: Deserialize<'de>, T>(
         &mut self,
         check: impl FnOnce(W) -> Result<T, MessageError>,
     ) -> Result<T, A::Error> {
@@ -235,7 +229,7 @@ impl<'de, A: SeqAccess<'de>> Fields<'de, A> {
         self.checked(|text: Option<String>| text.map(|text| name_from_wire(&text)).transpose())
     }
 
-    fn list<W: DeserializeOwned, T>(
+    fn list<W: Deserialize<'de>, T>(
         &mut self,
         check: impl Fn(W) -> Result<T, MessageError>,
     ) -> Result<Vec<T>, A::Error> {
@@ -315,9 +309,17 @@ impl FromFields for Response {
 
 // The parts of messages, as they are written, and back.
 
-/// Name, manifest id, size, pieces, entries, created, owner.
+/// Name, manifest id, size, pieces, entries, created, owner; borrowed, because a list has many.
 #[derive(Serialize, Deserialize)]
-pub(in crate::catalogue) struct RecordWire(String, ByteBuf, u64, u32, u32, u64, ByteBuf);
+pub(in crate::catalogue) struct RecordWire<'a>(
+    &'a str,
+    #[serde(borrow)] &'a Bytes,
+    u64,
+    u32,
+    u32,
+    u64,
+    #[serde(borrow)] &'a Bytes,
+);
 
 #[derive(Serialize, Deserialize)]
 struct NodeWire(String, Vec<String>, Vec<ByteBuf>, u64, u64, u32, u64, u64, String);
@@ -330,7 +332,7 @@ struct HolderWire(ByteBuf, Vec<ByteBuf>, bool, Option<String>);
 
 /// Sequence, kind, name, and for all but forgotten names what [`RecordWire`] has besides.
 #[derive(Serialize, Deserialize)]
-struct ChangeWire(u64, u8, Option<RecordWire>, Option<String>);
+struct ChangeWire<'a>(u64, u8, #[serde(borrow)] Option<RecordWire<'a>>, Option<&'a str>);
 
 fn id_bytes(id: &ManifestId) -> &Bytes {
     Bytes::new(id.as_bytes())
@@ -359,28 +361,28 @@ fn label_from_wire<const MAX: usize>(text: &str) -> Result<Label<MAX>, MessageEr
     Label::new(text).ok_or(MessageError::Invalid("a line about a node is not valid"))
 }
 
-pub(in crate::catalogue) fn record_to_wire(record: &Record) -> RecordWire {
+pub(in crate::catalogue) fn record_to_wire(record: &Record) -> RecordWire<'_> {
     RecordWire(
-        record.name.as_str().to_owned(),
-        ByteBuf::from(record.id.as_bytes()),
+        record.name.as_str(),
+        id_bytes(&record.id),
         record.size,
         record.pieces,
         record.entries,
         record.created,
-        peer_bytes(&record.owner),
+        Bytes::new(record.owner.as_bytes()),
     )
 }
 
-pub(in crate::catalogue) fn record_from_wire(wire: RecordWire) -> Result<Record, MessageError> {
+pub(in crate::catalogue) fn record_from_wire(wire: RecordWire<'_>) -> Result<Record, MessageError> {
     let RecordWire(name, id, size, pieces, entries, created, owner) = wire;
     Ok(Record {
-        name: name_from_wire(&name)?,
-        id: manifest_id_from_cbor(&id)?,
+        name: name_from_wire(name)?,
+        id: manifest_id_from_cbor(id)?,
         size,
         pieces,
         entries,
         created,
-        owner: peer_from_wire(&owner)?,
+        owner: peer_from_wire(owner)?,
     })
 }
 
@@ -453,19 +455,19 @@ fn holder_from_wire(HolderWire(peer, addrs, complete, host): HolderWire) -> Resu
     })
 }
 
-fn change_to_wire(change: &Change) -> ChangeWire {
+fn change_to_wire(change: &Change) -> ChangeWire<'_> {
     match &change.what {
         Changed::Put(record) => ChangeWire(change.sequence, 0, Some(record_to_wire(record)), None),
         Changed::Removed(record) => ChangeWire(change.sequence, 1, Some(record_to_wire(record)), None),
-        Changed::Forgotten(name) => ChangeWire(change.sequence, 2, None, Some(name.as_str().to_owned())),
+        Changed::Forgotten(name) => ChangeWire(change.sequence, 2, None, Some(name.as_str())),
     }
 }
 
-fn change_from_wire(wire: ChangeWire) -> Result<Change, MessageError> {
+fn change_from_wire(wire: ChangeWire<'_>) -> Result<Change, MessageError> {
     let what = match wire {
         ChangeWire(_, 0, Some(record), None) => Changed::Put(record_from_wire(record)?),
         ChangeWire(_, 1, Some(record), None) => Changed::Removed(record_from_wire(record)?),
-        ChangeWire(_, 2, None, Some(name)) => Changed::Forgotten(name_from_wire(&name)?),
+        ChangeWire(_, 2, None, Some(name)) => Changed::Forgotten(name_from_wire(name)?),
         _ => return Err(MessageError::Invalid("a change of no known kind")),
     };
     Ok(Change { sequence: wire.0, what })
