@@ -238,6 +238,27 @@ fn push_makes_nodes_fetch_and_drop_keeps_the_only_copy() {
 }
 
 #[test]
+fn two_nodes_that_drop_at_once_keep_a_copy() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 100_000);
+    nodes[1].put(&file, "model");
+    for _ in 0..5 {
+        let target = scene.new_directory("target");
+        nodes[2].run(&["get", "model", target.to_str().expect("a path")]);
+        nodes[1].run(&["put", file.to_str().expect("a path"), "--name", "model"]);
+        nodes[0].until_copies("model", 2);
+        let drops = [1, 2].map(|node| nodes[node].begin(&["drop", "model"]));
+        let codes = drops.map(|drop| drop.wait().code);
+        let dropped = codes.iter().filter(|code| **code == Some(0)).count();
+        assert!(dropped <= 1, "both gave up what the other had: {codes:?}");
+        nodes[0].until_copies("model", 2 - dropped as u64);
+    }
+}
+
+#[test]
 fn selfish_get_leaves_no_trace() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();

@@ -110,19 +110,20 @@ pub(super) async fn give_up(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let holding = held_as(daemon, name).await?;
-    if !force {
-        let copies = daemon.other_copies(holding.id()).await.map_err(|failure| {
+    let place = holding.record().place;
+    if force {
+        daemon.give_up(&holding).await?;
+    } else {
+        let elsewhere = daemon.give_up_if_elsewhere(&holding).await.map_err(|failure| {
             let message = format!("whether others have {name} cannot be asked: {}", failure.message);
             Failure::new(failure.kind, message).hint("--force gives it up nevertheless")
         })?;
-        if copies == 0 {
+        if !elsewhere {
             let message = format!("no other node has all of {name}");
             return Err(Failure::new(Kind::NoSource, message)
                 .hint("dft push NAME --to NODE makes a copy; --force gives it up nevertheless"));
         }
     }
-    let place = holding.record().place;
-    daemon.give_up(&holding).await?;
     let what = match place {
         Place::Stored => "its copy in the store was removed",
         Place::Put(_) | Place::Fetched(_) => "it is not served any more; the files stay where they are",
