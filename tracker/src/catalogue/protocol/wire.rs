@@ -1,6 +1,6 @@
 //! The bytes of `/dft/catalogue/1`: arrays that begin with their kind.
 //!
-//! [`Wire`] decodes by kind, field by field, straight into checked types; that the array ends
+//! `Wire` decodes by kind, field by field, straight into checked types; that the array ends
 //! where its fields do, and that the form is canonical, is shown by encoding the result again.
 
 use std::fmt;
