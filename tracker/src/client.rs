@@ -47,6 +47,9 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most pages of one answer: 262,144 names are a tenth of that, whatever their length.
 const PAGES_MAX: usize = 1024;
+/// How often a question is asked whose connection ended meanwhile: the other end may have closed
+/// it for idleness, and every question may be asked again.
+const ATTEMPTS_MAX: usize = 3;
 /// Questions to one tracker at a time: half of what it takes on one connection, because an
 /// answered one counts there until its stream is closed.
 const ASKED_AT_ONCE_MAX: usize = 4;
@@ -382,12 +385,17 @@ impl Client {
             let _slot = known.slots.acquire().await.map_err(|_| AskError::stopped())?;
             let mut failure = AskError::Unreachable("its name has no address".into());
             for addr in resolve(&known.addr).await? {
-                let (answer, answered) = oneshot::channel();
-                let ask = Ask { addr, request: request.clone(), answer };
-                self.0.asks.send(ask).await.map_err(|_| AskError::stopped())?;
-                match answered.await.map_err(|_| AskError::stopped())? {
-                    Ok(answered) => return Ok((answered.response, answered.peer)),
-                    Err(error) => failure = error,
+                for _ in 0..ATTEMPTS_MAX {
+                    let (answer, answered) = oneshot::channel();
+                    let ask = Ask { addr: addr.clone(), request: request.clone(), answer };
+                    self.0.asks.send(ask).await.map_err(|_| AskError::stopped())?;
+                    match answered.await.map_err(|_| AskError::stopped())? {
+                        Ok(answered) => return Ok((answered.response, answered.peer)),
+                        Err(error) => failure = error,
+                    }
+                    if failure != AskError::Lost {
+                        break;
+                    }
                 }
             }
             Err(failure)
@@ -406,6 +414,10 @@ impl Client {
                 AskError::Unreachable(reason) => {
                     reasons.push((self.0.trackers[tracker].addr.to_string(), reason));
                 }
+                AskError::Lost => {
+                    let reason = "its connections end".to_owned();
+                    reasons.push((self.0.trackers[tracker].addr.to_string(), reason));
+                }
             }
         }
         let (addrs, mut reasons): (Vec<_>, Vec<_>) = reasons.into_iter().unzip();
@@ -417,6 +429,7 @@ fn unexpected(response: &Response) -> ClientError {
     match failure_of(response) {
         AskError::Refused(reason) => ClientError::Refused { reason },
         AskError::Unreachable(reason) => ClientError::Invalid { reason },
+        AskError::Lost => ClientError::Invalid { reason: String::new() },
     }
 }
 

@@ -150,3 +150,18 @@ async fn no_tracker_at_all_is_said_in_time() {
     let error = client.list(&Pattern::all()).await.expect_err("nobody is there");
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_client_goes_on_with_a_tracker_that_was_restarted() {
+    let mut tracker = Tracker::start().await;
+    let writer = tracker.writer();
+    for number in 0..5 {
+        let dataset = manifest(&format!("m{number}"), 1);
+        assert_eq!(put(&writer, &format!("n{number}"), &dataset).await, Ok(PutOutcome::Created));
+        let addr = tracker.addr.clone();
+        tracker = Tracker::start_in(tracker.stop().await, CatalogueSettings::default()).await;
+        assert_eq!(tracker.addr, addr);
+    }
+    assert_eq!(listed(&writer, "*").await, ["n0", "n1", "n2", "n3", "n4"]);
+    tracker.stop().await;
+}

@@ -54,7 +54,7 @@ async fn step(
         (Role::Leader, Some(former)) => former.clone(),
         _ => return None,
     };
-    let Some(client) = client_of(&other, keypair, token) else { return None };
+    let client = client_of(&other, keypair, token)?;
     if meta.role == Role::Leader {
         let told = client.prove_at_first(meta.epoch).await;
         return (!told).then_some(TELL_EVERY);
@@ -94,13 +94,11 @@ async fn copy_round(catalogue: &Handle, leader: &Client) -> Result<(), String> {
         return Err("its epoch is too high".into());
     }
     take(catalogue, CopyStep::Adopt(hello.catalogue)).await?;
-    match meta.copied {
-        Some((epoch, sequence)) if epoch == hello.epoch => {
-            if copy_from(catalogue, leader, &hello, sequence, None).await? {
-                return Ok(());
-            }
-        }
-        _ => {}
+    if let Some((epoch, sequence)) = meta.copied
+        && epoch == hello.epoch
+        && copy_from(catalogue, leader, &hello, sequence, None).await?
+    {
+        return Ok(());
     }
     let mut names = BTreeSet::new();
     copy_from(catalogue, leader, &hello, 0, Some(&mut names)).await?;

@@ -15,6 +15,7 @@ use dft_protocol::id::PeerId;
 use dft_protocol::time::Instant;
 use thiserror::Error;
 
+use super::name::fools_a_terminal;
 use crate::registry::{LinkAddrs, RECORD_TTL};
 
 /// How long a node stays after an announcement: as the records of its datasets.
@@ -43,7 +44,7 @@ impl<const MAX: usize> Label<MAX> {
         let valid = !text.is_empty()
             && text.len() <= MAX
             && text.trim().len() == text.len()
-            && !text.chars().any(char::is_control);
+            && !text.chars().any(fools_a_terminal);
         valid.then(|| Self(text.into()))
     }
 

@@ -1,11 +1,11 @@
-//! The catalogue without its network: one thread that owns names, nodes and their [`Store`].
+//! The catalogue without its network: one thread that owns names, nodes and their [store](super::store).
 //!
 //! Requests wait in a bounded queue. The thread takes those that are waiting, applies the ones
 //! that change something, makes that durable in one transaction (a group commit), and only then
 //! answers; what only reads is answered after that, from what is durable. A change that cannot be
 //! made durable is taken back.
 //!
-//! Where to start reading: [`Catalogue::ask`], then `run`; what is written is in `core`.
+//! Where to start reading: [`Handle::ask`], then `run`; what each request does is in `core`.
 
 mod core;
 #[cfg(test)]

@@ -99,6 +99,9 @@ pub struct Content {
     pub rows: Vec<Row>,
 }
 
+/// A name and what is known of it, as bytes.
+type RawRow = (Box<str>, Vec<u8>);
+
 /// The open file.
 pub struct Store {
     path: PathBuf,
@@ -151,7 +154,7 @@ impl Store {
             .set_check_integrity_on_open(true)
             .create(path)
             .map_err(|error| error.to_string())?;
-        let open = || -> Result<(Vec<(Box<str>, Vec<u8>)>, Option<Vec<u8>>), redb::Error> {
+        let open = || -> Result<(Vec<RawRow>, Option<Vec<u8>>), redb::Error> {
             let transaction = database.begin_write()?;
             let (rows, meta) = {
                 transaction.open_table(BLOCKS)?;

@@ -28,6 +28,8 @@ pub(super) enum AskError {
     Unreachable(String),
     /// It refuses.
     Refused(String),
+    /// The connection ended with the question on its way: a new one may do.
+    Lost,
 }
 
 impl AskError {
@@ -134,11 +136,7 @@ impl Task {
                     fail(ask, &reason_of(&error));
                 }
             }
-            SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                self.connections.retain(
-                    |_, connection| !matches!(connection, Connection::Open(id, _) if *id == connection_id),
-                );
-            }
+            SwarmEvent::ConnectionClosed { connection_id, .. } => self.forget(connection_id),
             SwarmEvent::Behaviour(Event::Message {
                 message: Message::Response { request_id, response },
                 ..
@@ -147,18 +145,27 @@ impl Task {
                     let _ = answer.send(Ok(Answered { response, peer }));
                 }
             }
-            SwarmEvent::Behaviour(Event::OutboundFailure { request_id, error, .. }) => {
+            SwarmEvent::Behaviour(Event::OutboundFailure { request_id, error, connection_id, .. }) => {
+                let unreachable = |reason: &str| AskError::Unreachable(reason.to_owned());
+                let failure = match error {
+                    OutboundFailure::UnsupportedProtocols => unreachable("it has no catalogue"),
+                    OutboundFailure::Timeout => unreachable("it does not answer in time"),
+                    OutboundFailure::ConnectionClosed | OutboundFailure::DialFailure => AskError::Lost,
+                    OutboundFailure::Io(error) => AskError::Unreachable(error.to_string()),
+                };
+                // Whatever comes next gets a connection that may work.
+                self.forget(connection_id);
+                self.swarm.close_connection(connection_id);
                 if let Some((_, answer)) = self.waiting.remove(&request_id) {
-                    let reason = match error {
-                        OutboundFailure::UnsupportedProtocols => "it has no catalogue".into(),
-                        OutboundFailure::Timeout => "it does not answer in time".into(),
-                        other => other.to_string(),
-                    };
-                    let _ = answer.send(Err(AskError::Unreachable(reason)));
+                    let _ = answer.send(Err(failure));
                 }
             }
             _ => {}
         }
+    }
+
+    fn forget(&mut self, connection: ConnectionId) {
+        self.connections.retain(|_, open| !matches!(open, Connection::Open(id, _) if *id == connection));
     }
 
     /// A dial has ended, with a connection to `peer` or with none; who waited for it.

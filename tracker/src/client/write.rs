@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dft_protocol::id::ManifestId;
 
 use super::task::AskError;
-use super::{Client, ClientError, PutOutcome, RemoveOutcome, unexpected};
+use super::{ATTEMPTS_MAX, Client, ClientError, PutOutcome, RemoveOutcome, unexpected};
 use crate::address::peer_id_from_libp2p;
 use crate::catalogue::name::DatasetName;
 use crate::catalogue::protocol::{BLOCK_LEN_MAX, Hello, Request, Response};
@@ -99,15 +99,20 @@ impl Client {
         }
     }
 
+    /// Asks, and proves where a proof is wanted. It is good for one connection: one that ends in
+    /// between wants another.
     async fn write_at(&self, leader: Leader, request: Request) -> Result<Response, AskError> {
-        let response = self.ask_at(leader.tracker, request.clone()).await?;
-        if response != Response::Unproven || self.0.token.is_none() {
-            return Ok(response);
+        let mut response = self.ask_at(leader.tracker, request.clone()).await?;
+        for _ in 0..ATTEMPTS_MAX {
+            if response != Response::Unproven {
+                break;
+            }
+            match self.prove(leader.tracker, leader.epoch).await? {
+                Response::Done => response = self.ask_at(leader.tracker, request.clone()).await?,
+                other => return Ok(other),
+            }
         }
-        match self.prove(leader.tracker, leader.epoch).await? {
-            Response::Done => self.ask_at(leader.tracker, request).await,
-            other => Ok(other),
-        }
+        Ok(response)
     }
 
     /// Proves to a tracker that this client knows the token, and tells it of `epoch`.

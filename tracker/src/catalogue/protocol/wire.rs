@@ -1,6 +1,6 @@
 //! The bytes of `/dft/catalogue/1`: arrays that begin with their kind.
 //!
-//! [`Wire`] decodes by kind, field by field, straight into checked types; that the array ends
+//! `Wire` decodes by kind, field by field, straight into checked types; that the array ends
 //! where its fields do, and that the form is canonical, is shown by encoding the result again.
 
 use std::fmt;
@@ -16,8 +16,10 @@ use super::{
     BLOCK_LEN_MAX, Change, Changed, EPOCH_MAX, Hello, Holder, REQUEST_LEN_MAX, RESPONSE_LEN_MAX, Record,
     Request, Response, canonical,
 };
-use crate::catalogue::name::{DatasetName, Pattern};
-use crate::catalogue::node::{CONTROL_ADDRS_MAX, FoundNode, HostName, Label, NodeRecord};
+use crate::catalogue::name::{DatasetName, Pattern, fools_a_terminal};
+use crate::catalogue::node::{
+    CONTROL_ADDR_LEN_MAX, CONTROL_ADDRS_MAX, FoundNode, HostName, Label, NodeRecord,
+};
 use crate::codec::{Message, MessageError, decode_canonical, to_cbor};
 use crate::protocol::{Reason, addrs_from_cbor, addrs_to_cbor, manifest_id_from_cbor};
 
@@ -282,8 +284,9 @@ impl FromFields for Response {
             2 => Response::Refused(of.checked(|text: String| Ok(Reason::new(&text)))?),
             3 => Response::Unproven,
             4 => Response::NotLeader(of.checked(|text: Option<String>| {
-                let short = text.as_ref().is_none_or(|text| text.len() <= 255);
-                short.then_some(text).ok_or(MessageError::Invalid("an address is too long"))
+                let valid =
+                    |text: &String| text.len() <= CONTROL_ADDR_LEN_MAX && !text.chars().any(fools_a_terminal);
+                text.as_ref().is_none_or(valid).then_some(text).ok_or(MessageError::Invalid("not an address"))
             })?),
             5 => Response::Taken { id: of.id()?, removed: of.next()? },
             6 => Response::Wanted,
@@ -310,7 +313,7 @@ impl FromFields for Response {
 // The parts of messages, as they are written, and back.
 
 /// Name, manifest id, size, pieces, entries, created, owner; borrowed, because a list has many.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(in crate::catalogue) struct RecordWire<'a>(
     &'a str,
     #[serde(borrow)] &'a Bytes,
@@ -331,7 +334,7 @@ struct FoundWire(ByteBuf, ByteBuf, NodeWire, u32);
 struct HolderWire(ByteBuf, Vec<ByteBuf>, bool, Option<String>);
 
 /// Sequence, kind, name, and for all but forgotten names what [`RecordWire`] has besides.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct ChangeWire<'a>(u64, u8, #[serde(borrow)] Option<RecordWire<'a>>, Option<&'a str>);
 
 fn id_bytes(id: &ManifestId) -> &Bytes {

@@ -193,7 +193,7 @@ impl<Notify: Fn(Notice)> Core<Notify> {
             Some(kept) => (kept, None),
             None => match wanted_manifest(&mut self.staging, caller.peer, id, manifest) {
                 Ok((kept, bytes)) => (kept, Some(bytes)),
-                Err(response) => return response,
+                Err(not_taken) => return not_taken.into(),
             },
         };
         let (size, pieces, entries) = kept.shape;
@@ -256,7 +256,7 @@ impl<Notify: Fn(Notice)> Core<Notify> {
             CopyStep::Adopt(catalogue) => adopt(open, catalogue),
             CopyStep::Change(change, manifest) => self.copy_change(*change, manifest),
             CopyStep::Reached { epoch, sequence, only } => {
-                self.reached(epoch, sequence, only);
+                self.reached(epoch, sequence, only.as_ref());
                 Response::Done
             }
         }
@@ -283,7 +283,7 @@ impl<Notify: Fn(Notice)> Core<Notify> {
                         self.writes.push(Write::Manifest(record.id, bytes));
                         kept
                     }
-                    Err(response) => return response,
+                    Err(not_taken) => return not_taken.into(),
                 },
             };
             manifest_len = kept.len;
@@ -296,9 +296,9 @@ impl<Notify: Fn(Notice)> Core<Notify> {
         Response::Done
     }
 
-    fn reached(&mut self, epoch: u64, sequence: u64, only: Option<BTreeSet<DatasetName>>) {
+    fn reached(&mut self, epoch: u64, sequence: u64, only: Option<&BTreeSet<DatasetName>>) {
         let Some(open) = &mut self.open else { return };
-        let surplus: Vec<DatasetName> = only.as_ref().map_or_else(Vec::new, |only| {
+        let surplus: Vec<DatasetName> = only.map_or_else(Vec::new, |only| {
             open.index.names().filter(|name| !only.contains(*name)).cloned().collect()
         });
         let meta = &mut open.meta;
@@ -457,6 +457,21 @@ impl<Notify: Fn(Notice)> Core<Notify> {
     }
 }
 
+/// Why a manifest was not taken.
+enum NotTaken {
+    Wanted,
+    Because(String),
+}
+
+impl From<NotTaken> for Response {
+    fn from(not_taken: NotTaken) -> Self {
+        match not_taken {
+            NotTaken::Wanted => Response::Wanted,
+            NotTaken::Because(reason) => refused(&reason),
+        }
+    }
+}
+
 /// The part that was asked for.
 fn start_as(meta: &mut Meta, start_as: &StartAs) {
     match start_as {
@@ -496,25 +511,25 @@ fn wanted_manifest(
     peer: PeerId,
     id: ManifestId,
     inline: Option<Vec<u8>>,
-) -> Result<(Kept, Vec<u8>), Response> {
+) -> Result<(Kept, Vec<u8>), NotTaken> {
     let bytes = match inline {
         Some(bytes) => bytes,
         None => match staging.finish(peer, id) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(Response::Wanted),
-            Err(error) => return Err(refused(&error.to_string())),
+            Ok(None) => return Err(NotTaken::Wanted),
+            Err(error) => return Err(NotTaken::Because(error.to_string())),
         },
     };
     checked_manifest(id, &bytes)
 }
 
 /// What `bytes` say, and the bytes without hints, where they are the manifest `id`.
-fn checked_manifest(id: ManifestId, bytes: &[u8]) -> Result<(Kept, Vec<u8>), Response> {
+fn checked_manifest(id: ManifestId, bytes: &[u8]) -> Result<(Kept, Vec<u8>), NotTaken> {
     let manifest = Manifest::decode(bytes)
         .and_then(|manifest| manifest.with_hints(Hints::default()))
-        .map_err(|error| refused(&format!("the manifest is not valid: {error}")))?;
+        .map_err(|error| NotTaken::Because(format!("the manifest is not valid: {error}")))?;
     if manifest.id() != id {
-        return Err(refused("the manifest has another id"));
+        return Err(NotTaken::Because("the manifest has another id".into()));
     }
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let shape = (
