@@ -203,6 +203,27 @@ fn a_name_never_changes_what_it_stands_for() {
 }
 
 #[test]
+fn closed_catalogue_takes_names_from_those_with_its_token() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let token = scene.path("token");
+    let with_token = ["--token", token.to_str().expect("a path of a test")];
+    let keeper = Node::start(&scene, lab.host(0), &[&["--embed-tracker"][..], &with_token].concat());
+    let friend = Node::start(&scene, lab.host(1), &with_token);
+    let stranger = Node::start(&scene, lab.host(2), &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 1000);
+    let path = file.to_str().expect("a path of a test");
+    assert!(stranger.fails(1, &["put", path, "--name", "model"]).contains("--token"));
+    let held = stranger.run(&["status"]).events;
+    assert!(held.iter().all(|event| event.name() != "held"), "it holds what it could not publish: {held:?}");
+    friend.put(&file, "model");
+    assert_same(&file, &stranger.get("model"));
+    assert!(stranger.fails(1, &["rm", "model"]).contains("token"));
+    keeper.run(&["rm", "model"]);
+}
+
+#[test]
 fn push_makes_nodes_fetch_and_drop_keeps_the_only_copy() {
     let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
     let scene = Scene::new();
@@ -461,6 +482,13 @@ fn nobody_else_can_use_the_socket() {
     let directory = scene.path("h0.run/dft");
     let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!((mode(&directory), mode(&directory.join("daemon.sock"))), (0o700, 0o600));
+    // Whoever is this user and sends nonsense harms nobody.
+    for nonsense in [&[0xff; 64][..], &[0, 0, 0, 1, 0xf6], &[0, 0, 0, 9, 1, 2], &[]] {
+        let mut socket =
+            std::os::unix::net::UnixStream::connect(directory.join("daemon.sock")).expect("it listens");
+        std::io::Write::write_all(&mut socket, nonsense).expect("it is taken");
+    }
+    nodes[0].run(&["status"]);
     // A directory that others can look into is not trusted by the command line either.
     data::set_mode(&directory, 0o755);
     assert!(nodes[0].fails(1, &["status"]).contains("is not a directory of this user alone"));

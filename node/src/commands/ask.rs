@@ -14,7 +14,7 @@ pub(super) async fn ask(
     mut show: impl FnMut(Item) -> Result<(), Failure>,
     mut data: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let reporter = Reporter::new(json);
+    let mut reporter = Reporter::new(json);
     let mut connection = Connection::open_or_start(&reporter).await?;
     connection.ask(request).await?;
     let mut interrupt = std::pin::pin!(interrupted());
