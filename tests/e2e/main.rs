@@ -20,7 +20,7 @@ mod hostile;
 mod laboratory;
 mod lan;
 mod loopback;
-mod namespace;
 mod names;
+mod namespace;
 mod steps;
 mod trace;

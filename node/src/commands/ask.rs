@@ -34,6 +34,12 @@ pub(super) async fn ask(
                     verb.clone_from(&progress.verb);
                     reporter.begin(shown(&verb), progress.total);
                 }
+                if reporter.progress_event_due() {
+                    reporter.event(&serde_json::json!({
+                        "event": "progress", "verb": progress.verb, "bytes": progress.total,
+                        "have_bytes": progress.bytes, "peers": progress.peers,
+                    }));
+                }
                 let peers =
                     if progress.peers > 0 { format!("{} peers", progress.peers) } else { String::new() };
                 reporter.progress(progress.bytes, peers);
