@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use dft::net::discovery::{Config, parse_tracker, spawn};
+use dft::net::discovery::{Config, Dataset, parse_tracker, spawn};
 use libp2p::identity::Keypair;
 
 #[tokio::main]
@@ -22,13 +22,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         mdns: true,
         trackers: trackers.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>()?,
         embedded_tracker: None,
-        manifest: manifest.parse().map_err(|_| "MANIFEST is 64 hexadecimal digits")?,
         link_port: link_port.parse()?,
-        complete: false,
         site: None,
         network_key: None,
+        neighbours: None,
     };
+    let manifest = manifest.parse().map_err(|_| "MANIFEST is 64 hexadecimal digits")?;
     let (discovery, mut events) = spawn(config).await?;
+    discovery.add(Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan: true });
     println!("{:?} spawned", start.elapsed());
     let end = tokio::time::sleep(Duration::from_secs(seconds.parse()?));
     tokio::pin!(end);

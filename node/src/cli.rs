@@ -16,15 +16,27 @@ const EXIT_CODES: &str = "Exit codes:
   4  no source: nobody has the data, or all refuse
   5  the disk: full, read-only, in use, or failing
   6  integrity: the data is not what the manifest says
+  7  the catalogue does not know the name, or has other content under it
   130  interrupted before it was complete; run the same command again to go on";
 
 /// Sends files and datasets to every machine of a small network, at the speed of the network.
 #[derive(Parser, Debug)]
-#[command(name = "dft", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(
+    name = "dft",
+    version,
+    about,
+    after_help = EXIT_CODES,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    /// Do several things, one after the other: 'put a, ls -l, get b'
+    #[arg(short = 'c', value_name = "VERBS")]
+    pub batch: Option<String>,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// One verb each.
@@ -48,6 +60,30 @@ pub enum Command {
     Secret(SecretArgs),
     /// Show what is set by the configuration file and the environment
     Config(ConfigArgs),
+    /// Run a small node that holds datasets and shares them under names: for put, get, ls, …
+    Daemon(DaemonArgs),
+    /// Show what this node's daemon holds and does
+    Status(StatusArgs),
+    /// Publish files or directories under a name, once and for all
+    Put(PutArgs),
+    /// Fetch a dataset by its name, and share it from then on
+    Get(GetArgs),
+    /// Write a file of a dataset to stdout, while it is being fetched
+    Cat(CatArgs),
+    /// Append a file of a dataset to a local one
+    Append(AppendArgs),
+    /// List the names that there are
+    Ls(LsArgs),
+    /// List the nodes that there are
+    Nodes(NodesArgs),
+    /// Make other nodes fetch a dataset
+    Push(PushArgs),
+    /// Give a dataset up on this node
+    Drop(DropArgs),
+    /// Remove a name from the catalogue, for all
+    Rm(RmArgs),
+    /// Type verbs at a prompt, with history and completion
+    Shell,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -222,6 +258,15 @@ pub struct TrackerArgs {
     /// The secret of a private cluster: only for those who have it as well
     #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE")]
     pub secret: Option<PathBuf>,
+    /// Let whoever reaches the tracker write into the catalogue: on a trusted LAN only
+    #[arg(long)]
+    pub open: bool,
+    /// Copy the catalogue of this tracker, and answer reads from the copy: HOST:PORT or a multiaddress
+    #[arg(long, value_name = "ADDR")]
+    pub follow: Option<String>,
+    /// Take writes from here on, where this was a copy
+    #[arg(long, conflicts_with = "follow")]
+    pub promote: bool,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
@@ -332,6 +377,198 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
+/// `dft daemon`
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArgs {
+    /// Where to keep records and copies [default: dft/HOST in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Most bytes of copies in the store: 500G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub quota: Option<u64>,
+    /// Keep the catalogue: one node of a LAN does, the others find it
+    #[arg(long)]
+    pub embed_tracker: bool,
+    /// The file with the token that writing into the catalogue needs
+    #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
+    pub token: Option<PathBuf>,
+    /// The name of this node [default: that of the host]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub net: NetArgs,
+    /// Write a systemd user unit that starts the daemon with these options, and say what to run
+    #[arg(long)]
+    pub install: bool,
+    /// Leave the terminal's session
+    #[arg(long, hide = true)]
+    pub detached: bool,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// End the daemon
+    #[arg(long)]
+    pub stop: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft put`
+#[derive(Args, Debug)]
+pub struct PutArgs {
+    /// What to publish; behind it, the name, where no file is called so
+    #[arg(required = true, value_name = "PATH… [NAME]")]
+    pub paths: Vec<PathBuf>,
+    /// The name [default: that of PATH]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Take the data into the store: the paths may then change or go
+    #[arg(long)]
+    pub copy: bool,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft get`
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// The name of the dataset
+    pub name: String,
+    /// The directory in which it is created
+    #[arg(value_name = "DEST", default_value = ".")]
+    pub into: PathBuf,
+    /// Fetch it, and neither keep nor share it in the daemon
+    #[arg(long)]
+    pub peek: bool,
+    /// Refuse anything but the manifest with this id
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Replace what is there under its name
+    #[arg(long)]
+    pub force: bool,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft cat`
+#[derive(Args, Debug)]
+pub struct CatArgs {
+    /// The name of the dataset
+    pub name: String,
+    /// The file in it, where it is a directory
+    pub path: Option<String>,
+    /// Only the bytes from A up to and without B; either may be left out
+    #[arg(long, value_name = "A-B", value_parser = parse_range, allow_hyphen_values = true)]
+    pub range: Option<ByteRange>,
+}
+
+/// `dft append`
+#[derive(Args, Debug)]
+pub struct AppendArgs {
+    /// The name of the dataset
+    pub name: String,
+    /// The local file that it is appended to; created where it is missing
+    pub local: PathBuf,
+    /// The file in the dataset, where that is a directory
+    #[arg(long)]
+    pub path: Option<String>,
+    /// Print events as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft ls`
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// Names with * and ? [default: all]
+    pub pattern: Option<String>,
+    /// Show size, date, and how many nodes hold each
+    #[arg(short)]
+    pub long: bool,
+    /// Show which node has which pieces
+    #[arg(long)]
+    pub chunks: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft nodes`
+#[derive(Args, Debug)]
+pub struct NodesArgs {
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft push`
+#[derive(Args, Debug)]
+pub struct PushArgs {
+    /// The name of the dataset
+    pub name: String,
+    /// The nodes, by name or identity
+    #[arg(long, value_name = "NODE", num_args = 1.., required_unless_present = "all")]
+    pub to: Vec<String>,
+    /// Every node
+    #[arg(long, conflicts_with = "to")]
+    pub all: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft drop`
+#[derive(Args, Debug)]
+pub struct DropArgs {
+    /// The name of the dataset
+    pub name: String,
+    /// Even where no other node has all of it
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft rm`
+#[derive(Args, Debug)]
+pub struct RmArgs {
+    /// The name
+    pub name: String,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Bytes of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ByteRange {
+    /// The first one.
+    pub from: u64,
+    /// The one behind the last; the end of the file where it is not given.
+    pub to: Option<u64>,
+}
+
+/// «100-200», «100-», «-200», each number with K, M, G or T where that helps.
+fn parse_range(text: &str) -> Result<ByteRange, String> {
+    let (from, to) = text.split_once('-').ok_or("a range is A-B, A- or -B")?;
+    let number = |text: &str| if text.is_empty() { Ok(None) } else { parse_size(text).map(Some) };
+    let (from, to) = (number(from)?.unwrap_or(0), number(to)?);
+    if to.is_some_and(|to| to < from) {
+        return Err("a range does not end before it begins".into());
+    }
+    Ok(ByteRange { from, to })
+}
+
 fn parse_site(text: &str) -> Result<Site, String> {
     Site::new(text).ok_or_else(|| "a site is 1 to 64 printable ASCII characters without spaces".into())
 }
@@ -423,6 +660,17 @@ mod tests {
         assert_eq!(parse_rate("off"), Ok(ByteRate(None)));
         for text in ["", "0", "1", "fast", "-5M", "5Mbyte", "5kkbit", "bit", "99999999999Gbit", "1.5M"] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_read_as_people_write_them() {
+        for (text, from, to) in [("1-2", 1, Some(2)), ("1K-", 1024, None), ("-5", 0, Some(5)), ("-", 0, None)]
+        {
+            assert_eq!(parse_range(text), Ok(ByteRange { from, to }), "{text}");
+        }
+        for text in ["", "5", "2-1", "a-b", "1-2-3"] {
+            assert!(parse_range(text).is_err(), "{text}");
         }
     }
 

@@ -230,7 +230,7 @@ mod tests {
         let typed = [&["dft", "fetch", "x.dft"], arguments].concat();
         let matches = command.try_get_matches_from(typed).unwrap();
         match Cli::from_arg_matches(&matches).unwrap().command {
-            cli::Command::Fetch(args) => args,
+            Some(cli::Command::Fetch(args)) => args,
             other => panic!("{other:?}"),
         }
     }

@@ -4,6 +4,8 @@
 //! hashing, flushing) runs elsewhere and comes back as an input. Others see it through a
 //! [`Handle`]: snapshots for whoever draws progress, updates for what happened.
 
+mod remote;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,12 +16,14 @@ use std::time::{Duration, Instant};
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
+use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{
     Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm, Violation,
 };
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::remote::Remote;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::pack::Packing;
@@ -41,6 +45,8 @@ const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
 const REPORTS_MAX: usize = 1024;
 /// Reports that are taken in before the commands of all of them are carried out.
 const REPORTS_PER_TURN: usize = 64;
+/// Most waits for pieces at a time: a few readers of one dataset, each a piece ahead.
+const AWAITED_MAX: usize = 256;
 /// How long links may take to send what is queued when a node leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
@@ -116,6 +122,11 @@ impl Handle {
         self.updates.recv().await
     }
 
+    /// What others may ask of this driver, while it runs.
+    pub fn remote(&self) -> Remote {
+        Remote::new(self.control.downgrade(), self.snapshots.clone())
+    }
+
     /// The latest snapshot.
     pub fn snapshot(&self) -> Snapshot {
         *self.snapshots.borrow()
@@ -133,6 +144,9 @@ impl Handle {
 
 enum Control {
     Found(Vec<PeerAddr>),
+    Await { piece: PieceIndex, verified: oneshot::Sender<()> },
+    Pieces(oneshot::Sender<PieceSet>),
+    Prefer(Vec<PieceIndex>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -213,6 +227,7 @@ pub fn start(config: DriverConfig) -> Handle {
         have_bytes,
         dialling: 0,
         unflushed: Unflushed::default(),
+        awaited: Vec::new(),
         finished: !download,
         trace,
     };
@@ -245,6 +260,8 @@ struct Driver {
     have_bytes: u64,
     dialling: usize,
     unflushed: Unflushed,
+    /// Who waits for a piece.
+    awaited: Vec<(PieceIndex, oneshot::Sender<()>)>,
     /// The final name is in place, or this node only seeds.
     finished: bool,
     /// The rate limits of which the swarm knows: upload, download.
@@ -281,6 +298,9 @@ impl Driver {
                 Some(done) = done.recv() => self.handle_done(done),
                 message = control.recv() => match message {
                     Some(Control::Found(peers)) => self.event(Event::PeersFound(peers)),
+                    Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
+                    Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
+                    Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
                     Some(Control::Shutdown(done)) => {
                         self.leave().await;
                         let _ = done.send(());
@@ -293,7 +313,8 @@ impl Driver {
                     self.swarm.handle_timeout(now);
                     self.carry_out();
                 }
-                _ = snapshots.tick() => {
+                // A node may hold thousands of datasets of which nobody wants anything.
+                _ = snapshots.tick(), if !self.is_idle() => {
                     self.tell_limits();
                     self.flush_if_due();
                     self.publish();
@@ -302,12 +323,32 @@ impl Driver {
         }
     }
 
+    /// Nothing can change until something comes from outside; the last snapshot says so.
+    fn is_idle(&self) -> bool {
+        self.finished
+            && self.links.is_empty()
+            && self.dialling == 0
+            && self.snapshot.borrow().stats.links == 0
+    }
+
     fn now(&self) -> SwarmInstant {
         let nanos = self.started.elapsed().as_nanos();
         SwarmInstant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     // ---- inputs ----
+
+    fn await_piece(&mut self, piece: PieceIndex, verified: oneshot::Sender<()>) {
+        if self.swarm.have().contains(piece) {
+            let _ = verified.send(());
+            return;
+        }
+        // Who does not wait any more makes room for who does.
+        self.awaited.retain(|(_, verified)| !verified.is_closed());
+        if self.awaited.len() < AWAITED_MAX {
+            self.awaited.push((piece, verified));
+        }
+    }
 
     fn event(&mut self, event: Event) {
         self.trace.input(&event);
@@ -459,6 +500,9 @@ impl Driver {
                 self.have_bytes += len;
                 self.unflushed.bytes += len;
                 self.unflushed.since.get_or_insert_with(Instant::now);
+                for (_, verified) in self.awaited.extract_if(.., |(awaited, _)| *awaited == piece) {
+                    let _ = verified.send(());
+                }
             }
             Notification::AllVerified => {
                 self.complete.store(self.swarm.have().is_full(), Ordering::Relaxed);

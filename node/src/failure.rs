@@ -20,6 +20,8 @@ pub enum Kind {
     Disk,
     /// Data is not what the manifest says.
     Integrity,
+    /// The catalogue does not know the name, or has other content under it.
+    Name,
     /// Ended by a signal before it was complete.
     Interrupted,
 }
@@ -34,7 +36,22 @@ impl Kind {
             Kind::NoSource => 4,
             Kind::Disk => 5,
             Kind::Integrity => 6,
+            Kind::Name => 7,
             Kind::Interrupted => 130,
+        }
+    }
+
+    /// The kind that a process which ended with this code meant.
+    pub const fn from_exit_code(code: u8) -> Self {
+        match code {
+            2 => Kind::Usage,
+            3 => Kind::Manifest,
+            4 => Kind::NoSource,
+            5 => Kind::Disk,
+            6 => Kind::Integrity,
+            7 => Kind::Name,
+            130 => Kind::Interrupted,
+            _ => Kind::Other,
         }
     }
 }

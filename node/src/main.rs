@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use dft::cli::{Cli, Command, ConfigCommand, SecretCommand};
+use dft::cli::Cli;
 use dft::config::ConfigFile;
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
@@ -26,14 +26,14 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Kind::Usage.exit_code() } else { 0 });
         }
     };
-    let json = wants_json(&cli.command);
+    let json = cli.command.as_ref().is_some_and(commands::wants_json);
     // One thread moves all bytes and drives all state: its tasks wake each other without a system
     // call. What takes a core (hashing, the disk) runs on the blocking threads beside it.
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(BLOCKING_MAX).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::run(cli.command));
+            let result = runtime.block_on(commands::run_all(cli));
             // A blocking read of a dead network disk must not keep us.
             runtime.shutdown_timeout(std::time::Duration::from_millis(200));
             result
@@ -57,28 +57,9 @@ fn refuse_config(failure: &Failure) -> ExitCode {
             ExitCode::SUCCESS
         }
         parsed => {
-            let json = parsed.is_ok_and(|cli| wants_json(&cli.command));
+            let json = parsed.is_ok_and(|cli| cli.command.as_ref().is_some_and(commands::wants_json));
             report::print_failure(failure, json);
             ExitCode::from(failure.kind.exit_code())
         }
-    }
-}
-
-fn wants_json(command: &Command) -> bool {
-    match command {
-        Command::Seed(args) => args.json,
-        Command::Fetch(args) => args.json,
-        Command::Tracker(args) => args.json,
-        Command::Show(args) => args.json,
-        Command::Verify(args) => args.json,
-        Command::Trace(args) => args.json,
-        Command::Demo(args) => args.json,
-        Command::Config(args) => match &args.command {
-            ConfigCommand::Show { json } => *json,
-        },
-        Command::Secret(args) => match &args.command {
-            SecretCommand::New { json, .. } => *json,
-        },
-        Command::Completions { .. } | Command::Man => false,
     }
 }

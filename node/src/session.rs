@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::cli::{ByteRate, NetArgs, Switch};
 use crate::driver::{self, DriverConfig, Handle, Snapshot, Update};
 use crate::failure::{Failure, Kind};
-use crate::net::discovery::{self, Discovery, DiscoveryError, parse_tracker};
+use crate::net::discovery::{self, Discovery, DiscoveryError, Neighbourly, parse_tracker};
 use crate::net::identity::{Identity, display_peer};
 use crate::net::link::endpoint::EndpointConfig;
 use crate::net::link::pack::Packing;
@@ -107,22 +108,38 @@ impl Listening {
         complete: bool,
         tracker: Option<PathBuf>,
     ) -> Result<Discovering, Failure> {
-        let mut trackers = self.trackers.clone();
-        let own = tracker.is_some();
-        if !own {
-            let hints = manifest.hints().trackers.iter().filter_map(|text| parse_tracker(text).ok());
-            trackers.extend(hints.filter(|hint| !self.trackers.contains(hint)).collect::<Vec<_>>());
-        }
+        // A seeder's manifest names the tracker that it embeds.
+        let hints = manifest.hints().trackers.iter().filter(|_| tracker.is_none());
+        let hints = hints.filter_map(|text| parse_tracker(text).ok());
+        let trackers = hints.filter(|hint| !self.trackers.contains(hint)).collect();
+        let (discovery, events) = self.spawn_discovery(tracker, None).await?;
+        let manifest = manifest.id();
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
+        self.trace.phase(Phase::Discovering);
+        let Self { endpoint, tasks, limits, trace, .. } = self;
+        Ok(Discovering { endpoint, tasks, discovery, events, limits, trace })
+    }
+
+    /// Starts to look for peers of datasets that come and go, and for other nodes.
+    pub async fn discover_all(self, neighbours: mpsc::Sender<Neighbourly>) -> Result<Standing, Failure> {
+        let (discovery, events) = self.spawn_discovery(None, Some(neighbours)).await?;
+        Ok(Standing { endpoint: self.endpoint, discovery, events, limits: self.limits, tasks: self.tasks })
+    }
+
+    async fn spawn_discovery(
+        &self,
+        tracker: Option<PathBuf>,
+        neighbours: Option<mpsc::Sender<Neighbourly>>,
+    ) -> Result<(Discovery, mpsc::Receiver<discovery::Event>), Failure> {
         let config = |port| discovery::Config {
             keypair: self.endpoint.identity().keypair().clone(),
             listen: self.net.listen,
             port,
             mdns: !self.net.no_mdns,
-            trackers: trackers.clone(),
+            trackers: self.trackers.clone(),
             embedded_tracker: tracker.clone(),
-            manifest: manifest.id(),
             link_port: self.endpoint.port(),
-            complete,
+            neighbours: neighbours.clone(),
             site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
             network_key: self.network_key,
         };
@@ -136,12 +153,9 @@ impl Listening {
             }
             spawned => spawned,
         };
-        let (discovery, events) = spawned.map_err(|error| {
+        spawned.map_err(|error| {
             Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
-        })?;
-        self.trace.phase(Phase::Discovering);
-        let Self { endpoint, tasks, limits, trace, .. } = self;
-        Ok(Discovering { endpoint, tasks, discovery, events, limits, trace })
+        })
     }
 }
 
@@ -152,6 +166,20 @@ pub enum Role {
     Fetcher,
     /// It has everything, and serves it, compressed or not.
     Seeder(Packing),
+}
+
+/// What a daemon stands on: one set of listeners for all of its datasets.
+pub struct Standing {
+    /// Opens links.
+    pub endpoint: Arc<Endpoint>,
+    /// Finds peers and nodes.
+    pub discovery: Discovery,
+    /// What it has to say.
+    pub events: mpsc::Receiver<discovery::Event>,
+    /// The rates of all of its links together.
+    pub limits: Arc<RateLimits>,
+    /// Take links until dropped.
+    pub tasks: JoinSet<()>,
 }
 
 /// A node that looks for peers, and does not talk to them yet.
@@ -204,6 +232,7 @@ impl Discovering {
         });
         trace.phase(Phase::Driving);
         record_found(&trace, Means::Manifest, &known);
+        let id = manifest.id();
         let (endpoint, limits) = (self.endpoint, self.limits);
         let driver = driver::start(DriverConfig {
             manifest,
@@ -216,6 +245,7 @@ impl Discovering {
         });
         driver.found(known).await;
         Session {
+            manifest: id,
             driver,
             discovery: self.discovery,
             events: self.events,
@@ -228,6 +258,7 @@ impl Discovering {
 
 /// A node at work.
 pub struct Session {
+    manifest: ManifestId,
     driver: Handle,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
@@ -245,7 +276,7 @@ impl Session {
                     return update.map(Happening::Update);
                 }
                 event = self.events.recv(), if self.discovering => match event {
-                    Some(discovery::Event::PeersFound { peers, source }) => {
+                    Some(discovery::Event::PeersFound { peers, source, .. }) => {
                         record_found(&self.trace, means_of(&source), &peers);
                         self.driver.found(peers).await;
                     }
@@ -263,7 +294,7 @@ impl Session {
 
     /// Every piece is here: says so.
     pub fn set_complete(&self) {
-        self.discovery.set_complete();
+        self.discovery.set_complete(self.manifest);
     }
 
     /// Takes leave of everybody; takes about 1 s at most.

@@ -68,31 +68,71 @@ impl SeedState {
 
     /// The identity of the run before, or a new one.
     pub fn identity(&self) -> Result<Identity, Failure> {
-        let path = self.directory.join("identity");
-        if let Ok(bytes) = std::fs::read(&path)
-            && let Ok(keypair) = Keypair::from_protobuf_encoding(&bytes)
-        {
-            return Ok(Identity::from_keypair(keypair));
-        }
-        let identity = Identity::generate();
-        let bytes = identity.keypair().to_protobuf_encoding();
-        let bytes = bytes
-            .map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
-        write_atomically(&path, &bytes, 0o600)?;
-        Ok(identity)
+        identity_in(&self.directory)
     }
 
     /// The ports of the run before.
     pub fn ports(&self) -> Option<Ports> {
-        let bytes = std::fs::read(self.directory.join("ports")).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        ports_in(&self.directory)
     }
 
     /// Remembers the ports of this run.
     pub fn remember(&self, ports: Ports) -> Result<(), Failure> {
-        let text = serde_json::json!(ports).to_string();
-        write_atomically(&self.directory.join("ports"), text.as_bytes(), 0o600)
+        remember_ports(&self.directory, ports)
     }
+}
+
+/// What a daemon keeps from run to run, so that others find it again: its identity and ports.
+pub struct NodeState {
+    directory: PathBuf,
+}
+
+impl NodeState {
+    /// The state in a store, whose lock the caller holds.
+    pub fn open(store: &Path) -> Result<Self, Failure> {
+        create_private_dir(store)?;
+        Ok(Self { directory: store.to_owned() })
+    }
+
+    /// The identity of the run before, or a new one.
+    pub fn identity(&self) -> Result<Identity, Failure> {
+        identity_in(&self.directory)
+    }
+
+    /// The ports of the run before.
+    pub fn ports(&self) -> Option<Ports> {
+        ports_in(&self.directory)
+    }
+
+    /// Remembers the ports of this run.
+    pub fn remember(&self, link: u16, control: u16) -> Result<(), Failure> {
+        remember_ports(&self.directory, Ports { link, control })
+    }
+}
+
+fn identity_in(directory: &Path) -> Result<Identity, Failure> {
+    let path = directory.join("identity");
+    if let Ok(bytes) = std::fs::read(&path)
+        && let Ok(keypair) = Keypair::from_protobuf_encoding(&bytes)
+    {
+        return Ok(Identity::from_keypair(keypair));
+    }
+    let identity = Identity::generate();
+    let bytes = identity.keypair().to_protobuf_encoding();
+    let bytes =
+        bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
+    write_atomically(&path, &bytes, 0o600)?;
+    Ok(identity)
+}
+
+fn ports_in(directory: &Path) -> Option<Ports> {
+    let bytes = std::fs::read(directory.join("ports")).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn remember_ports(directory: &Path, ports: Ports) -> Result<(), Failure> {
+    let text = serde_json::json!(ports).to_string();
+    write_atomically(&directory.join("ports"), text.as_bytes(), 0o600)
 }
 
 /// Creates a directory, and those above it, that only this user can look into.

@@ -1,4 +1,4 @@
-//! Which piece next: rarest first, random among equals.
+//! Which piece next: rarest first, random among equals; before that, what somebody waits for.
 //!
 //! The picker knows how many linked peers have each piece (its *availability*) and which pieces
 //! are *open*: wanted and not asked of anybody. For one peer it picks the open piece of lowest
@@ -18,17 +18,22 @@ use crate::piece_set::PieceSet;
 /// manifest has two million pieces.
 pub const SAMPLE_MAX: usize = 4096;
 
+/// Most pieces that are preferred at a time: the read-ahead of a reader. Each pick looks at them.
+pub const PREFERRED_MAX: usize = 64;
+
 /// Availability of all pieces, and the open ones.
 #[derive(Clone, Debug)]
 pub struct Picker {
     availability: Vec<u16>,
     open: PieceSet,
+    /// What somebody waits for, the most urgent first; at most [`PREFERRED_MAX`].
+    preferred: Vec<PieceIndex>,
 }
 
 impl Picker {
     /// A picker to which no peer has anything, and for which the pieces in `open` are wanted.
     pub fn new(open: PieceSet) -> Self {
-        Self { availability: vec![0; open.capacity()], open }
+        Self { availability: vec![0; open.capacity()], open, preferred: Vec::new() }
     }
 
     /// How many linked peers have `piece`.
@@ -64,8 +69,14 @@ impl Picker {
         self.open.remove(piece);
     }
 
-    /// The rarest open piece among those that a peer has and that are `allowed`; a random one of
-    /// the rarest.
+    /// These pieces come before all others, in this order, as far as [`PREFERRED_MAX`] reaches.
+    pub fn prefer(&mut self, mut pieces: Vec<PieceIndex>) {
+        pieces.truncate(PREFERRED_MAX);
+        self.preferred = pieces;
+    }
+
+    /// The first preferred piece among those that are open, that a peer has, and that are
+    /// `allowed`; else the rarest one of these, a random one among equals.
     pub fn pick(
         &self,
         have: &PieceSet,
@@ -74,6 +85,11 @@ impl Picker {
     ) -> Option<PieceIndex> {
         if self.open.is_empty() || have.is_empty() {
             return None;
+        }
+        let wanted =
+            |piece: &PieceIndex| self.open.contains(*piece) && have.contains(*piece) && allowed(*piece);
+        if let Some(piece) = self.preferred.iter().copied().find(wanted) {
+            return Some(piece);
         }
         let start = rng.random_range(0..self.open.capacity());
         let mut rarest = u16::MAX;
@@ -144,6 +160,22 @@ mod tests {
         for (have, seen, open, expected) in cases {
             assert_eq!(picks(have, seen, open), *expected, "have {have}, seen {seen}, open {open}");
         }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_comes_first_and_in_order() {
+        let geometry = Geometry::new(vec![1; 4]).unwrap();
+        let pieces: Vec<PieceIndex> = geometry.pieces().collect();
+        let mut picker = Picker::new(PieceSet::full(4));
+        [0, 2, 3].into_iter().for_each(|piece| picker.add(pieces[piece]));
+        picker.prefer(vec![pieces[2], pieces[0]]);
+        let mut rng = Xoshiro256StarStar::seed_from_u64(7);
+        let mut picked = Vec::new();
+        while let Some(piece) = picker.pick(&PieceSet::full(4), |_| true, &mut rng) {
+            picker.close_piece(piece);
+            picked.push(piece.index());
+        }
+        assert_eq!(picked, [2, 0, 1, 3]);
     }
 
     #[test]

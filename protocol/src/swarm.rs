@@ -279,6 +279,10 @@ impl Swarm {
             Event::PieceReceived { link, piece } => self.handle_piece_received(link, piece, now),
             Event::PieceDiscarded { link, piece } => self.handle_piece_discarded(link, piece, now),
             Event::PieceChecked { link, piece, valid } => self.handle_piece_checked(link, piece, valid, now),
+            Event::Preferred(pieces) => {
+                self.picker.prefer(pieces);
+                self.request_from_all(now);
+            }
             Event::PiecesDurable(pieces) => self.handle_pieces_durable(&pieces),
             Event::PiecesLost(pieces) => self.handle_pieces_lost(&pieces, now),
             Event::PiecesDropped(pieces) => self.handle_pieces_dropped(&pieces, now),

@@ -31,7 +31,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn wrong_usage_has_its_own_code() {
     let scene = Scene::new();
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 16] = [
         &[],
         &["sow"],
         &["seed"],
@@ -46,6 +46,8 @@ fn wrong_usage_has_its_own_code() {
         &["fetch", "x.dft", "--linger", "soon"],
         &["fetch", "x.dft", "--listen", "nowhere"],
         &["demo", "--peers", "0"],
+        &["tracker", "--follow", "nowhere"],
+        &["tracker", "--follow", "10.0.0.5:4711", "--promote"],
     ];
     for arguments in cases {
         let outcome = dft(&scene, arguments);

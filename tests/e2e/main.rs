@@ -3,8 +3,9 @@
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
-//! with whoever types, [`hostile`] for peers that misbehave, [`laboratory`] for proof that the
-//! laboratory itself does what it says.
+//! with whoever types, [`names`] for a catalogue without room, [`hostile`] for peers that misbehave,
+//! [`namespace`] for daemons and their verbs, [`laboratory`] for proof that the laboratory itself
+//! does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -22,6 +23,8 @@ mod laboratory;
 mod lan;
 mod limits;
 mod loopback;
+mod names;
+mod namespace;
 mod secret;
 mod selection;
 mod steps;

@@ -81,6 +81,9 @@ impl Scene {
     fn prepared(&self, name: &str, directory: PathBuf, mut command: Command) -> Dft {
         let state = self.new_directory(&format!("{name}.state"));
         command.env("XDG_STATE_HOME", &state).env("HOME", &state);
+        // A daemon of this name has its socket and its store there.
+        let runtime = self.new_directory(&format!("{name}.run"));
+        command.env("XDG_RUNTIME_DIR", &runtime).env("XDG_DATA_HOME", state.join("data"));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("DFT_") {
                 command.env_remove(variable);

@@ -2,7 +2,8 @@
 //!
 //! A pure core ([`registry`]: who announced what, until when) behind a thin shell: [`service`]
 //! is one thread that owns the registry and its durable [`store`], [`server`] is the libp2p
-//! swarm of `dft tracker`. A seeder embeds the same service in its own libp2p swarm.
+//! swarm of `dft tracker`. A seeder embeds the same service in its own libp2p swarm. `dft tracker`
+//! has a [`catalogue`] besides: names, and which nodes there are; a [`client`] asks it.
 //!
 //! Invariants: an announcement is answered only after it is durable; everything that a remote
 //! can make grow has a named limit; bytes of a remote decode through validating constructors
@@ -14,6 +15,8 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod catalogue;
+pub mod client;
 pub mod codec;
 pub mod limits;
 pub mod protocol;

@@ -1,7 +1,7 @@
 //! What a tracker is asked and what it answers: `/dft/tracker/1`.
 //!
 //! Each message is one CBOR array `[kind, …]`; kinds that are not listed here are refused, so
-//! that later ones (a catalogue) can be added beside them. A message that exists is valid:
+//! that later ones can be added beside them. A message that exists is valid:
 //! the only ways to one are the constructors here and [`Message::decode`], which uses them.
 //!
 //! ```text
@@ -291,7 +291,7 @@ fn addr_from_cbor(bytes: &[u8]) -> Result<SocketAddr, MessageError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -300,13 +300,13 @@ mod tests {
         proptest::option::of("[a-zäß ]{1,20}".prop_map(|text| Site::new(&text).expect("a short label")))
     }
 
-    fn addrs() -> impl Strategy<Value = LinkAddrs> {
+    pub(crate) fn addrs() -> impl Strategy<Value = LinkAddrs> {
         let addr = (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port));
         proptest::collection::vec(addr, 0..ADDRS_PER_RECORD_MAX)
             .prop_map(|addrs| LinkAddrs::new(addrs).unwrap_or_default())
     }
 
-    fn manifest() -> impl Strategy<Value = ManifestId> {
+    pub(crate) fn manifest() -> impl Strategy<Value = ManifestId> {
         any::<[u8; 32]>().prop_map(ManifestId::from_bytes)
     }
 
@@ -338,7 +338,7 @@ mod tests {
 
     /// Decodes to itself; every prefix, extension and flipped bit is refused, or is another
     /// message with exactly these bytes.
-    fn survives_damage<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+    pub(crate) fn survives_damage<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
         let bytes = message.encode();
         assert_eq!(M::decode(&bytes).as_ref(), Ok(message));
         for len in 0..bytes.len() {

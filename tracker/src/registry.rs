@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
@@ -32,8 +33,8 @@ pub const MANIFESTS_MAX: usize = 16_384;
 pub const PEERS_PER_MANIFEST_MAX: usize = 12_000;
 /// Most records in all: bounds the memory, at about 600 bytes each, to 40 MiB.
 pub const RECORDS_MAX: usize = 65_536;
-/// Most manifests of one identity: a peer announces one per process.
-pub const MANIFESTS_PER_IDENTITY_MAX: usize = 64;
+/// Most manifests of one identity: a seeder announces one, a node all datasets of its store.
+pub const MANIFESTS_PER_IDENTITY_MAX: usize = 4_096;
 /// Most records from one observed IP address: a cluster of 512 peers behind one address fits
 /// four times over, and no single host can fill the registry.
 pub const RECORDS_PER_IP_MAX: usize = 2_048;
@@ -274,6 +275,27 @@ impl Registry {
                 site: record.site.clone(),
             })
             .collect()
+    }
+
+    /// The peers of `manifest` behind `after` in the order of their ids, at most `max`, with the
+    /// addresses that an asker at `observed` may use; and whether there are more.
+    pub fn holders(
+        &self,
+        manifest: ManifestId,
+        observed: IpAddr,
+        after: Option<PeerId>,
+        max: usize,
+    ) -> (Vec<FoundPeer>, bool) {
+        let Some(peers) = self.manifests.get(&manifest) else { return (Vec::new(), false) };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = peers.range((from, Bound::Unbounded)).map(|(peer, Kept { record, .. })| FoundPeer {
+            peer: *peer,
+            addrs: LinkAddrs(addrs_for(record, observed).collect()),
+            complete: record.complete,
+            site: record.site.clone(),
+        });
+        let holders = found.by_ref().take(max).collect();
+        (holders, found.next().is_some())
     }
 
     fn check_quotas(&self, manifest: ManifestId, peer: PeerId, observed: IpAddr) -> Result<(), QuotaError> {

@@ -4,24 +4,30 @@
 //! waits for either. [`Answers`] and [`tracker_behaviour`] are shared with the seeder's embedded
 //! tracker.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::TransportError;
 use libp2p::core::{ConnectedPoint, Transport, upgrade};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, Message, ProtocolSupport, ResponseChannel};
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identity::Keypair, pnet, tcp, tls, yamux};
 use thiserror::Error;
 
 use crate::address::{check_port_is_free, ip_of, peer_id_from_libp2p, socket_addr_of, to_multiaddr};
+use crate::catalogue::follow;
+use crate::catalogue::protocol::{self as names, CatalogueCodec};
+use crate::catalogue::service::{Caller, Catalogue, CatalogueConfig, StartAs};
+use crate::catalogue::session::Sessions;
+use crate::catalogue::token::Token;
 use crate::limits::{ConnectionLimits, Limits};
 use crate::protocol::{PROTOCOL, Request, Response, TrackerCodec};
 use crate::service::{Notice, Service, ServiceError};
@@ -29,7 +35,7 @@ use crate::state::{StateDir, StateError};
 
 /// The connections of a standalone tracker: 512 peers and the same again, in 1,100 descriptors.
 pub const SERVER_CONNECTIONS: ConnectionLimits =
-    ConnectionLimits { total: 1024, per_peer: 2, per_ip: 256, half_open: 128, half_open_per_ip: 32 };
+    ConnectionLimits { total: 1024, per_peer: 4, per_ip: 256, half_open: 128, half_open_per_ip: 32 };
 /// A connection without requests is closed after this: longer than an announce interval, so that
 /// a live peer keeps its connection.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,6 +43,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests in the works per connection: a peer announces, and leaves.
 pub const STREAMS_PER_CONNECTION_MAX: usize = 4;
+/// Requests to the catalogue in the works per connection: a client has half as many, and one
+/// that was answered may still count.
+pub const CATALOGUE_STREAMS_MAX: usize = 8;
 /// Streams that one connection may open at all, half-open ones included: bounds what its
 /// receive windows (256 KiB each) can hold.
 const MUXED_STREAMS_MAX: usize = 16;
@@ -55,6 +64,17 @@ pub struct ServerConfig {
     pub state: PathBuf,
     /// Where all who speak to it must have a key: that key.
     pub network_key: Option<[u8; 32]>,
+    /// Its catalogue; without it the tracker knows peers only.
+    pub catalogue: Option<CatalogueSettings>,
+}
+
+/// What the catalogue of a tracker is told.
+#[derive(Debug, Clone, Default)]
+pub struct CatalogueSettings {
+    /// Whether whoever reaches the tracker may write, as on a trusted LAN.
+    pub open: bool,
+    /// How it starts.
+    pub start_as: StartAs,
 }
 
 /// The tracker listens.
@@ -62,6 +82,9 @@ pub struct ServerConfig {
 pub struct Ready {
     /// Its addresses, each with its identity: of every interface where `listen` is unspecified.
     pub addrs: Vec<Multiaddr>,
+    /// The file with the token that writes into the catalogue need; `None` where they need none,
+    /// or there is no catalogue.
+    pub token: Option<PathBuf>,
 }
 
 /// Why a tracker did not start, or stopped.
@@ -93,6 +116,7 @@ pub enum ServerError {
 struct Behaviour {
     limits: Limits,
     tracker: request_response::Behaviour<TrackerCodec>,
+    catalogue: Toggle<request_response::Behaviour<CatalogueCodec>>,
 }
 
 /// Runs a tracker until `shutdown` ends. `notify` hears of damage and of a failing disk.
@@ -104,36 +128,91 @@ pub async fn run(
 ) -> Result<(), ServerError> {
     let state = StateDir::open(&config.state)?;
     let identity = state.identity()?;
+    let notify = shared(notify);
+    let names = match &config.catalogue {
+        Some(settings) => Some(Names::start(&state, settings, notify.clone())?),
+        None => None,
+    };
+    let catalogue = names.as_ref().map(|_| catalogue_behaviour(ProtocolSupport::Inbound));
     let behaviour = Behaviour {
         limits: Limits::new(SERVER_CONNECTIONS),
         tracker: tracker_behaviour(ProtocolSupport::Inbound),
+        catalogue: catalogue.into(),
     };
+    let follows = names.as_ref().map(|names| {
+        let handle = names.catalogue.handle().clone();
+        let (token, network_key) = (names.token.clone(), config.network_key);
+        let access = follow::Access { keypair: identity.clone(), token, network_key };
+        follow::run(handle, access, notify.clone())
+    });
     let mut swarm = new_swarm(identity, behaviour, IDLE_TIMEOUT, config.network_key)
         .map_err(|error| ServerError::Certificate(error.to_string()))?;
     let listen = listen_on_remembered(&mut swarm, config.listen, state.last_port())?;
     let mut server = Server {
         swarm,
         listen,
+        names,
         state: Some(state),
         service: None,
-        observed: HashMap::new(),
+        sessions: Sessions::default(),
         answers: Answers::new(),
+        names_answers: FuturesUnordered::new(),
     };
     tokio::select! {
         () = shutdown => Ok(()),
         result = server.serve(ready, notify) => result,
+        () = OptionFuture::from(follows).map(drop), if config.catalogue.is_some() => {
+            unreachable!("a follower follows for ever")
+        }
     }
 }
+
+/// One `notify` for several threads.
+fn shared(notify: impl Fn(Notice) + Send + 'static) -> impl Fn(Notice) + Clone + Send + 'static {
+    let notify = Arc::new(Mutex::new(notify));
+    move |notice| notify.lock().unwrap_or_else(PoisonError::into_inner)(notice)
+}
+
+/// The catalogue, and who may write into it.
+struct Names {
+    catalogue: Catalogue,
+    token: Token,
+    // Where the token lies; None where writes need none.
+    token_path: Option<PathBuf>,
+}
+
+impl Names {
+    fn start(
+        state: &StateDir,
+        settings: &CatalogueSettings,
+        notify: impl Fn(Notice) + Send + 'static,
+    ) -> Result<Self, ServerError> {
+        let token = state.token()?;
+        let config = CatalogueConfig {
+            path: state.catalogue(),
+            start_as: settings.start_as.clone(),
+            open: settings.open,
+        };
+        let catalogue = Catalogue::start(config, notify)?;
+        Ok(Self { catalogue, token, token_path: (!settings.open).then(|| state.token_path()) })
+    }
+}
+
+type NamesAnswer = (ResponseChannel<names::Response>, names::Response);
 
 struct Server {
     swarm: Swarm<Behaviour>,
     listen: SocketAddr,
+    // Ends before the service, which holds the lock of the state directory.
+    names: Option<Names>,
     // Becomes the service's once the port is remembered.
     state: Option<StateDir>,
     service: Option<Service>,
-    // Where each connection comes from; bounded by the connection limits.
-    observed: HashMap<ConnectionId, IpAddr>,
+    // Each connection; bounded by the connection limits.
+    sessions: Sessions,
     answers: Answers,
+    // Bounded by the catalogue's queue and, per connection, by CATALOGUE_STREAMS_MAX.
+    names_answers: FuturesUnordered<BoxFuture<'static, NamesAnswer>>,
 }
 
 impl Server {
@@ -150,6 +229,11 @@ impl Server {
                 Some((channel, response)) = self.answers.next() => {
                     // The asker may have gone meanwhile.
                     let _ = self.swarm.behaviour_mut().tracker.send_response(channel, response);
+                }
+                Some((channel, response)) = self.names_answers.next() => {
+                    if let Some(catalogue) = self.swarm.behaviour_mut().catalogue.as_mut() {
+                        let _ = catalogue.send_response(channel, response);
+                    }
                 }
             }
         }
@@ -182,19 +266,23 @@ impl Server {
             state.remember_port(port)?;
             self.service = Some(Service::start(state, notify)?);
         }
-        ready(Ready { addrs: public_addrs(&self.swarm) });
+        let token = self.names.as_ref().and_then(|names| names.token_path.clone());
+        ready(Ready { addrs: public_addrs(&self.swarm), token });
         Ok(())
     }
 
     fn handle(&mut self, event: SwarmEvent<BehaviourEvent>) -> Result<(), ServerError> {
         match event {
-            SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
-                if let Some(ip) = remote_ip(&endpoint) {
-                    self.observed.insert(connection_id, ip);
+            SwarmEvent::ConnectionEstablished { connection_id, endpoint, peer_id, .. } => {
+                if let (Some(ip), Some(peer)) = (remote_ip(&endpoint), peer_id_from_libp2p(&peer_id)) {
+                    self.sessions.open(connection_id, peer, ip.to_canonical());
                 }
             }
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                self.observed.remove(&connection_id);
+                let gone = self.sessions.close(connection_id);
+                if let (Some(peer), Some(names)) = (gone, &self.names) {
+                    names.catalogue.handle().gone(peer);
+                }
             }
             SwarmEvent::ListenerClosed { reason: Err(error), .. } => {
                 return Err(ServerError::ListenerClosed(error.to_string()));
@@ -204,14 +292,58 @@ impl Server {
                 connection_id,
                 message: Message::Request { request, channel, .. },
             })) => {
-                let observed = self.observed.get(&connection_id);
-                if let (Some(service), Some(ip)) = (&self.service, observed) {
-                    self.answers.push(service, &peer, *ip, request, channel);
+                let session = self.sessions.get(connection_id);
+                if let (Some(service), Some(session)) = (&self.service, session) {
+                    self.answers.push(service, &peer, session.observed, request, channel);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Catalogue(request_response::Event::Message {
+                connection_id,
+                message: Message::Request { request, channel, .. },
+                ..
+            })) => {
+                if let Some(answer) = self.ask_names(connection_id, request) {
+                    self.names_answers.push(Box::pin(async { (channel, answer.await) }));
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// What the catalogue will answer; `None` for a connection that is gone.
+    fn ask_names(
+        &mut self,
+        connection: ConnectionId,
+        request: names::Request,
+    ) -> Option<BoxFuture<'static, names::Response>> {
+        let names = self.names.as_ref()?;
+        let handle = names.catalogue.handle();
+        let caller = {
+            let session = self.sessions.get(connection)?;
+            Caller { peer: session.peer, observed: session.observed, proven: session.proven }
+        };
+        Some(match request {
+            names::Request::Hello => handle.hello(self.sessions.challenge(connection)?).boxed(),
+            names::Request::Prove { proof, epoch } => {
+                let tracker = peer_id_from_libp2p(self.swarm.local_peer_id())?;
+                if self.sessions.prove(connection, (&names.token, tracker), &proof, epoch) {
+                    handle.fence(epoch).boxed()
+                } else {
+                    std::future::ready(names::Response::Unproven).boxed()
+                }
+            }
+            names::Request::Holders { id, after } => {
+                let found = self.service.as_ref()?.holders(id, caller.observed, after);
+                let handle = handle.clone();
+                async move {
+                    let (found, more) = found.await.unwrap_or_default();
+                    handle.holders(found, more).await
+                }
+                .boxed()
+            }
+            request => handle.ask(caller, request).boxed(),
+        })
     }
 }
 
@@ -250,6 +382,12 @@ impl Answers {
 /// The libp2p behaviour of the tracker's protocol, for one side or both.
 pub fn tracker_behaviour(support: ProtocolSupport) -> request_response::Behaviour<TrackerCodec> {
     request_response::Behaviour::new([(PROTOCOL, support)], request_response_config())
+}
+
+/// The libp2p behaviour of the catalogue's protocol, for one side.
+pub fn catalogue_behaviour(support: ProtocolSupport) -> request_response::Behaviour<CatalogueCodec> {
+    let config = request_response_config().with_max_concurrent_streams(CATALOGUE_STREAMS_MAX);
+    request_response::Behaviour::new([(names::PROTOCOL, support)], config)
 }
 
 /// Time and number of requests of every request-response protocol here.

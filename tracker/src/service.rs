@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::protocol::{Announce, PEERS_PER_RESPONSE_MAX, Reason, Request, Response};
-use crate::registry::{ANNOUNCE_INTERVAL, Asker, LinkAddrs, RECORD_TTL, Record, Registry};
+use crate::registry::{ANNOUNCE_INTERVAL, Asker, FoundPeer, LinkAddrs, RECORD_TTL, Record, Registry};
 use crate::state::{StateDir, StateError};
 use crate::store::{Change, Damaged, Store, StoreError, StoredRecord};
 
@@ -31,6 +31,8 @@ use crate::store::{Change, Damaged, Store, StoreError, StoredRecord};
 const QUEUE_LEN_MAX: usize = 1024;
 /// Most requests of one transaction: bounds how long the first of them waits for the others.
 const BATCH_LEN_MAX: usize = 256;
+/// Most peers of one page of holders: they and their hosts fill half a response.
+const HOLDERS_MAX: usize = 512;
 /// The longest that expired records stay in memory and on disk.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
@@ -53,6 +55,26 @@ pub enum Notice {
     /// Changes cannot be written: their announcements are refused until they can. Said once per
     /// row of failures.
     NotWritten(StoreError),
+    /// The catalogue's file cannot be used: everything about names is refused until it can. Said
+    /// once per row of failures.
+    CatalogueFails(StoreError),
+    /// Another tracker was promoted: this one takes no writes any more.
+    Deposed {
+        /// The other one's epoch.
+        epoch: u64,
+    },
+    /// A follower copies again.
+    Follows {
+        /// Whom.
+        leader: String,
+    },
+    /// A follower cannot copy. Said once per row of failures.
+    NotCopied {
+        /// Whom.
+        leader: String,
+        /// Why not.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -64,6 +86,14 @@ impl fmt::Display for Notice {
                 moved_to.display()
             ),
             Notice::NotWritten(error) => write!(f, "the tracker refuses announcements: {error}"),
+            Notice::CatalogueFails(error) => write!(f, "the catalogue cannot be used: {error}"),
+            Notice::Deposed { epoch } => {
+                write!(f, "another tracker was promoted (epoch {epoch}): this one takes no writes any more")
+            }
+            Notice::Follows { leader } => write!(f, "copies the catalogue of {leader}"),
+            Notice::NotCopied { leader, reason } => {
+                write!(f, "cannot copy the catalogue of {leader}: {reason}")
+            }
         }
     }
 }
@@ -74,12 +104,25 @@ pub struct Service {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Question {
+enum Question {
+    Request(Asked),
+    Holders {
+        manifest: ManifestId,
+        observed: IpAddr,
+        after: Option<PeerId>,
+        answer: oneshot::Sender<Holders>,
+    },
+}
+
+struct Asked {
     peer: PeerId,
     observed: IpAddr,
     request: Request,
     answer: oneshot::Sender<Response>,
 }
+
+/// Peers of a manifest, and whether there are more.
+type Holders = (Vec<FoundPeer>, bool);
 
 impl Service {
     /// Starts on `state`. `notify` is called from the service's thread.
@@ -106,12 +149,30 @@ impl Service {
         request: Request,
     ) -> impl Future<Output = Response> + Send + use<> {
         let (answer, response) = oneshot::channel();
-        let question = Question { peer, observed: observed.to_canonical(), request, answer };
+        self.put(Question::Request(Asked { peer, observed: observed.to_canonical(), request, answer }));
+        async { response.await.unwrap_or_else(|_| refused("the tracker is overloaded or stopping")) }
+    }
+}
+
+impl Service {
+    /// A page of the peers of `manifest` behind `after`, for an asker at `observed`, and whether
+    /// there are more; `None` where the tracker is overloaded.
+    pub fn holders(
+        &self,
+        manifest: ManifestId,
+        observed: IpAddr,
+        after: Option<PeerId>,
+    ) -> impl Future<Output = Option<(Vec<FoundPeer>, bool)>> + Send + use<> {
+        let (answer, holders) = oneshot::channel();
+        self.put(Question::Holders { manifest, observed: observed.to_canonical(), after, answer });
+        async { holders.await.ok() }
+    }
+
+    fn put(&self, question: Question) {
         if let Some(queue) = &self.queue {
             // A full queue drops the question, and with it the sender of its answer.
             let _ = queue.try_send(question);
         }
-        async { response.await.unwrap_or_else(|_| refused("the tracker is overloaded or stopping")) }
     }
 }
 
@@ -140,8 +201,16 @@ fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)
             Ok(first) => {
                 let waiting = std::iter::from_fn(|| questions.try_recv().ok());
                 for question in std::iter::once(first).chain(waiting).take(BATCH_LEN_MAX) {
-                    let response = core.answer(&question, SystemTime::now(), &mut changes);
-                    answers.push((question.answer, response));
+                    match question {
+                        Question::Request(asked) => {
+                            let response = core.answer(&asked, SystemTime::now(), &mut changes);
+                            answers.push((asked.answer, response));
+                        }
+                        Question::Holders { manifest, observed, after, answer } => {
+                            let _ =
+                                answer.send(core.registry.holders(manifest, observed, after, HOLDERS_MAX));
+                        }
+                    }
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -264,7 +333,7 @@ impl Core {
         changes
     }
 
-    fn answer(&mut self, question: &Question, wall: SystemTime, changes: &mut Vec<Change>) -> Response {
+    fn answer(&mut self, question: &Asked, wall: SystemTime, changes: &mut Vec<Change>) -> Response {
         match &question.request {
             Request::Announce(announce) => {
                 if announce.link_port != 0
@@ -292,7 +361,7 @@ impl Core {
 
     fn take(
         &mut self,
-        question: &Question,
+        question: &Asked,
         announce: &Announce,
         wall: SystemTime,
         changes: &mut Vec<Change>,
@@ -456,7 +525,7 @@ mod tests {
     fn a_renewal_without_news_is_not_written() {
         let mut core = Core::new(std::time::Instant::now());
         let question =
-            |request| Question { peer: peer(1), observed: HERE, request, answer: oneshot::channel().0 };
+            |request| Asked { peer: peer(1), observed: HERE, request, answer: oneshot::channel().0 };
         let mut written = |request| {
             let mut changes = Vec::new();
             core.answer(&question(request), SystemTime::UNIX_EPOCH, &mut changes);

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use libp2p::identity::Keypair;
 use thiserror::Error;
 
+use crate::catalogue::token::{Token, TokenError};
+
 /// Longest identity file that is read, in bytes: an Ed25519 key in protobuf has 68.
 const IDENTITY_LEN_MAX: u64 = 4096;
 
@@ -23,6 +25,9 @@ pub enum StateError {
     /// The identity file holds no key.
     #[error("{} holds no identity (remove it to get a new one)", .0.display())]
     Identity(PathBuf),
+    /// The token file holds no token.
+    #[error("{} holds no token (remove it to get a new one)", .0.display())]
+    Token(PathBuf),
     /// The disk refused.
     #[error("{}: {error}", .path.display())]
     Io {
@@ -67,6 +72,33 @@ impl StateDir {
     /// Where the database lies.
     pub fn database(&self) -> PathBuf {
         self.path.join("tracker.redb")
+    }
+
+    /// Where the catalogue's database lies.
+    pub fn catalogue(&self) -> PathBuf {
+        self.path.join("catalogue.redb")
+    }
+
+    /// Where the token lies.
+    pub fn token_path(&self) -> PathBuf {
+        self.path.join("token")
+    }
+
+    /// The token kept here (mode 600): who has it may write into the catalogue. A new one where
+    /// there is none yet.
+    pub fn token(&self) -> Result<Token, StateError> {
+        let path = self.token_path();
+        let io = |error| StateError::Io { path: path.clone(), error };
+        match Token::read(&path) {
+            Ok(token) => Ok(token),
+            Err(TokenError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                let token = Token::random().map_err(io)?;
+                self.replace("token", format!("{}\n", token.to_hex()).as_bytes())?;
+                Ok(token)
+            }
+            Err(TokenError::Io { error, .. }) => Err(io(error)),
+            Err(TokenError::Malformed) => Err(StateError::Token(path)),
+        }
     }
 
     /// The identity kept here; a new one where there is none yet.

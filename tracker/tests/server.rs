@@ -32,7 +32,7 @@ struct Tracker {
 
 async fn start(state: &Path) -> Tracker {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ServerConfig { listen, state: state.to_owned(), network_key: None };
+    let config = ServerConfig { listen, state: state.to_owned(), network_key: None, catalogue: None };
     let (ready, is_ready) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(server::run(
@@ -172,7 +172,7 @@ async fn a_second_tracker_on_one_directory_or_port_is_told_so() {
     let tracker = start(directory.path()).await;
     let listen = socket_addr_of(&tracker.addr).expect("an IP address and a port");
     let run = |state: &Path| {
-        let config = ServerConfig { listen, state: state.to_owned(), network_key: None };
+        let config = ServerConfig { listen, state: state.to_owned(), network_key: None, catalogue: None };
         server::run(config, |_| (), |notice| panic!("{notice:?}"), std::future::pending())
     };
     let error = run(directory.path()).await.expect_err("the directory is in use");

@@ -1,11 +1,19 @@
 //! One file per verb. Each takes what was typed, and returns when its work is done or failed.
 
+mod ask;
+mod cat;
 mod config;
+mod daemon;
 mod demo;
 mod fetch;
+mod get;
+mod list;
+mod put;
 mod secret;
 mod seed;
+mod shell;
 mod show;
+mod spread;
 mod trace;
 mod tracker;
 mod verify;
@@ -16,9 +24,48 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
 
-use crate::cli::{Cli, Command, SelectArgs};
+use crate::cli::{Cli, Command, ConfigCommand, SecretCommand, SelectArgs};
 use crate::failure::{Failure, Kind};
 use crate::storage::{Selection, SelectionError};
+
+/// Does what was typed: one verb, or several.
+pub async fn run_all(cli: Cli) -> Result<(), Failure> {
+    match (cli.batch, cli.command) {
+        (Some(batch), _) => shell::run_batch(&batch).await,
+        (None, Some(command)) => run(command).await,
+        (None, None) => Err(Failure::new(Kind::Usage, "nothing to do").hint("dft --help")),
+    }
+}
+
+/// Whether a verb's output is for programs.
+pub fn wants_json(command: &Command) -> bool {
+    match command {
+        Command::Seed(args) => args.json,
+        Command::Fetch(args) => args.json,
+        Command::Tracker(args) => args.json,
+        Command::Show(args) => args.json,
+        Command::Verify(args) => args.json,
+        Command::Trace(args) => args.json,
+        Command::Demo(args) => args.json,
+        Command::Daemon(args) => args.json,
+        Command::Status(args) => args.json,
+        Command::Put(args) => args.json,
+        Command::Get(args) => args.json,
+        Command::Append(args) => args.json,
+        Command::Ls(args) => args.json,
+        Command::Nodes(args) => args.json,
+        Command::Push(args) => args.json,
+        Command::Drop(args) => args.json,
+        Command::Rm(args) => args.json,
+        Command::Config(args) => match &args.command {
+            ConfigCommand::Show { json } => *json,
+        },
+        Command::Secret(args) => match &args.command {
+            SecretCommand::New { json, .. } => *json,
+        },
+        Command::Cat(_) | Command::Shell | Command::Completions { .. } | Command::Man => false,
+    }
+}
 
 /// Does what was asked for.
 pub async fn run(command: Command) -> Result<(), Failure> {
@@ -32,6 +79,18 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Config(args) => config::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Demo(args) => demo::run(args).await,
+        Command::Daemon(args) => daemon::run(args).await,
+        Command::Status(args) => list::status(args).await,
+        Command::Put(args) => put::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Cat(args) => cat::run(args).await,
+        Command::Append(args) => cat::append(args).await,
+        Command::Ls(args) => list::names(args).await,
+        Command::Nodes(args) => list::nodes(args).await,
+        Command::Push(args) => spread::push(args).await,
+        Command::Drop(args) => spread::give_up(args).await,
+        Command::Rm(args) => spread::remove(args).await,
+        Command::Shell => Box::pin(shell::run_shell()).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dft", &mut std::io::stdout());
             Ok(())
@@ -112,7 +171,9 @@ fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Fail
 }
 
 /// Runs blocking work beside the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))

@@ -1,6 +1,6 @@
-//! Finding the peers of one manifest: by trackers, and by mDNS on the LAN.
+//! Finding the peers of datasets that come and go: by trackers, and by mDNS on the LAN.
 //!
-//! One libp2p swarm per process carries the tracker client, the embedded tracker of a seeder,
+//! One libp2p swarm per process, however many datasets, carries the tracker client, the embedded tracker of a seeder,
 //! mDNS, and the question «which of these manifests do you serve?» that is asked of each peer
 //! that mDNS found. What is found comes out as [`Event::PeersFound`]: addresses for links, which
 //! have nothing to do with libp2p any more. Pieces never pass through here.
@@ -14,6 +14,7 @@
 mod datasets;
 mod lan;
 mod multicast;
+mod node;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use dft_protocol::id::ManifestId;
+use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::PeerAddr;
 use dft_tracker::registry::Site;
 use dft_tracker::server::{listen_on, listen_on_ipv6_too};
@@ -34,11 +35,16 @@ use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+pub use node::{NodeRequest, NodeResponse, RUNS_MAX, TRACKERS_MAX};
 
 pub use dft_tracker::address::{peer_id_from_libp2p, peer_id_to_libp2p};
 
+/// Most datasets at a time: what one announcement each costs a tracker, every 30 s and from each
+/// of 512 nodes, is what bounds them.
+pub const DATASETS_MAX: usize = 4096;
 /// Events that wait for the reader; beyond them, some wait inside.
 const EVENT_QUEUE_LEN: usize = 32;
 /// How long [`Discovery::shutdown`] takes at most: a seeder must end within 2 s of a signal.
@@ -57,20 +63,68 @@ pub struct Config {
     pub port: u16,
     /// Whether peers are found by mDNS as well. Never with a loopback `listen`.
     pub mdns: bool,
-    /// Trackers to announce to.
+    /// Trackers to announce every dataset to.
     pub trackers: Vec<Multiaddr>,
     /// The state directory of an embedded tracker, where this process has one.
     pub embedded_tracker: Option<PathBuf>,
-    /// The dataset.
-    pub manifest: ManifestId,
-    /// Where this process takes links for it; 0 where it takes none.
+    /// Where this process takes links, for every dataset; 0 where it takes none.
     pub link_port: u16,
-    /// Whether this process has every piece.
-    pub complete: bool,
     /// The label of the place where it runs.
     pub site: Option<Site>,
     /// The key of a private cluster, which all must have to whom this process speaks.
     pub network_key: Option<[u8; 32]>,
+    /// Who hears of other nodes and answers their questions; a daemon's.
+    pub neighbours: Option<mpsc::Sender<Neighbourly>>,
+}
+
+/// What concerns other nodes, rather than a dataset.
+#[derive(Debug)]
+pub enum Neighbourly {
+    /// mDNS told of a node. The same ones are heard of again and again; some are inventions.
+    Heard {
+        /// Who.
+        node: PeerId,
+        /// Where its libp2p side is.
+        addr: SocketAddr,
+    },
+    /// A node asks.
+    Asked {
+        /// Who.
+        node: PeerId,
+        /// From where.
+        from: Option<IpAddr>,
+        /// What.
+        request: NodeRequest,
+        /// Takes the answer.
+        answer: oneshot::Sender<NodeResponse>,
+    },
+}
+
+/// A question to another node.
+#[derive(Debug)]
+pub(crate) struct AskNode {
+    node: PeerId,
+    addrs: Vec<SocketAddr>,
+    request: NodeRequest,
+    answer: oneshot::Sender<Result<NodeResponse, NodeError>>,
+}
+
+/// A node could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("it does not answer: {0}")]
+pub struct NodeError(String);
+
+/// A dataset whose peers are to be found.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Which one.
+    pub manifest: ManifestId,
+    /// Whether this process has every piece.
+    pub complete: bool,
+    /// Trackers to announce this one to, beside those of [`Config::trackers`].
+    pub trackers: Vec<Multiaddr>,
+    /// Whether the peers of the LAN are asked for it; without, they are answered only.
+    pub asks_lan: bool,
 }
 
 /// How a peer was found.
@@ -90,6 +144,8 @@ pub enum Event {
     /// Peers that are said to have (parts of) the dataset: addresses to open links to, several
     /// for one peer where it has several. The same peers are found again and again.
     PeersFound {
+        /// Which dataset.
+        manifest: ManifestId,
         /// Where they take links.
         peers: Vec<PeerAddr>,
         /// How they were found.
@@ -139,7 +195,7 @@ pub enum DiscoveryError {
 /// A running discovery. Dropping it ends it at once; [`Discovery::shutdown`] takes leave first.
 #[derive(Debug)]
 pub struct Discovery {
-    complete: watch::Sender<bool>,
+    orders: mpsc::UnboundedSender<task::Order>,
     leave: Option<oneshot::Sender<()>>,
     listening: task::Listening,
     embedded_tracker: bool,
@@ -168,20 +224,49 @@ pub async fn spawn(config: Config) -> Result<(Discovery, mpsc::Receiver<Event>),
         })?),
     };
     let (events, receiver) = mpsc::channel(EVENT_QUEUE_LEN);
-    let (complete, complete_changes) = watch::channel(config.complete);
+    let (orders, orders_given) = mpsc::unbounded_channel();
     let (leave, leaving) = oneshot::channel();
     let listening = task::Listening::default();
     let embedded_tracker = service.is_some();
-    let inputs = task::Inputs { complete: complete_changes, warnings, leaving };
+    let inputs = task::Inputs { orders: orders_given, warnings, leaving };
     let task = task::Task::new(config, swarm, service, Arc::clone(&listening));
     let task = tokio::spawn(task.run(inputs, events));
-    Ok((Discovery { complete, leave: Some(leave), listening, embedded_tracker, task }, receiver))
+    Ok((Discovery { orders, leave: Some(leave), listening, embedded_tracker, task }, receiver))
 }
 
 impl Discovery {
-    /// This process has every piece: tells the trackers, and whoever asks.
-    pub fn set_complete(&self) {
-        self.complete.send_replace(true);
+    /// Looks for peers of `dataset` from now on, and says to whoever asks that it is here. Beyond
+    /// [`DATASETS_MAX`], nothing happens but a warning.
+    pub fn add(&self, dataset: Dataset) {
+        // Where the loop is gone, there is nobody to find any more.
+        let _ = self.orders.send(task::Order::Add(dataset));
+    }
+
+    /// The dataset is not here any more: tells the trackers, and whoever asks.
+    pub fn remove(&self, manifest: ManifestId) {
+        let _ = self.orders.send(task::Order::Remove(manifest));
+    }
+
+    /// This process has every piece of it: tells the trackers, and whoever asks.
+    pub fn set_complete(&self, manifest: ManifestId) {
+        let _ = self.orders.send(task::Order::SetComplete(manifest));
+    }
+
+    /// Announces every dataset to one more tracker.
+    pub fn add_tracker(&self, addr: Multiaddr) {
+        let _ = self.orders.send(task::Order::AddTracker(addr));
+    }
+
+    /// Asks another node, whose libp2p side is at one of `addrs`; takes 10 s at most.
+    pub async fn ask_node(
+        &self,
+        node: PeerId,
+        addrs: Vec<SocketAddr>,
+        request: NodeRequest,
+    ) -> Result<NodeResponse, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.orders.send(task::Order::AskNode(AskNode { node, addrs, request, answer }));
+        answered.await.unwrap_or_else(|_| Err(NodeError("discovery ended".into())))
     }
 
     /// The addresses of the embedded tracker, each with its identity, as far as they are known
@@ -239,6 +324,12 @@ pub fn parse_tracker(text: &str) -> Result<Multiaddr, ParseTrackerError> {
         Multiaddr::empty().with(Protocol::Dns(host.into())).with(Protocol::Tcp(port))
     };
     if is_supported(&addr) { Ok(addr) } else { Err(malformed()) }
+}
+
+/// The socket address of `IP:PORT`, or of a multiaddress that begins with both.
+pub fn socket_addr_of_text(text: &str) -> Option<SocketAddr> {
+    let parsed = text.parse().ok();
+    parsed.or_else(|| dft_tracker::address::socket_addr_of(&text.parse::<Multiaddr>().ok()?))
 }
 
 fn is_supported(addr: &Multiaddr) -> bool {

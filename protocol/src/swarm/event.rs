@@ -101,6 +101,9 @@ pub enum Event {
     },
     /// Verified pieces are on disk for good, and recorded.
     PiecesDurable(Vec<PieceIndex>),
+    /// Somebody reads the dataset and waits for these pieces, the most urgent first: they are
+    /// asked for before rarer ones. Replaces what was preferred before.
+    Preferred(Vec<PieceIndex>),
     /// Pieces that were here can no longer be read, or have to be fetched again.
     PiecesLost(Vec<PieceIndex>),
     /// Pieces that were here are given up for good: they are neither served nor fetched again.

@@ -7,7 +7,7 @@
 //!
 //! Every scenario is a function from the number of runs to rows of one table: [`swarm`] for ten
 //! shaped hosts, [`link`] for one pair of processes, [`hashing`], [`memory`], [`small`] for how
-//! soon a tiny file is there. Times and costs are medians, with the smallest and the largest.
+//! soon a tiny file is there, [`names`] for a large catalogue. Times and costs are medians, with the smallest and the largest.
 
 #![allow(unreachable_pub, reason = "a bench has no one to export to")]
 
@@ -21,6 +21,7 @@ mod link;
 #[path = "../machine.rs"]
 mod machine;
 mod memory;
+mod names;
 mod small;
 mod swarm;
 #[allow(dead_code, reason = "shared with the comparison")]
@@ -37,7 +38,7 @@ struct Scenario {
     measure: fn(usize) -> Vec<Table>,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "swarm",
         about: "10 receivers, each host shaped to 50 Mbit/s both ways, one file of 64 MiB",
@@ -63,6 +64,12 @@ const SCENARIOS: [Scenario; 6] = [
         about: "a file of 4 KiB, from process start to exit",
         runs: 20,
         measure: small::measure,
+    },
+    Scenario {
+        name: "names",
+        about: "a catalogue with 100,000 names, one tracker, loopback",
+        runs: 5,
+        measure: names::measure,
     },
 ];
 

@@ -16,8 +16,7 @@ use serde_bytes::ByteBuf;
 
 /// The libp2p name of the protocol.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/dft/datasets/1");
-/// Most manifests of one question, and of its answer: a process handles one; the rest is room
-/// for one that handles several.
+/// Most manifests of one question, and of its answer: whoever looks for more asks again.
 pub(super) const MANIFESTS_PER_QUESTION_MAX: usize = 16;
 
 /// The codec of the protocol.
@@ -28,14 +27,15 @@ pub(super) type DatasetsCodec = MessageCodec<Question, Answer>;
 pub(super) struct Question(Vec<ManifestId>);
 
 impl Question {
-    /// Asks for one manifest.
-    pub(super) fn about(manifest: ManifestId) -> Self {
-        Self(vec![manifest])
+    /// Asks for these manifests, as far as [`MANIFESTS_PER_QUESTION_MAX`] reaches.
+    pub(super) fn about(mut manifests: Vec<ManifestId>) -> Self {
+        manifests.truncate(MANIFESTS_PER_QUESTION_MAX);
+        Self(manifests)
     }
 
-    /// Whether it asks for `manifest`.
-    pub(super) fn asks_for(&self, manifest: ManifestId) -> bool {
-        self.0.contains(&manifest)
+    /// What it asks for.
+    pub(super) fn manifests(&self) -> &[ManifestId] {
+        &self.0
     }
 }
 
@@ -55,9 +55,11 @@ pub(super) struct Served {
 pub(super) struct Answer(Vec<Served>);
 
 impl Answer {
-    /// Serves `served`, or nothing.
-    pub(super) fn new(served: Option<Served>) -> Self {
-        Self(served.filter(|served| served.link_port != 0).into_iter().collect())
+    /// Serves `served`, as far as links are taken for it and [`MANIFESTS_PER_QUESTION_MAX`]
+    /// reaches.
+    pub(super) fn new(served: impl IntoIterator<Item = Served>) -> Self {
+        let taken = served.into_iter().filter(|served| served.link_port != 0);
+        Self(taken.take(MANIFESTS_PER_QUESTION_MAX).collect())
     }
 
     /// What it says about `manifest`.
@@ -165,9 +167,9 @@ mod tests {
     #[test]
     fn damaged_messages_are_refused_or_others() {
         survives_damage(&Question(vec![]));
-        survives_damage(&Question::about(manifest(1)));
+        survives_damage(&Question::about(vec![manifest(1)]));
         survives_damage(&Question((0..16).map(manifest).collect()));
-        survives_damage(&Answer::new(None));
+        survives_damage(&Answer::new([]));
         survives_damage(&Answer((0..16).map(served).collect()));
     }
 
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(Question::decode(&too_many.encode()), Err(MessageError::Invalid("too many manifests")));
         let no_port = Answer(vec![Served { link_port: 0, ..served(1) }]);
         assert_eq!(Answer::decode(&no_port.encode()), Err(MessageError::Invalid("a link port is 0")));
-        assert_eq!(Answer::new(Some(Served { link_port: 0, ..served(1) })), Answer::new(None));
+        assert_eq!(Answer::new([Served { link_port: 0, ..served(1) }]), Answer::new([]));
         assert_eq!(
             Question::decode(&[0x82, 0x01, 0x80]),
             Err(MessageError::Invalid("a message of no known kind"))
@@ -190,7 +192,7 @@ mod tests {
         let answer = Answer(vec![served(1), served(2)]);
         assert_eq!(answer.about(manifest(2)), Some(served(2)));
         assert_eq!(answer.about(manifest(3)), None);
-        assert!(Question::about(manifest(1)).asks_for(manifest(1)));
-        assert!(!Question::about(manifest(1)).asks_for(manifest(2)));
+        let asked: Vec<ManifestId> = (0..20).map(manifest).collect();
+        assert_eq!(Question::about(asked.clone()).manifests(), &asked[..MANIFESTS_PER_QUESTION_MAX]);
     }
 }

@@ -7,14 +7,16 @@
 
 mod announce;
 mod ask;
+mod followed;
+mod neighbours;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dft_protocol::id::PeerId as DftPeerId;
+use dft_protocol::id::{ManifestId, PeerId as DftPeerId};
 use dft_tracker::address::{peer_id_from_libp2p, socket_addr_of};
 use dft_tracker::limits::{ConnectionLimits, Limits};
 use dft_tracker::protocol::{Response, TrackerCodec};
@@ -26,18 +28,19 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::mdns;
-use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::datasets::{self, DatasetsCodec};
-use super::lan::Lan;
 use super::multicast::Family;
-use super::trackers::{Change, Trackers};
-use super::{Config, DiscoveryError, Event};
+use super::node::{self, NodeCodec, NodeResponse};
+use super::trackers::Change;
+use super::{AskNode, Config, DATASETS_MAX, Dataset, DiscoveryError, Event, NodeError};
+use followed::{Followed, Heard};
 
 /// Connections of a process without an embedded tracker: its trackers, and the peers of the LAN
 /// that it asks and that ask it.
@@ -52,6 +55,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that wait for a slow reader, beyond the channel: what was found is found again, so the
 /// oldest is given up. Each holds at most 512 addresses, 50 KB.
 const OUTBOX_LEN_MAX: usize = 64;
+/// Requests to one peer at a time, announcements and questions each: a peer works on few streams
+/// of one connection at once, and refuses more.
+const REQUESTS_PER_PEER_MAX: usize = 2;
+/// Trackers whose changes between up and down are told once, however many datasets are announced
+/// to them: those of one dataset, eight times over.
+const TRACKERS_TOLD_MAX: usize = 256;
 /// How long to wait for further listen addresses before they are told.
 const LISTEN_SETTLE: Duration = Duration::from_millis(20);
 
@@ -60,6 +69,7 @@ pub(super) struct Behaviour {
     limits: Limits,
     tracker: request_response::Behaviour<TrackerCodec>,
     datasets: request_response::Behaviour<DatasetsCodec>,
+    nodes: request_response::Behaviour<NodeCodec>,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
@@ -70,7 +80,14 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
         Some(_) => (CONNECTIONS_AS_TRACKER, ProtocolSupport::Full),
     };
     let datasets = [(datasets::PROTOCOL, ProtocolSupport::Full)];
+    // Only a daemon says that it can be asked.
+    let neighbourly = match config.neighbours {
+        None => ProtocolSupport::Outbound,
+        Some(_) => ProtocolSupport::Full,
+    };
+    let nodes = [(node::PROTOCOL, neighbourly)];
     let behaviour = Behaviour {
+        nodes: request_response::Behaviour::new(nodes, request_response_config()),
         limits: Limits::new(limits),
         tracker: tracker_behaviour(support),
         datasets: request_response::Behaviour::new(datasets, request_response_config()),
@@ -80,9 +97,20 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
         .map_err(|error| DiscoveryError::Certificate(error.to_string()))
 }
 
+/// What the handle orders.
+#[derive(Debug)]
+pub(super) enum Order {
+    Add(Dataset),
+    Remove(ManifestId),
+    SetComplete(ManifestId),
+    AddTracker(Multiaddr),
+    AskNode(AskNode),
+}
+
 /// What the handle tells the loop.
 pub(super) struct Inputs {
-    pub(super) complete: watch::Receiver<bool>,
+    // Filled by this process alone, one per dataset and change of it.
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) warnings: mpsc::Receiver<String>,
     pub(super) leaving: oneshot::Receiver<()>,
 }
@@ -90,18 +118,28 @@ pub(super) struct Inputs {
 /// The listen addresses, for the handle to read.
 pub(super) type Listening = Arc<Mutex<Vec<Multiaddr>>>;
 
-type Lookup = BoxFuture<'static, (usize, io::Result<Vec<SocketAddr>>)>;
+type Lookup = BoxFuture<'static, (ManifestId, usize, io::Result<Vec<SocketAddr>>)>;
 
 /// The state of the loop.
 pub(super) struct Task {
     config: Config,
     own: DftPeerId,
     swarm: Swarm<Behaviour>,
-    trackers: Trackers,
-    lan: Lan,
-    embedded: Option<Embedded>,
+    // Ordered, so that no dataset's turn comes by chance.
+    datasets: BTreeMap<ManifestId, Followed>,
+    // Whom mDNS knows, for datasets that are still to come.
+    heard: Heard,
+    embedded: Option<Service>,
+    embedded_answers: FuturesUnordered<EmbeddedAnswer>,
     answers: Answers,
     lookups: FuturesUnordered<Lookup>,
+    announcements: Announcements,
+    questions: Questions,
+    // Questions to other nodes, one for each that somebody in this process waits for.
+    node_questions: HashMap<OutboundRequestId, oneshot::Sender<Result<NodeResponse, NodeError>>>,
+    node_answers: FuturesUnordered<NodeAnswer>,
+    // What was told last of each tracker.
+    told: HashMap<Multiaddr, bool>,
     // Where each connection leads; bounded by the connection limits.
     remotes: HashMap<ConnectionId, IpAddr>,
     // The dials whose peer is to be asked; bounded by how many are asked at a time.
@@ -114,15 +152,24 @@ pub(super) struct Task {
     listening: Listening,
 }
 
-/// The tracker in this process, and when to ask it.
-struct Embedded {
-    service: Service,
-    due: Instant,
-    answers: usize,
-    asked: Option<BoxFuture<'static, Response>>,
-    // Something about us changed since it was asked.
-    news: bool,
+/// Announcements on their way, and those that wait for them: at most one per dataset and tracker.
+#[derive(Default)]
+struct Announcements {
+    // By request: whom it went to, for which dataset.
+    under_way: HashMap<OutboundRequestId, (PeerId, ManifestId)>,
+    // By peer: which dataset's tracker waits.
+    waiting: HashMap<PeerId, VecDeque<(ManifestId, usize)>>,
 }
+
+/// Questions on their way, and those that wait for them: at most one per dataset and peer.
+#[derive(Default)]
+struct Questions {
+    under_way: HashMap<OutboundRequestId, (PeerId, Vec<ManifestId>)>,
+    waiting: HashMap<PeerId, VecDeque<ManifestId>>,
+}
+
+type NodeAnswer = BoxFuture<'static, (ResponseChannel<NodeResponse>, Option<NodeResponse>)>;
+type EmbeddedAnswer = BoxFuture<'static, (ManifestId, Response)>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mdns {
@@ -142,23 +189,22 @@ impl Task {
         service: Option<Service>,
         listening: Listening,
     ) -> Self {
-        let now = Instant::now();
-        let local = *swarm.local_peer_id();
-        let own = peer_id_from_libp2p(&local).expect("the identity of an Ed25519 key has 38 bytes");
+        let own =
+            peer_id_from_libp2p(swarm.local_peer_id()).expect("the identity of an Ed25519 key has 38 bytes");
         let mdns = if config.mdns && !config.listen.is_loopback() { Mdns::Waiting } else { Mdns::Off };
         Self {
             own,
-            trackers: Trackers::new(config.trackers.clone(), local, rand::random(), now),
-            lan: Lan::new(now),
-            embedded: service.map(|service| Embedded {
-                service,
-                due: now,
-                answers: 0,
-                asked: None,
-                news: false,
-            }),
+            datasets: BTreeMap::new(),
+            heard: Heard::default(),
+            embedded: service,
+            embedded_answers: FuturesUnordered::new(),
             answers: Answers::new(),
             lookups: FuturesUnordered::new(),
+            announcements: Announcements::default(),
+            questions: Questions::default(),
+            node_questions: HashMap::new(),
+            node_answers: FuturesUnordered::new(),
+            told: HashMap::new(),
             remotes: HashMap::new(),
             asking: HashMap::new(),
             mdns,
@@ -183,18 +229,20 @@ impl Task {
                     }
                     return;
                 }
-                Ok(()) = inputs.complete.changed() => {
-                    self.config.complete = *inputs.complete.borrow_and_update();
-                    self.announce_now();
-                }
+                Some(order) = inputs.orders.recv() => self.on_order(order),
                 Some(warning) = inputs.warnings.recv() => self.tell(Event::Warning(warning)),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 Some((channel, response)) = self.answers.next() => {
                     // The asker may have gone meanwhile.
                     let _ = self.swarm.behaviour_mut().tracker.send_response(channel, response);
                 }
-                response = embedded_answer(&mut self.embedded) => self.on_embedded(response),
-                Some((tracker, found)) = self.lookups.next() => self.on_lookup(tracker, found),
+                Some((channel, answer)) = self.node_answers.next() => self.answer_node(channel, answer),
+                Some((manifest, response)) = self.embedded_answers.next() => {
+                    self.on_embedded(manifest, response);
+                }
+                Some((manifest, tracker, found)) = self.lookups.next() => {
+                    self.on_lookup(manifest, tracker, found);
+                }
                 Ok(permit) = events.reserve(), if !self.outbox.is_empty() => {
                     if let Some(event) = self.outbox.pop_front() {
                         permit.send(event);
@@ -217,38 +265,83 @@ impl Task {
             *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = addrs.clone();
             self.tell(Event::Listening { addrs });
             // What was announced so far lacks these addresses.
-            self.announce_now();
+            self.datasets.values_mut().for_each(|followed| followed.announce_now(now));
         }
         if let Mdns::Flooded(family, until) = self.mdns
             && until <= now
         {
             self.restart_mdns(family, now);
         }
-        self.ask_embedded(now);
-        while let Some(step) = self.trackers.poll_step(now) {
-            self.carry_out(step, now);
+        let manifests: Vec<ManifestId> = self.datasets.keys().copied().collect();
+        for manifest in manifests {
+            self.drive_dataset(manifest, now);
         }
-        while let Some((peer, addrs)) = self.lan.next_to_ask(now) {
-            self.ask_on_lan(peer, addrs, now);
+    }
+
+    fn drive_dataset(&mut self, manifest: ManifestId, now: Instant) {
+        self.ask_embedded(manifest, now);
+        while let Some(step) =
+            self.datasets.get_mut(&manifest).and_then(|followed| followed.trackers.poll_step(now))
+        {
+            self.carry_out(manifest, step, now);
+        }
+        while let Some((peer, addrs)) =
+            self.datasets.get_mut(&manifest).and_then(|followed| followed.next_to_ask(now))
+        {
+            self.ask_on_lan(manifest, peer, addrs, now);
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let embedded = self.embedded.as_ref().filter(|embedded| embedded.asked.is_none());
         let flooded = match self.mdns {
             Mdns::Flooded(_, until) => Some(until),
             _ => None,
         };
-        [
-            flooded,
-            self.tell_listening,
-            embedded.map(|embedded| embedded.due),
-            self.trackers.poll_timeout(),
-            self.lan.poll_timeout(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let embedded = self.embedded.is_some();
+        let datasets = self.datasets.values().filter_map(|followed| followed.poll_timeout(embedded));
+        [flooded, self.tell_listening].into_iter().flatten().chain(datasets).min()
+    }
+
+    fn on_order(&mut self, order: Order) {
+        let now = Instant::now();
+        match order {
+            Order::Add(dataset) => self.add(dataset, now),
+            Order::Remove(manifest) => {
+                if let Some(followed) = self.datasets.remove(&manifest) {
+                    self.take_leave_of(manifest, &followed);
+                }
+            }
+            Order::AddTracker(addr) => self.add_tracker(addr, now),
+            Order::AskNode(ask) => self.ask_node(ask),
+            Order::SetComplete(manifest) => {
+                if let Some(followed) = self.datasets.get_mut(&manifest) {
+                    followed.complete = true;
+                    followed.announce_now(now);
+                }
+            }
+        }
+    }
+
+    /// Announces every dataset to one more tracker.
+    fn add_tracker(&mut self, addr: Multiaddr, now: Instant) {
+        let own = *self.swarm.local_peer_id();
+        self.datasets.values_mut().for_each(|followed| followed.trackers.add(addr.clone(), own, now));
+        if !self.config.trackers.contains(&addr) {
+            self.config.trackers.push(addr);
+        }
+    }
+
+    fn add(&mut self, dataset: Dataset, now: Instant) {
+        if self.datasets.len() >= DATASETS_MAX && !self.datasets.contains_key(&dataset.manifest) {
+            let text = format!("more than {DATASETS_MAX} datasets: peers of the last one are not looked for");
+            return self.tell(Event::Warning(text));
+        }
+        let (manifest, trackers) = (dataset.manifest, &self.config.trackers);
+        let mut followed = Followed::new(dataset, trackers, *self.swarm.local_peer_id(), now);
+        if self.mdns != Mdns::Off {
+            self.heard.tell(&mut followed, now);
+        }
+        self.datasets.insert(manifest, followed);
     }
 
     fn tell(&mut self, event: Event) {
@@ -259,7 +352,19 @@ impl Task {
         self.outbox.push_back(event);
     }
 
+    /// Tells of a change once, though every dataset that is announced there sees it.
     fn tell_change(&mut self, change: Option<Change>) {
+        let (addr, up) = match &change {
+            Some(Change::Up(addr)) => (addr.clone(), true),
+            Some(Change::Down { addr, .. }) => (addr.clone(), false),
+            None => return,
+        };
+        if self.told.get(&addr) == Some(&up) {
+            return;
+        }
+        if self.told.len() < TRACKERS_TOLD_MAX || self.told.contains_key(&addr) {
+            self.told.insert(addr, up);
+        }
         match change {
             Some(Change::Up(addr)) => self.tell(Event::TrackerUp { addr }),
             Some(Change::Down { addr, reason }) => self.tell(Event::TrackerDown { addr, reason }),
@@ -282,17 +387,21 @@ impl Task {
                 if let Some(ip) = remote_ip(&endpoint) {
                     self.remotes.insert(connection_id, ip);
                 }
-                if let Some(tracker) = self.trackers.dialing(connection_id) {
-                    self.trackers.connected(tracker, peer_id, now);
+                for followed in self.datasets.values_mut() {
+                    if let Some(tracker) = followed.trackers.dialing(connection_id) {
+                        followed.trackers.connected(tracker, peer_id, now);
+                    }
                 }
                 if self.asking.remove(&connection_id).is_some() {
-                    self.send_question(&peer_id);
+                    self.send_questions(&peer_id);
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
                 self.remotes.remove(&connection_id);
                 if num_established == 0 && matches!(cause, Some(ConnectionError::IO(_))) {
-                    self.trackers.disconnected(peer_id, now);
+                    self.datasets.values_mut().for_each(|followed| {
+                        followed.trackers.disconnected(peer_id, now);
+                    });
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
@@ -300,6 +409,7 @@ impl Task {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Tracker(event)) => self.on_tracker(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Datasets(event)) => self.on_datasets(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::Nodes(event)) => self.on_nodes(event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
             _ => {}
         }
@@ -319,29 +429,38 @@ impl Task {
     }
 
     fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError, now: Instant) {
-        if let Some(tracker) = self.trackers.dialing(connection) {
-            if matches!(error, DialError::LocalPeerId { .. }) {
-                self.trackers.is_own(tracker);
-            } else {
-                let change = self.trackers.failed(tracker, reason_of(error), now);
-                self.tell_change(change);
+        let own = matches!(error, DialError::LocalPeerId { .. });
+        let mut changes = Vec::new();
+        for followed in self.datasets.values_mut() {
+            match followed.trackers.dialing(connection) {
+                Some(tracker) if own => followed.trackers.is_own(tracker),
+                Some(tracker) => changes.push(followed.trackers.failed(tracker, reason_of(error), now)),
+                None => {}
             }
         }
+        changes.into_iter().for_each(|change| self.tell_change(change));
         if let Some(peer) = self.asking.remove(&connection) {
             // It may have connected to us meanwhile.
             if self.swarm.is_connected(&peer) {
-                self.send_question(&peer);
+                self.send_questions(&peer);
             } else {
-                self.lan.failed(&peer, now);
+                let waiting = self.questions.waiting.remove(&peer).unwrap_or_default();
+                self.for_each_of(waiting, |followed| followed.lan.failed(&peer, now));
             }
         }
     }
-}
 
-async fn embedded_answer(embedded: &mut Option<Embedded>) -> Response {
-    match embedded.as_mut().and_then(|embedded| embedded.asked.as_mut()) {
-        Some(answer) => answer.await,
-        None => std::future::pending().await,
+    /// Does something to those of `manifests` that are still looked for.
+    fn for_each_of(
+        &mut self,
+        manifests: impl IntoIterator<Item = ManifestId>,
+        mut act: impl FnMut(&mut Followed),
+    ) {
+        for manifest in manifests {
+            if let Some(followed) = self.datasets.get_mut(&manifest) {
+                act(followed);
+            }
+        }
     }
 }
 

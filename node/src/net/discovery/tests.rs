@@ -19,12 +19,17 @@ fn config(link_port: u16) -> Config {
         mdns: true,
         trackers: Vec::new(),
         embedded_tracker: None,
-        manifest: ManifestId::from_bytes([1; 32]),
         link_port,
-        complete: false,
         site: None,
         network_key: None,
+        neighbours: None,
     }
+}
+
+/// The dataset that all look for who are not told otherwise.
+fn dataset(number: u8) -> Dataset {
+    let manifest = ManifestId::from_bytes([number; 32]);
+    Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan: true }
 }
 
 struct Node {
@@ -34,6 +39,12 @@ struct Node {
 
 impl Node {
     async fn start(config: Config) -> Self {
+        let node = Self::without_dataset(config).await;
+        node.discovery.add(dataset(1));
+        node
+    }
+
+    async fn without_dataset(config: Config) -> Self {
         let (discovery, events) = spawn(config).await.expect("discovery starts");
         Self { discovery, events }
     }
@@ -54,10 +65,20 @@ impl Node {
     async fn until_found(&mut self, link_port: u16) -> Source {
         let addr = SocketAddr::new(LOOPBACK, link_port);
         self.until(|event| match event {
-            Event::PeersFound { peers, source } if peers.iter().any(|peer| peer.addr == addr) => Some(source),
+            Event::PeersFound { peers, source, .. } if peers.iter().any(|peer| peer.addr == addr) => {
+                Some(source)
+            }
             _ => None,
         })
         .await
+    }
+
+    async fn until_found_of(&mut self, wanted: ManifestId) {
+        self.until(|event| match event {
+            Event::PeersFound { manifest, .. } if manifest == wanted => Some(()),
+            _ => None,
+        })
+        .await;
     }
 
     async fn until_up(&mut self) -> Multiaddr {
@@ -85,8 +106,12 @@ struct Tracker {
 
 impl Tracker {
     async fn start(state: &Path) -> Self {
-        let config =
-            ServerConfig { listen: SocketAddr::new(LOOPBACK, 0), state: state.to_owned(), network_key: None };
+        Self::start_on(state, 0).await
+    }
+
+    async fn start_on(state: &Path, port: u16) -> Self {
+        let listen = SocketAddr::new(LOOPBACK, port);
+        let config = ServerConfig { listen, state: state.to_owned(), network_key: None, catalogue: None };
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
@@ -108,8 +133,7 @@ impl Tracker {
 async fn an_embedded_tracker_brings_peers_together() {
     let state = tempfile::tempdir().expect("a directory");
     let mut seeder =
-        Node::start(Config { embedded_tracker: Some(state.path().to_owned()), complete: true, ..config(1) })
-            .await;
+        Node::start(Config { embedded_tracker: Some(state.path().to_owned()), ..config(1) }).await;
     let listening = seeder
         .until(|event| match event {
             Event::Listening { addrs } => Some(addrs),
@@ -220,6 +244,93 @@ async fn who_takes_leave_is_not_found_any_more() {
         })
         .await;
     assert_eq!(found.iter().map(|peer| peer.addr.port()).collect::<Vec<_>>(), [2]);
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn many_datasets_share_one_tracker_and_each_finds_its_own_peers() {
+    const DATASETS: u8 = 40;
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let with_tracker = |link_port| Config { trackers: vec![tracker.addr.clone()], ..config(link_port) };
+    let holder = Node::without_dataset(with_tracker(1)).await;
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
+    for number in 0..DATASETS {
+        holder.discovery.add(dataset(number));
+        seeker.discovery.add(dataset(number));
+    }
+    let (mut left, mut ups) = ((0..DATASETS).map(|number| dataset(number).manifest).collect::<Vec<_>>(), 0);
+    seeker
+        .until(|event| {
+            match event {
+                Event::PeersFound { manifest, .. } => left.retain(|wanted| *wanted != manifest),
+                Event::TrackerUp { .. } => ups += 1,
+                event => assert!(matches!(event, Event::Listening { .. }), "{event:?}"),
+            }
+            left.is_empty().then_some(())
+        })
+        .await;
+    assert_eq!(ups, 1, "told once, not for each dataset");
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_comes_back_hears_of_every_dataset() {
+    const DATASETS: u8 = 10;
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let port = dft_tracker::address::socket_addr_of(&tracker.addr).expect("an address").port();
+    let addr = parse_tracker(&format!("127.0.0.1:{port}")).expect("an address");
+    let with_tracker = |link_port| Config { trackers: vec![addr.clone()], ..config(link_port) };
+    let mut holder = Node::without_dataset(with_tracker(1)).await;
+    (0..DATASETS).for_each(|number| holder.discovery.add(dataset(number)));
+    holder.until_up().await;
+    tracker.stop().await;
+    holder.until_down().await;
+    // Another one on that port, which remembers nothing.
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start_on(state.path(), port).await;
+    holder.until_up().await;
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
+    let mut left: Vec<ManifestId> = (0..DATASETS).map(|number| dataset(number).manifest).collect();
+    (0..DATASETS).for_each(|number| seeker.discovery.add(dataset(number)));
+    seeker
+        .until(|event| {
+            if let Event::PeersFound { manifest, .. } = event {
+                left.retain(|wanted| *wanted != manifest);
+            }
+            left.is_empty().then_some(())
+        })
+        .await;
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn a_dataset_that_was_removed_is_not_found_any_more() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let with_tracker = |link_port| Config { trackers: vec![tracker.addr.clone()], ..config(link_port) };
+    let mut holder = Node::start(with_tracker(1)).await;
+    holder.discovery.add(dataset(2));
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
+    seeker.discovery.add(dataset(2));
+    seeker.until_found(1).await;
+    holder.until_up().await;
+    holder.discovery.remove(dataset(1).manifest);
+    // What was ordered later is done later: once this one is found, the other is gone.
+    holder.discovery.add(dataset(3));
+    seeker.discovery.add(dataset(3));
+    seeker.until_found_of(dataset(3).manifest).await;
+    let mut late = Node::without_dataset(with_tracker(4)).await;
+    late.discovery.add(dataset(1));
+    late.discovery.add(dataset(3));
+    let first = late
+        .until(|event| match event {
+            Event::PeersFound { manifest, .. } => Some(manifest),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, dataset(3).manifest);
     tracker.stop().await;
 }
 

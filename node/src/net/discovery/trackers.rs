@@ -93,16 +93,21 @@ pub(super) struct Trackers {
 impl Trackers {
     /// Announces to each of `addrs` from `now` on, as far as [`TRACKERS_MAX`] reaches.
     pub(super) fn new(addrs: Vec<Multiaddr>, own: PeerId, seed: u64, now: Instant) -> Self {
-        let mut trackers: Vec<Tracker> = Vec::new();
+        let mut trackers = Self { trackers: Vec::new(), rng: SmallRng::seed_from_u64(seed) };
         for addr in addrs {
-            let tracker = Tracker::new(addr, own, now);
-            if let Some(known) = trackers.iter_mut().find(|known| known.is_same(&tracker)) {
-                known.add_alternative(tracker.addr);
-            } else if trackers.len() < TRACKERS_MAX {
-                trackers.push(tracker);
-            }
+            trackers.add(addr, own, now);
         }
-        Self { trackers, rng: SmallRng::seed_from_u64(seed) }
+        trackers
+    }
+
+    /// Announces to `addr` as well, where there is room.
+    pub(super) fn add(&mut self, addr: Multiaddr, own: PeerId, now: Instant) {
+        let tracker = Tracker::new(addr, own, now);
+        if let Some(known) = self.trackers.iter_mut().find(|known| known.is_same(&tracker)) {
+            known.add_alternative(tracker.addr);
+        } else if self.trackers.len() < TRACKERS_MAX {
+            self.trackers.push(tracker);
+        }
     }
 
     /// The next thing to do; `None` while nothing is due.
@@ -250,6 +255,20 @@ impl Trackers {
                 _ => {}
             }
         }
+    }
+
+    /// Who took the last announcement to the tracker that was configured with `addr`.
+    pub(super) fn peer_at(&self, addr: &Multiaddr) -> Option<PeerId> {
+        let up = self.trackers.iter().filter(|tracker| tracker.up == Some(true));
+        up.filter(|tracker| tracker.addr == *addr).find_map(|tracker| tracker.peer)
+    }
+
+    /// The dial that is under way to the tracker that was configured with `addr`.
+    pub(super) fn dial_of(&self, addr: &Multiaddr) -> Option<ConnectionId> {
+        self.trackers.iter().filter(|tracker| tracker.addr == *addr).find_map(|tracker| match tracker.phase {
+            Phase::Dialing(connection) => Some(connection),
+            _ => None,
+        })
     }
 
     /// Who took an announcement last, and where it can be dialled.

@@ -219,6 +219,11 @@ impl Endpoint {
         self.routes().insert(manifest, route);
     }
 
+    /// Links for `manifest` are refused from now on. Those that are open stay.
+    pub fn forget(&self, manifest: ManifestId) {
+        self.routes().remove(&manifest);
+    }
+
     fn routes(&self) -> std::sync::MutexGuard<'_, HashMap<ManifestId, Route>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,21 +1,25 @@
 //! The tracker half of the loop: carries out the steps of `trackers`, serves and asks the embedded
 //! tracker, takes leave.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::PeerAddr;
 use dft_tracker::address::ip_of;
 use dft_tracker::protocol::{Announce, Request, Response};
 use dft_tracker::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs};
 use futures::StreamExt;
-use libp2p::request_response::{self, Message};
+use libp2p::PeerId;
+use libp2p::request_response::{self, Message, OutboundRequestId};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use tokio::time::Instant;
 
-use super::{BehaviourEvent, Event, Task, is_global, reason_of};
+use super::followed::Followed;
+use super::{BehaviourEvent, Event, REQUESTS_PER_PEER_MAX, Task, is_global, reason_of};
 use crate::net::discovery::Source;
 use crate::net::discovery::trackers::Step;
 
@@ -29,7 +33,7 @@ const EMBEDDED_PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(30)];
 
 impl Task {
-    pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
+    pub(super) fn carry_out(&mut self, manifest: ManifestId, step: Step, now: Instant) {
         match step {
             Step::Resolve { tracker, host, port } => self.lookups.push(Box::pin(async move {
                 let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port)));
@@ -37,46 +41,86 @@ impl Task {
                     Ok(found) => found.map(Iterator::collect),
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 };
-                (tracker, found)
+                (manifest, tracker, found)
             })),
             Step::DialKnown { tracker, identity, addrs } => {
                 let opts = DialOpts::peer_id(identity).addresses(addrs).condition(PeerCondition::Always);
-                self.dial_tracker(tracker, opts.allocate_new_port().build(), now);
+                self.dial_tracker(manifest, tracker, opts.allocate_new_port().build(), now);
             }
             Step::Dial { tracker, addr } => {
                 let opts = DialOpts::unknown_peer_id().address(addr);
-                self.dial_tracker(tracker, opts.allocate_new_port().build(), now);
+                self.dial_tracker(manifest, tracker, opts.allocate_new_port().build(), now);
             }
             Step::Announce { tracker, peer } => {
-                if self.swarm.is_connected(&peer) {
-                    let announce = self.announcement();
-                    let request =
-                        self.swarm.behaviour_mut().tracker.send_request(&peer, Request::Announce(announce));
-                    self.trackers.announced(tracker, request);
-                } else {
-                    self.trackers.not_connected(tracker);
-                }
+                self.announcements.waiting.entry(peer).or_default().push_back((manifest, tracker));
+                self.send_announcements(peer);
             }
         }
     }
 
-    fn dial_tracker(&mut self, tracker: usize, opts: DialOpts, now: Instant) {
-        self.trackers.dial_started(tracker, opts.connection_id());
+    /// Dials a tracker, or joins what another dataset has to it: a connection, or a dial.
+    fn dial_tracker(&mut self, manifest: ManifestId, tracker: usize, opts: DialOpts, now: Instant) {
+        let Some(followed) = self.datasets.get(&manifest) else { return };
+        let addr = followed.trackers.addr(tracker).clone();
+        let connected = self.datasets.values().find_map(|other| other.trackers.peer_at(&addr));
+        let connected = connected.filter(|peer| self.swarm.is_connected(peer));
+        let dialled = self.datasets.values().find_map(|other| other.trackers.dial_of(&addr));
+        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
+        if let Some(peer) = connected {
+            return followed.trackers.connected(tracker, peer, now);
+        }
+        if let Some(connection) = dialled {
+            return followed.trackers.dial_started(tracker, connection);
+        }
+        followed.trackers.dial_started(tracker, opts.connection_id());
         if let Err(error) = self.swarm.dial(opts) {
-            let change = self.trackers.failed(tracker, reason_of(&error), now);
+            let change = followed.trackers.failed(tracker, reason_of(&error), now);
             self.tell_change(change);
         }
     }
 
-    fn announcement(&self) -> Announce {
-        Announce {
-            manifest: self.config.manifest,
+    /// Sends `peer`, a tracker, the announcements that wait for it, few at a time.
+    fn send_announcements(&mut self, peer: PeerId) {
+        let mut sent = self.announcements.under_way.values().filter(|(to, _)| *to == peer).count();
+        while sent < REQUESTS_PER_PEER_MAX {
+            let next = self.announcements.waiting.get_mut(&peer).and_then(VecDeque::pop_front);
+            let Some((manifest, tracker)) = next else {
+                self.announcements.waiting.remove(&peer);
+                return;
+            };
+            let Some(announce) = self.announcement(manifest) else { continue };
+            let Some(followed) = self.datasets.get_mut(&manifest) else { continue };
+            if self.swarm.is_connected(&peer) {
+                let request = Request::Announce(announce);
+                let request = self.swarm.behaviour_mut().tracker.send_request(&peer, request);
+                followed.trackers.announced(tracker, request);
+                self.announcements.under_way.insert(request, (peer, manifest));
+                sent += 1;
+            } else {
+                // Nothing is under way that would bring the turn to the next one.
+                followed.trackers.not_connected(tracker);
+            }
+        }
+    }
+
+    /// An announcement was answered, or failed: whose tracker it was. The next one leaves.
+    fn settle_announcement(&mut self, request: OutboundRequestId) -> Option<(ManifestId, usize)> {
+        let (peer, manifest) = self.announcements.under_way.remove(&request)?;
+        self.send_announcements(peer);
+        let tracker = self.datasets.get(&manifest)?.trackers.asked(request)?;
+        Some((manifest, tracker))
+    }
+
+    fn announcement(&self, manifest: ManifestId) -> Option<Announce> {
+        let followed = self.datasets.get(&manifest)?;
+        Some(Announce {
+            manifest,
             link_port: self.config.link_port,
             addrs: self.link_addrs(),
-            complete: self.config.complete,
+            complete: followed.complete,
             site: self.config.site.clone(),
             want: PEERS_WANTED,
-        }
+        })
     }
 
     /// The addresses of this host's interfaces, with the link port, IPv4 first.
@@ -89,21 +133,18 @@ impl Task {
         LinkAddrs::new(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()).unwrap_or_default()
     }
 
-    pub(super) fn announce_now(&mut self) {
+    pub(super) fn on_lookup(
+        &mut self,
+        manifest: ManifestId,
+        tracker: usize,
+        found: io::Result<Vec<SocketAddr>>,
+    ) {
         let now = Instant::now();
-        self.trackers.announce_now(now);
-        if let Some(embedded) = &mut self.embedded {
-            embedded.due = now;
-            embedded.news = embedded.asked.is_some();
-        }
-    }
-
-    pub(super) fn on_lookup(&mut self, tracker: usize, found: io::Result<Vec<SocketAddr>>) {
-        let now = Instant::now();
+        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
         let change = match found {
-            Ok(addrs) => self.trackers.resolved(tracker, &addrs, now),
+            Ok(addrs) => followed.trackers.resolved(tracker, &addrs, now),
             Err(error) => {
-                self.trackers.failed(tracker, format!("its name cannot be looked up: {error}"), now)
+                followed.trackers.failed(tracker, format!("its name cannot be looked up: {error}"), now)
             }
         };
         self.tell_change(change);
@@ -113,21 +154,20 @@ impl Task {
         match event {
             request_response::Event::Message { peer, connection_id, message } => match message {
                 Message::Request { request, channel, .. } => {
-                    if let (Some(embedded), Some(ip)) = (&self.embedded, self.remotes.get(&connection_id)) {
-                        self.answers.push(&embedded.service, &peer, *ip, request, channel);
+                    if let (Some(service), Some(ip)) = (&self.embedded, self.remotes.get(&connection_id)) {
+                        self.answers.push(service, &peer, *ip, request, channel);
                     }
                 }
                 Message::Response { request_id, response } => {
-                    if let Some(tracker) = self.trackers.asked(request_id) {
+                    if let Some((manifest, tracker)) = self.settle_announcement(request_id) {
                         let local = self.remotes.get(&connection_id).is_some_and(IpAddr::is_loopback);
-                        self.on_tracker_response(tracker, response, local, now);
+                        self.on_tracker_response(manifest, tracker, response, local, now);
                     }
                 }
             },
             request_response::Event::OutboundFailure { request_id, error, .. } => {
-                if let Some(tracker) = self.trackers.asked(request_id) {
-                    let change = self.trackers.failed(tracker, error.to_string(), now);
-                    self.tell_change(change);
+                if let Some((manifest, tracker)) = self.settle_announcement(request_id) {
+                    self.tracker_failed(manifest, tracker, error.to_string(), now);
                 }
             }
             _ => {}
@@ -135,28 +175,39 @@ impl Task {
     }
 
     /// `local`: the tracker runs on this host.
-    fn on_tracker_response(&mut self, tracker: usize, response: Response, local: bool, now: Instant) {
+    fn on_tracker_response(
+        &mut self,
+        manifest: ManifestId,
+        tracker: usize,
+        response: Response,
+        local: bool,
+        now: Instant,
+    ) {
         match response {
             Response::Peers { interval_s, peers } => {
-                let source = Source::Tracker(self.trackers.addr(tracker).clone());
-                let change = self.trackers.answered(tracker, interval_s, now);
+                let Some(followed) = self.datasets.get_mut(&manifest) else { return };
+                let source = Source::Tracker(followed.trackers.addr(tracker).clone());
+                let change = followed.trackers.answered(tracker, interval_s, now);
                 self.tell_change(change);
-                self.tell_found(&peers, local, source);
+                self.tell_found(manifest, &peers, local, source);
             }
             Response::Refused(reason) => {
-                let change = self.trackers.failed(tracker, format!("it refuses: {}", reason.as_str()), now);
-                self.tell_change(change);
+                self.tracker_failed(manifest, tracker, format!("it refuses: {}", reason.as_str()), now);
             }
             Response::Done => {
-                let change =
-                    self.trackers.failed(tracker, "it gave an answer that was not asked".into(), now);
-                self.tell_change(change);
+                self.tracker_failed(manifest, tracker, "it gave an answer that was not asked".into(), now);
             }
         }
     }
 
+    fn tracker_failed(&mut self, manifest: ManifestId, tracker: usize, reason: String, now: Instant) {
+        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
+        let change = followed.trackers.failed(tracker, reason, now);
+        self.tell_change(change);
+    }
+
     /// Tells of peers that a tracker named. Only one on this host may send us to this host.
-    fn tell_found(&mut self, found: &[FoundPeer], local: bool, source: Source) {
+    fn tell_found(&mut self, manifest: ManifestId, found: &[FoundPeer], local: bool, source: Source) {
         let addrs = |found: &FoundPeer| -> Vec<PeerAddr> {
             let allowed = found.addrs.as_slice().iter().filter(|addr| local || !addr.ip().is_loopback());
             allowed.map(|addr| PeerAddr { peer: Some(found.peer), addr: *addr }).collect()
@@ -164,17 +215,21 @@ impl Task {
         let others = found.iter().filter(|found| found.peer != self.own);
         let peers: Vec<PeerAddr> = others.take(usize::from(PEERS_WANTED)).flat_map(addrs).collect();
         if !peers.is_empty() {
-            self.tell(Event::PeersFound { peers, source });
+            self.tell(Event::PeersFound { manifest, peers, source });
         }
     }
 
-    pub(super) fn ask_embedded(&mut self, now: Instant) {
-        let announce = self.announcement();
-        let observed = self.own_ip();
-        let Some(embedded) = &mut self.embedded else { return };
-        if embedded.asked.is_none() && embedded.due <= now {
-            let answer = embedded.service.ask(self.own, observed, Request::Announce(announce));
-            embedded.asked = Some(Box::pin(answer));
+    pub(super) fn ask_embedded(&mut self, manifest: ManifestId, now: Instant) {
+        let due = |followed: &Followed| !followed.embedded.asked && followed.embedded.due <= now;
+        if self.embedded.is_none() || !self.datasets.get(&manifest).is_some_and(due) {
+            return;
+        }
+        let (announce, observed) = (self.announcement(manifest), self.own_ip());
+        let (Some(service), Some(announce)) = (&self.embedded, announce) else { return };
+        let answer = service.ask(self.own, observed, Request::Announce(announce));
+        self.embedded_answers.push(Box::pin(async move { (manifest, answer.await) }));
+        if let Some(followed) = self.datasets.get_mut(&manifest) {
+            followed.embedded.asked = true;
         }
     }
 
@@ -183,44 +238,67 @@ impl Task {
         if self.config.listen.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.config.listen }
     }
 
-    pub(super) fn on_embedded(&mut self, response: Response) {
-        if let Some(embedded) = &mut self.embedded {
-            let pause = if std::mem::take(&mut embedded.news) {
-                Duration::ZERO
-            } else {
-                EMBEDDED_PAUSES[embedded.answers.min(EMBEDDED_PAUSES.len() - 1)]
-            };
-            embedded.asked = None;
-            embedded.answers += 1;
-            embedded.due = Instant::now() + pause;
-        }
+    pub(super) fn on_embedded(&mut self, manifest: ManifestId, response: Response) {
+        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
+        let turn = &mut followed.embedded;
+        let pause = if std::mem::take(&mut turn.news) {
+            Duration::ZERO
+        } else {
+            EMBEDDED_PAUSES[turn.answers.min(EMBEDDED_PAUSES.len() - 1)]
+        };
+        turn.asked = false;
+        turn.answers += 1;
+        turn.due = Instant::now() + pause;
         if let Response::Peers { peers, .. } = response {
-            self.tell_found(&peers, true, Source::EmbeddedTracker);
+            self.tell_found(manifest, &peers, true, Source::EmbeddedTracker);
+        }
+    }
+
+    /// Tells every tracker that `manifest`, which is not followed any more, is not here. Whether
+    /// they hear it is not waited for: what they know expires.
+    pub(super) fn take_leave_of(&mut self, manifest: ManifestId, followed: &Followed) {
+        if let Some(service) = &self.embedded {
+            drop(tokio::spawn(service.ask(self.own, self.own_ip(), Request::Leave { manifest })));
+        }
+        let tracker = &mut self.swarm.behaviour_mut().tracker;
+        for (peer, addrs) in followed.trackers.up() {
+            tracker.send_request_with_addresses(&peer, Request::Leave { manifest }, addrs);
         }
     }
 
     /// Tells every tracker that this process leaves. Ends when all answered; the caller gives up
     /// earlier where one of them doesn't.
     pub(super) async fn leave(&mut self) {
-        let manifest = self.config.manifest;
-        if let Some(embedded) = &self.embedded {
-            let _ = embedded.service.ask(self.own, self.own_ip(), Request::Leave { manifest }).await;
+        let mut to_send = Vec::new();
+        for (&manifest, followed) in &self.datasets {
+            if let Some(service) = &self.embedded {
+                let _ = service.ask(self.own, self.own_ip(), Request::Leave { manifest }).await;
+            }
+            to_send.extend(followed.trackers.up().map(|(peer, addrs)| (peer, addrs, manifest)));
         }
-        let tracker = &mut self.swarm.behaviour_mut().tracker;
-        let mut open: Vec<_> = self
-            .trackers
-            .up()
-            .map(|(peer, addrs)| {
-                tracker.send_request_with_addresses(&peer, Request::Leave { manifest }, addrs)
-            })
-            .collect();
-        while !open.is_empty() {
+        let mut open: Vec<(PeerId, OutboundRequestId)> = Vec::new();
+        loop {
+            // Few at a time to each, as ever; the rest follows the answers.
+            let mut later = Vec::new();
+            for (peer, addrs, manifest) in to_send {
+                if open.iter().filter(|(to, _)| *to == peer).count() >= REQUESTS_PER_PEER_MAX {
+                    later.push((peer, addrs, manifest));
+                    continue;
+                }
+                let tracker = &mut self.swarm.behaviour_mut().tracker;
+                let request = Request::Leave { manifest };
+                open.push((peer, tracker.send_request_with_addresses(&peer, request, addrs)));
+            }
+            to_send = later;
+            if open.is_empty() {
+                return;
+            }
             if let SwarmEvent::Behaviour(BehaviourEvent::Tracker(
                 request_response::Event::Message { message: Message::Response { request_id, .. }, .. }
                 | request_response::Event::OutboundFailure { request_id, .. },
             )) = self.swarm.select_next_some().await
             {
-                open.retain(|request| *request != request_id);
+                open.retain(|(_, request)| *request != request_id);
             }
         }
     }

@@ -1,0 +1,45 @@
+//! `dft cat` and `dft append`: the bytes of a file of a dataset.
+
+use std::fs::File;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::ask::{absolute, ask};
+use super::print_bytes;
+use crate::cli::{AppendArgs, ByteRange, CatArgs};
+use crate::daemon::wire::Request;
+use crate::failure::Failure;
+use crate::report::{Reporter, human_bytes};
+
+pub(super) async fn run(args: CatArgs) -> Result<(), Failure> {
+    let ByteRange { from, to } = args.range.unwrap_or(ByteRange { from: 0, to: None });
+    let request = Request::Cat { name: args.name, path: args.path, from, to };
+    // stdout is for the data alone.
+    ask(&request, false, |_| Ok(()), print_bytes).await
+}
+
+pub(super) async fn append(args: AppendArgs) -> Result<(), Failure> {
+    let path = absolute(&args.local)?;
+    let failure = |operation: &str, error: std::io::Error| Failure::io(operation, &path, &error);
+    let mut file =
+        File::options().append(true).create(true).open(&path).map_err(|error| failure("open", error))?;
+    let before = file.metadata().map_err(|error| failure("look at", error))?.len();
+    let request = Request::Cat { name: args.name, path: args.path, from: 0, to: None };
+    let mut bytes = 0;
+    let mut write = |data: &[u8]| {
+        bytes += data.len() as u64;
+        file.write_all(data).map_err(|error| failure("write", error))
+    };
+    let appended = ask(&request, false, |_| Ok(()), &mut write).await;
+    let appended = appended.and_then(|()| file.sync_data().map_err(|error| failure("sync", error)));
+    if let Err(reason) = appended {
+        // All of it or nothing.
+        file.set_len(before).map_err(|error| failure("shorten", error))?;
+        return Err(reason);
+    }
+    let reporter = Reporter::new(args.json);
+    reporter.event(&json!({"event": "appended", "path": path.display().to_string(), "bytes": bytes}));
+    reporter.say(&format!("{} were appended to {}", human_bytes(bytes), path.display()));
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `dft status`, `dft ls`, `dft nodes`: what there is.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::ask::{ask, no_data};
+use super::print_bytes;
+use crate::cli::{LsArgs, NodesArgs, StatusArgs};
+use crate::daemon::reach::Connection;
+use crate::daemon::wire::{Held, Item, Listed, Node, Pieces, Request, Status};
+use crate::failure::{Failure, Kind};
+use crate::report::human_bytes;
+
+/// Runs of pieces that are shown in a line.
+const RUNS_SHOWN_MAX: usize = 12;
+
+pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
+    if Connection::open().await?.is_none() {
+        return Err(Failure::new(Kind::Other, "no daemon runs")
+            .hint("put, get and the like start one; dft daemon runs it here"));
+    }
+    let request = if args.stop { Request::Stop } else { Request::Status };
+    let show = |item| match item {
+        Item::Status(status) => print_bytes(status_text(&status).as_bytes()),
+        Item::Held(held) => print_bytes(held_line(&held).as_bytes()),
+        _ => Ok(()),
+    };
+    ask(&request, args.json, show, no_data).await
+}
+
+fn status_text(status: &Status) -> String {
+    let quota = status.quota.map_or_else(String::new, |quota| format!(" of {}", human_bytes(quota)));
+    let catalogue =
+        if status.trackers.is_empty() { "not found yet".into() } else { status.trackers.join(", ") };
+    let here = if status.embeds_tracker { " (kept by this node)" } else { "" };
+    format!(
+        "node       {} (pid {})\nidentity   {}\nlinks      {}\nstore      {}: {}{quota}\ncatalogue  {catalogue}{here}\n",
+        status.node,
+        status.pid,
+        status.peer,
+        status.listen.join(", "),
+        status.store,
+        human_bytes(status.store_bytes),
+    )
+}
+
+fn held_line(held: &Held) -> String {
+    let share = (100 * held.have_bytes).checked_div(held.bytes).unwrap_or(100);
+    let state = if held.state == "fetching" { format!("{share}%") } else { held.state.clone() };
+    let (bytes, sent) = (human_bytes(held.bytes), human_bytes(held.sent_bytes));
+    let problem = held.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
+    format!(
+        "{:>12}  {state:<9} {:<24} {} ({} peers, {sent} sent){problem}\n",
+        bytes, held.name, held.path, held.peers
+    )
+}
+
+pub(super) async fn names(args: LsArgs) -> Result<(), Failure> {
+    let request = Request::List { pattern: args.pattern, long: args.long, chunks: args.chunks };
+    let show = |item| match item {
+        Item::Listed(listed) if args.long => print_bytes(long_line(&listed).as_bytes()),
+        Item::Listed(listed) => print_bytes(format!("{}\n", listed.name).as_bytes()),
+        Item::Pieces(pieces) => print_bytes(pieces_line(&pieces).as_bytes()),
+        _ => Ok(()),
+    };
+    ask(&request, args.json, show, no_data).await
+}
+
+fn long_line(listed: &Listed) -> String {
+    let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(listed.created_s));
+    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
+    let here = if listed.here { "here" } else { "" };
+    format!(
+        "{:>12}  {date}  {:>3} + {:>2}  {here:<4}  {}  {}\n",
+        human_bytes(listed.bytes),
+        count(listed.replicas),
+        count(listed.partial),
+        &listed.id[..listed.id.len().min(12)],
+        listed.name,
+    )
+}
+
+fn pieces_line(pieces: &Pieces) -> String {
+    let run = |(first, last): &(u32, u32)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let mut runs: Vec<String> = pieces.runs.iter().take(RUNS_SHOWN_MAX).map(run).collect();
+    if pieces.runs.len() > RUNS_SHOWN_MAX {
+        runs.push(format!("and {} more", pieces.runs.len() - RUNS_SHOWN_MAX));
+    }
+    let what = match &pieces.problem {
+        Some(problem) => problem.clone(),
+        None if runs.is_empty() => "nothing".into(),
+        None => runs.join(" "),
+    };
+    format!("    {:<20} {what}\n", pieces.node)
+}
+
+pub(super) async fn nodes(args: NodesArgs) -> Result<(), Failure> {
+    let show = |item| match item {
+        Item::Node(node) => print_bytes(node_line(&node).as_bytes()),
+        _ => Ok(()),
+    };
+    ask(&Request::Nodes, args.json, show, no_data).await
+}
+
+fn node_line(node: &Node) -> String {
+    let here = if node.here { "  (this node)" } else { "" };
+    format!(
+        "{:<20} {:>4} datasets {:>12}  in {:>10}/s  out {:>10}/s  {}{here}\n",
+        node.name,
+        node.datasets,
+        human_bytes(node.bytes),
+        human_bytes(node.down_rate),
+        human_bytes(node.up_rate),
+        node.addrs.first().map_or("", String::as_str),
+    )
+}

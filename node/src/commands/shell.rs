@@ -1,0 +1,207 @@
+//! `dft shell` and `dft -c`: several verbs, one after the other.
+//!
+//! A line is split at commas and each part into words, both as a shell does it: quotes and
+//! backslashes keep what is within. `!command` runs a command of the system's shell.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser};
+use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::DefaultHistory;
+use rustyline::validate::Validator;
+use rustyline::{Config, Context, Editor, Helper};
+
+use super::run;
+use crate::cli::{Cli, Command};
+use crate::failure::{Failure, Kind};
+use crate::report::print_failure;
+use crate::settings::{create_private_dir, state_dir};
+
+/// Lines that are remembered.
+const HISTORY_LEN_MAX: usize = 1000;
+
+/// Runs the verbs of `text`; ends with the first that fails.
+pub(super) async fn run_batch(text: &str) -> Result<(), Failure> {
+    for part in split(text)? {
+        run_part(&part).await?;
+    }
+    Ok(())
+}
+
+/// Reads lines until there are none, and runs each; a failure ends its line, not the shell.
+pub(super) async fn run_shell() -> Result<(), Failure> {
+    let failure =
+        |error: ReadlineError| Failure::new(Kind::Other, format!("cannot read the terminal: {error}"));
+    let config = Config::builder().max_history_size(HISTORY_LEN_MAX).map_err(failure)?.build();
+    let mut editor = Editor::<Prompt, DefaultHistory>::with_config(config).map_err(failure)?;
+    editor.set_helper(Some(Prompt::new()));
+    let history = history_path()?;
+    // A new user has none.
+    let _ = editor.load_history(&history);
+    loop {
+        let read = super::blocking(move || {
+            let line = editor.readline("dft> ");
+            (editor, line)
+        });
+        let line;
+        (editor, line) = read.await?;
+        match line {
+            Ok(line) if matches!(line.trim(), "exit" | "quit") => break,
+            Ok(line) => {
+                let _ = editor.add_history_entry(&line);
+                if let Err(failure) = Box::pin(run_batch(&line)).await {
+                    print_failure(&failure, false);
+                }
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(failure(error)),
+        }
+    }
+    editor.save_history(&history).map_err(failure)
+}
+
+fn history_path() -> Result<PathBuf, Failure> {
+    let directory = state_dir()?;
+    create_private_dir(&directory)?;
+    Ok(directory.join("history"))
+}
+
+async fn run_part(part: &str) -> Result<(), Failure> {
+    let part = part.trim();
+    if let Some(command) = part.strip_prefix('!') {
+        return run_command(command).await;
+    }
+    let words = shlex::split(part).ok_or_else(|| Failure::new(Kind::Usage, "a quote is not closed"))?;
+    if words.is_empty() {
+        return Ok(());
+    }
+    let cli = match Cli::try_parse_from(std::iter::once("dft".to_owned()).chain(words)) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            return Err(Failure::new(Kind::Usage, error.to_string().trim_end().to_owned()));
+        }
+        Err(help) => return super::print_bytes(help.to_string().as_bytes()),
+    };
+    match cli.command {
+        Some(Command::Shell) | None => {
+            Err(Failure::new(Kind::Usage, "a shell within a shell: type the verb"))
+        }
+        Some(command) => Box::pin(run(command)).await,
+    }
+}
+
+async fn run_command(command: &str) -> Result<(), Failure> {
+    let status = tokio::process::Command::new("sh").arg("-c").arg(command).status().await;
+    let status = status.map_err(|error| Failure::new(Kind::Other, format!("cannot run sh: {error}")))?;
+    if status.success() { Ok(()) } else { Err(Failure::new(Kind::Other, format!("{command}: {status}"))) }
+}
+
+/// The parts of a line between commas that no quote or backslash keeps. What follows a `!` at the
+/// start of a part is one part to the end of the line: a command may have commas.
+fn split(text: &str) -> Result<Vec<String>, Failure> {
+    let (mut parts, mut part, mut quote) = (Vec::new(), String::new(), None);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (None, ',') => parts.push(std::mem::take(&mut part)),
+            (None, '!') if part.trim().is_empty() => {
+                part.push('!');
+                part.extend(letters.by_ref());
+            }
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                part.push(letter);
+            }
+            (Some(open), _) if open == letter => {
+                quote = None;
+                part.push(letter);
+            }
+            (None | Some('"'), '\\') => {
+                part.push(letter);
+                part.extend(letters.next());
+            }
+            _ => part.push(letter),
+        }
+    }
+    if quote.is_some() {
+        return Err(Failure::new(Kind::Usage, "a quote is not closed"));
+    }
+    parts.push(part);
+    Ok(parts)
+}
+
+/// Completes verbs, and names of files behind them.
+struct Prompt {
+    verbs: Vec<String>,
+    files: FilenameCompleter,
+}
+
+impl Prompt {
+    fn new() -> Self {
+        let verbs = Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+        Self { verbs, files: FilenameCompleter::new() }
+    }
+}
+
+impl Completer for Prompt {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        at: usize,
+        context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = &line[..at];
+        let part = before.rfind(',').map_or(0, |comma| comma + 1);
+        let start = part + (before[part..].len() - before[part..].trim_start().len());
+        let typed = &before[start..];
+        if typed.contains(char::is_whitespace) {
+            return self.files.complete(line, at, context);
+        }
+        let matching = self.verbs.iter().filter(|verb| verb.starts_with(typed));
+        let pairs = matching.map(|verb| Pair { display: verb.clone(), replacement: format!("{verb} ") });
+        Ok((start, pairs.collect()))
+    }
+}
+
+impl Hinter for Prompt {
+    type Hint = String;
+}
+
+impl Highlighter for Prompt {
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        Cow::Borrowed(hint)
+    }
+}
+
+impl Validator for Prompt {}
+
+impl Helper for Prompt {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_split_at_commas_that_stand_alone() {
+        // line, its parts
+        let cases: [(&str, &[&str]); 6] = [
+            ("put a, ls -l,get b", &["put a", " ls -l", "get b"]),
+            ("put 'a, b', ls", &["put 'a, b'", " ls"]),
+            ("put \"a\\\", b\", ls", &["put \"a\\\", b\"", " ls"]),
+            ("put a\\,b", &["put a\\,b"]),
+            ("ls, !echo a, b", &["ls", " !echo a, b"]),
+            ("", &[""]),
+        ];
+        for (line, parts) in cases {
+            assert_eq!(split(line).expect("it is split"), parts, "{line}");
+        }
+        assert!(split("put 'a").is_err());
+    }
+}

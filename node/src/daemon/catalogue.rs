@@ -1,0 +1,342 @@
+//! The namespace, as the daemon sees it: the tracker's catalogue behind its client, with failures
+//! that say what to try.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::manifest::Manifest;
+use dft_tracker::catalogue::name::{DatasetName, Pattern};
+use dft_tracker::catalogue::node::{ControlAddr, HostName, NodeRecord, Version};
+use dft_tracker::catalogue::protocol::Record;
+use dft_tracker::catalogue::service::StartAs;
+pub use dft_tracker::catalogue::token::Token;
+use dft_tracker::client::{Client, ClientConfig, ClientError, PutOutcome, RemoveOutcome};
+use dft_tracker::registry::LinkAddrs;
+use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::Daemon;
+use crate::cli::NetArgs;
+use crate::failure::{Failure, Kind};
+use crate::net::discovery::{parse_tracker, socket_addr_of_text};
+use crate::net::identity::Identity;
+use crate::settings::write_atomically;
+
+/// How long a verb waits for a catalogue to be found on the LAN.
+const FIND_MAX: Duration = Duration::from_secs(10);
+/// How long a tracker in this process may take to listen.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// Where a tracker keeps its token, in its state directory.
+const TOKEN_FILE: &str = "token";
+
+/// The catalogue of one cluster.
+pub struct Catalogue {
+    client: Client,
+    /// Its trackers, as they were named.
+    pub trackers: Vec<String>,
+}
+
+/// Who has a dataset, or parts of it.
+pub struct Holder {
+    /// Who.
+    pub peer: PeerId,
+    /// Where it takes links.
+    pub links: Vec<SocketAddr>,
+    /// Whether it has every piece.
+    pub complete: bool,
+    /// Its name, where it is a node.
+    pub name: Option<String>,
+}
+
+/// A node of the cluster.
+pub struct SeenNode {
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub peer: PeerId,
+    /// Where its libp2p side is.
+    pub control: Vec<SocketAddr>,
+    /// How many datasets it holds.
+    pub datasets: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Bytes a second that it receives.
+    pub down_rate: u64,
+    /// Bytes a second that it sends.
+    pub up_rate: u64,
+}
+
+/// What this node says of itself.
+pub struct OwnNode {
+    /// Its name.
+    pub name: String,
+    /// Where its libp2p side is.
+    pub control: Vec<SocketAddr>,
+    /// Where it takes links.
+    pub links: Vec<SocketAddr>,
+    /// Most bytes in its store.
+    pub quota: u64,
+    /// How many datasets it holds.
+    pub datasets: u32,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Bytes a second that it receives.
+    pub down_rate: u64,
+    /// Bytes a second that it sends.
+    pub up_rate: u64,
+}
+
+/// How a daemon speaks to trackers.
+#[derive(Clone)]
+pub struct Access {
+    /// Proves what it writes, where the catalogue wants a proof.
+    pub token: Option<Token>,
+    /// The key of a private cluster, where it is in one.
+    pub network_key: Option<[u8; 32]>,
+}
+
+impl Catalogue {
+    /// The catalogue behind these trackers; `None` without any.
+    pub fn start(trackers: &[String], identity: &Identity, access: &Access) -> Result<Option<Self>, Failure> {
+        if trackers.is_empty() {
+            return Ok(None);
+        }
+        let addrs = trackers.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
+        let addrs = addrs.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let Access { token, network_key } = access.clone();
+        let config =
+            ClientConfig { keypair: identity.keypair().clone(), trackers: addrs, token, network_key };
+        let client = Client::start(config).map_err(failure)?;
+        Ok(Some(Self { client, trackers: trackers.to_vec() }))
+    }
+
+    /// Publishes a manifest under a name; true where it was published already.
+    pub async fn put(&self, name: &DatasetName, manifest: &Manifest) -> Result<bool, Failure> {
+        Ok(matches!(self.client.put(name, manifest).await.map_err(failure)?, PutOutcome::Already))
+    }
+
+    /// The dataset of a name.
+    pub async fn get(&self, name: &DatasetName) -> Result<(Record, Arc<Manifest>), Failure> {
+        let found = self.client.get(name).await.map_err(failure)?;
+        found.map(|(record, manifest)| (record, Arc::new(manifest))).ok_or_else(|| unknown(name))
+    }
+
+    /// What a name stands for.
+    pub async fn record(&self, name: &DatasetName) -> Result<Record, Failure> {
+        self.client.record(name).await.map_err(failure)?.ok_or_else(|| unknown(name))
+    }
+
+    /// The names that match.
+    pub async fn list(&self, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
+        self.client.list(pattern).await.map_err(failure)
+    }
+
+    /// Takes a name out, where it stands for this dataset.
+    pub async fn remove(&self, name: &DatasetName, id: ManifestId) -> Result<(), Failure> {
+        match self.client.remove(name, id).await.map_err(failure)? {
+            RemoveOutcome::Removed => Ok(()),
+            RemoveOutcome::Already => Err(unknown(name)),
+        }
+    }
+
+    /// Tells who this node is.
+    pub async fn announce(&self, node: &OwnNode) -> Result<(), Failure> {
+        let texts = node.control.iter().filter_map(|addr| ControlAddr::new(&addr.to_string()));
+        let record = NodeRecord {
+            host: HostName::new(&node.name)
+                .ok_or_else(|| Failure::new(Kind::Usage, format!("«{}» is no name of a node", node.name)))?,
+            control: texts.take(dft_tracker::catalogue::node::CONTROL_ADDRS_MAX).collect(),
+            links: LinkAddrs::new(node.links.clone()).unwrap_or_default(),
+            quota_bytes: node.quota,
+            used_bytes: node.bytes,
+            datasets: node.datasets,
+            up_rate: node.up_rate,
+            down_rate: node.down_rate,
+            version: Version::new(env!("CARGO_PKG_VERSION"))
+                .ok_or_else(|| Failure::new(Kind::Other, "this program has no version"))?,
+        };
+        self.client.announce_node(&record).await.map_err(failure)
+    }
+
+    /// Takes leave.
+    pub async fn leave(&self) -> Result<(), Failure> {
+        self.client.leave_node().await.map_err(failure)
+    }
+
+    /// The nodes of the cluster.
+    pub async fn nodes(&self) -> Result<Vec<SeenNode>, Failure> {
+        let found = self.client.nodes().await.map_err(failure)?;
+        let node = |found: dft_tracker::catalogue::node::FoundNode| {
+            let observed = found.observed;
+            let claimed = found.record.control.iter().filter_map(|addr| socket_addr_of_text(addr.as_str()));
+            // Where its announcement came from is where it is; the rest it only says.
+            let port = claimed.clone().next().map(|addr| addr.port());
+            let seen = port.map(|port| SocketAddr::new(observed, port));
+            let others = claimed
+                .filter(|addr| Some(*addr) != seen && (!addr.ip().is_loopback() || observed.is_loopback()));
+            SeenNode {
+                name: found.record.host.as_str().to_owned(),
+                peer: found.peer,
+                control: seen.into_iter().chain(others).collect(),
+                datasets: found.record.datasets.into(),
+                bytes: found.record.used_bytes,
+                down_rate: found.record.down_rate,
+                up_rate: found.record.up_rate,
+            }
+        };
+        Ok(found.into_iter().map(node).collect())
+    }
+
+    /// Who has a dataset.
+    pub async fn holders(&self, id: ManifestId) -> Result<Vec<Holder>, Failure> {
+        let found = self.client.holders(id).await.map_err(failure)?;
+        let holder = |found: dft_tracker::catalogue::protocol::Holder| Holder {
+            peer: found.peer,
+            links: found.addrs.as_slice().to_vec(),
+            complete: found.complete,
+            name: found.host.map(|host| host.as_str().to_owned()),
+        };
+        Ok(found.into_iter().map(holder).collect())
+    }
+}
+
+impl Daemon {
+    /// The catalogue, where it is known already.
+    pub fn known_catalogue(&self) -> Option<Arc<Catalogue>> {
+        self.catalogue.borrow().clone()
+    }
+
+    /// The catalogue; waits a while for one to be found.
+    pub async fn catalogue(&self) -> Result<Arc<Catalogue>, Failure> {
+        let mut known = self.catalogue.subscribe();
+        let found = tokio::time::timeout(FIND_MAX, known.wait_for(Option::is_some)).await;
+        let found = found.ok().and_then(Result::ok).and_then(|known| known.clone());
+        found.ok_or_else(|| {
+            Failure::new(Kind::NoSource, "no catalogue was found on the LAN").hint(
+                "one node has to keep it: dft daemon --embed-tracker; beyond one LAN, name it: \
+                 dft daemon --tracker HOST:PORT",
+            )
+        })
+    }
+
+    /// Uses the catalogue behind these trackers, where none is known yet.
+    pub(super) fn found_catalogue(&self, trackers: &[String]) {
+        if self.known_catalogue().is_some() {
+            return;
+        }
+        let started = Catalogue::start(trackers, self.endpoint.identity(), &self.access);
+        let Ok(Some(catalogue)) = started else { return };
+        for tracker in trackers {
+            if let Ok(addr) = parse_tracker(tracker) {
+                self.discovery.add_tracker(addr);
+            }
+        }
+        self.say(&format!("found the catalogue at {}", trackers.join(", ")));
+        self.catalogue.send_replace(Some(Arc::new(catalogue)));
+    }
+}
+
+/// A text as a name of the catalogue.
+pub fn parse_name(text: &str) -> Result<DatasetName, Failure> {
+    DatasetName::new(text)
+        .map_err(|error| Failure::new(Kind::Usage, format!("«{}» is no name: {error}", text.escape_debug())))
+}
+
+/// A text as a pattern; without one, all names.
+pub fn parse_pattern(text: Option<&str>) -> Result<Pattern, Failure> {
+    let pattern = text.map_or_else(|| Ok(Pattern::all()), Pattern::new);
+    pattern.map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+}
+
+/// The token in `path`; none where no file is named.
+pub fn read_token(path: Option<&Path>) -> Result<Option<Token>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    Token::read(path)
+        .map(Some)
+        .map_err(|error| Failure::new(Kind::Usage, format!("cannot read the token: {error}")))
+}
+
+/// Makes the token in `path` the one of the tracker in this process. Where there is no such file
+/// yet, it is written, with a new token.
+fn install_token(path: &Path, state: &Path) -> Result<(), Failure> {
+    let broken =
+        |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, format!("cannot use the token: {error}"));
+    if !path.exists() {
+        let token = Token::random().map_err(|error| broken(&error))?;
+        write_atomically(path, format!("{}\n", token.to_hex()).as_bytes(), 0o600)?;
+    }
+    let token = Token::read(path).map_err(|error| broken(&error))?;
+    write_atomically(&state.join(TOKEN_FILE), format!("{}\n", token.to_hex()).as_bytes(), 0o600)
+}
+
+/// Starts a tracker in this process; returns its addresses once it listens.
+pub(super) async fn start_tracker(
+    net: &NetArgs,
+    state: &Path,
+    token: Option<&Path>,
+    network_key: Option<[u8; 32]>,
+) -> Result<(JoinHandle<()>, Vec<String>), Failure> {
+    crate::settings::create_private_dir(state)?;
+    // Links have the port that was asked for, discovery the next one.
+    let port = net.port.filter(|port| *port != 0).and_then(|port| port.checked_add(2)).unwrap_or(0);
+    if let Some(token) = token {
+        install_token(token, state)?;
+    }
+    let catalogue = Some(CatalogueSettings { open: token.is_none(), start_as: StartAs::AsBefore });
+    let listen = SocketAddr::new(net.listen, port);
+    let config = ServerConfig { listen, state: state.to_owned(), network_key, catalogue };
+    let (ready, is_ready) = oneshot::channel();
+    let (failed, failure) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let ready = |up: server::Ready| drop(ready.send(up.addrs));
+        let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
+        if let Err(error) = server::run(config, ready, notices, std::future::pending()).await {
+            eprintln!("error: the tracker: {error}");
+            let _ = failed.send(error.to_string());
+        }
+    });
+    let addrs = tokio::time::timeout(READY_MAX, is_ready).await.ok().and_then(Result::ok);
+    match addrs {
+        Some(addrs) => Ok((task, addrs.iter().map(ToString::to_string).collect())),
+        None => {
+            let reason = failure.await.unwrap_or_else(|_| "it does not listen".into());
+            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")))
+        }
+    }
+}
+
+/// Whether a loopback tracker may be told of: only to whoever is on this host.
+pub fn is_for(tracker: &str, from: Option<IpAddr>) -> bool {
+    let loopback = socket_addr_of_text(tracker).is_some_and(|addr| addr.ip().is_loopback());
+    !loopback || from.is_some_and(|from| from.is_loopback())
+}
+
+fn unknown(name: &DatasetName) -> Failure {
+    Failure::new(Kind::Name, format!("the catalogue knows no {name}")).hint("dft ls shows what there is")
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "what map_err hands over")]
+fn failure(error: ClientError) -> Failure {
+    let failure = Failure::new(kind_of(&error), error.to_string());
+    match error {
+        ClientError::NameTaken { .. } => failure.hint("a name never changes its content: choose another one"),
+        ClientError::NotAuthorised => failure.hint("start the daemon with --token FILE"),
+        ClientError::Unreachable { .. } => {
+            failure.hint("is the node that keeps the catalogue up? transfers go on without it")
+        }
+        _ => failure,
+    }
+}
+
+fn kind_of(error: &ClientError) -> Kind {
+    match error {
+        ClientError::NameTaken { .. } => Kind::Name,
+        ClientError::Unreachable { .. } => Kind::NoSource,
+        _ => Kind::Other,
+    }
+}

@@ -1,0 +1,59 @@
+//! Copies a dataset from one place on this node to another: pieces are read, written, checked and
+//! flushed as those of a fetch are, so that a copy appears under its name complete or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dft_protocol::manifest::Manifest;
+
+use crate::failure::{Failure, Kind};
+use crate::storage::{FetchOptions, Store};
+
+/// Bytes that are made durable at once.
+const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Makes `directory` hold what `from` has all of; returns the path of the copy. `progress` hears
+/// how many bytes are there. Blocks.
+pub(super) fn copy(
+    from: &Store,
+    manifest: &Arc<Manifest>,
+    directory: &Path,
+    force: bool,
+    progress: &dyn Fn(u64),
+) -> Result<PathBuf, Failure> {
+    let to = Store::fetch(
+        manifest.clone(),
+        directory,
+        FetchOptions { force, ..FetchOptions::default() },
+        &|_| {},
+    )?;
+    if to.is_finished() {
+        return Ok(to.final_path().unwrap_or_default());
+    }
+    let geometry = manifest.geometry();
+    let (have, mut bytes, mut unflushed) = (to.durable(), 0, 0);
+    let mut buffer = vec![0; geometry.piece_len_max() as usize];
+    for piece in geometry.pieces() {
+        let len = geometry.piece_len(piece);
+        if !have.contains(piece) {
+            let buffer = &mut buffer[..len as usize];
+            from.read(piece, 0, buffer)?;
+            to.write(piece, 0, buffer)?;
+            if !to.rehash(piece)? {
+                let message =
+                    format!("piece {piece} is not what the manifest says: the original has changed");
+                return Err(Failure::new(Kind::Integrity, message));
+            }
+            to.verified(piece);
+            unflushed += u64::from(len);
+            if unflushed >= FLUSH_BYTES {
+                to.flush()?;
+                unflushed = 0;
+            }
+        }
+        bytes += u64::from(len);
+        progress(bytes);
+    }
+    to.flush()?;
+    Ok(to.finish()?)
+}

@@ -1,0 +1,320 @@
+//! `dft daemon`: a small node of one user on one host, which holds any number of datasets and
+//! serves the verbs of the namespace (`put`, `get`, `ls`, …) over a unix socket.
+//!
+//! What always holds: there is one daemon per user and host, and one per store; what was
+//! acknowledged is on disk; nobody but the user reaches the socket; data that were put stay where
+//! they are and are never written to; the only copy of something is never removed without being
+//! told to.
+//!
+//! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), `verbs` (what
+//! each request does), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
+//! [`catalogue`] (the others), [`reach`] (the command line's side).
+
+pub mod catalogue;
+mod copy;
+pub mod holding;
+mod neighbours;
+pub mod places;
+pub mod reach;
+mod room;
+mod serve;
+pub mod table;
+mod verbs;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::manifest::{Manifest, PeerAddr};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use crate::cli::DaemonArgs;
+use crate::commands::blocking;
+use crate::failure::{Failure, Kind};
+use crate::net::discovery::{self, Discovery};
+use crate::net::identity::display_peer;
+use crate::net::link::Endpoint;
+use crate::rate::RateLimits;
+use crate::report::Reporter;
+use crate::secret::Secret;
+use crate::session::{Listening, Standing, interrupted};
+use crate::settings::NodeState;
+use crate::trace::Trace;
+use catalogue::Catalogue;
+use holding::{Holding, Opening, Presence};
+use neighbours::Neighbours;
+use table::{Record, Table};
+
+/// Questions and news of other nodes that wait for the daemon.
+const NEIGHBOURLY_QUEUE_LEN: usize = 64;
+/// How long ending takes at most.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// A running daemon.
+pub struct Daemon {
+    /// The name of this node.
+    pub name: String,
+    /// Where its store is.
+    pub store: PathBuf,
+    /// Most bytes of copies in the store.
+    pub quota: Option<u64>,
+    /// What it holds, on disk.
+    pub table: Table,
+    /// Opens links.
+    pub endpoint: Arc<Endpoint>,
+    /// Finds peers and nodes.
+    pub discovery: Discovery,
+    holdings: Mutex<BTreeMap<ManifestId, Arc<Holding>>>,
+    /// Held while room in the store is looked for and taken.
+    pub room: tokio::sync::Mutex<()>,
+    catalogue: watch::Sender<Option<Arc<Catalogue>>>,
+    access: catalogue::Access,
+    limits: Arc<RateLimits>,
+    neighbours: Neighbours,
+    /// The addresses of this node's libp2p side.
+    control: Mutex<Vec<SocketAddr>>,
+    /// The addresses of the tracker that runs in this process.
+    own_tracker: Vec<String>,
+    /// What this node tells the catalogue of itself has changed.
+    news: tokio::sync::Notify,
+    stop: watch::Sender<bool>,
+    reporter: Reporter,
+}
+
+impl Daemon {
+    /// A line for whoever reads the daemon's output.
+    pub fn say(&self, text: &str) {
+        self.reporter.say(text);
+    }
+
+    /// Who this node is.
+    pub fn peer(&self) -> PeerId {
+        self.endpoint.identity().peer()
+    }
+
+    /// What it holds.
+    pub fn holdings(&self) -> Vec<Arc<Holding>> {
+        self.table_of_holdings().values().cloned().collect()
+    }
+
+    /// What it holds of this dataset.
+    pub fn holding(&self, id: ManifestId) -> Option<Arc<Holding>> {
+        self.table_of_holdings().get(&id).cloned()
+    }
+
+    fn table_of_holdings(&self) -> MutexGuard<'_, BTreeMap<ManifestId, Arc<Holding>>> {
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a dataset on; what is held of it already stays as it is, and is returned.
+    pub fn hold(
+        self: &Arc<Self>,
+        manifest: Arc<Manifest>,
+        record: Record,
+        opening: Opening,
+        presence: Presence,
+    ) -> Result<Arc<Holding>, Failure> {
+        let id = manifest.id();
+        let mut holdings = self.table_of_holdings();
+        if let Some(held) = holdings.get(&id) {
+            return Ok(held.clone());
+        }
+        if holdings.len() >= discovery::DATASETS_MAX {
+            let message = format!("this node holds {} datasets, and no more", discovery::DATASETS_MAX);
+            return Err(Failure::new(Kind::Disk, message).hint("give some up with dft drop NAME"));
+        }
+        if presence == Presence::Shared {
+            self.table.insert(&manifest, &record)?;
+        }
+        let holding = holding::start(self, manifest, record, opening, presence);
+        holdings.insert(id, holding.clone());
+        Ok(holding)
+    }
+
+    /// Gives a dataset up: its task, its record, and its data where they are in the store. Once
+    /// begun, it goes on even where nobody waits for it any more.
+    pub async fn give_up(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        let (daemon, holding) = (self.clone(), holding.clone());
+        let given_up = tokio::spawn(async move {
+            daemon.end_holding(&holding).await;
+            if holding.presence == Presence::Shared {
+                let id = holding.id();
+                return blocking(move || daemon.table.remove(id)).await?;
+            }
+            Ok(())
+        });
+        given_up
+            .await
+            .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
+    }
+
+    /// Lets a dataset that failed be taken on again: its record stays on disk.
+    pub async fn let_go(self: &Arc<Self>, holding: &Arc<Holding>) {
+        let (daemon, holding) = (self.clone(), holding.clone());
+        // Once begun, it goes on even where nobody waits for it any more.
+        let _ = tokio::spawn(async move { daemon.end_holding(&holding).await }).await;
+    }
+
+    async fn end_holding(&self, holding: &Arc<Holding>) {
+        holding.stop().await;
+        let mut holdings = self.table_of_holdings();
+        if holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding)) {
+            holdings.remove(&holding.id());
+        }
+        self.news.notify_one();
+    }
+
+    /// Where others have this dataset, as far as the catalogue's tracker knows.
+    pub async fn holders_of(&self, id: ManifestId) -> Vec<PeerAddr> {
+        let Some(catalogue) = self.known_catalogue() else { return Vec::new() };
+        let own = self.peer();
+        let found = catalogue.holders(id).await.unwrap_or_default();
+        let others = found.into_iter().filter(|holder| holder.peer != own);
+        others
+            .flat_map(|holder| {
+                let peer = Some(holder.peer);
+                holder.links.into_iter().map(move |addr| PeerAddr { peer, addr })
+            })
+            .collect()
+    }
+
+    /// How many other nodes have all of this dataset.
+    pub async fn other_copies(&self, id: ManifestId) -> Result<usize, Failure> {
+        let own = self.peer();
+        let found = self.catalogue().await?.holders(id).await?;
+        Ok(found.iter().filter(|holder| holder.peer != own && holder.complete).count())
+    }
+
+    /// It holds something else than before.
+    fn tell_news(&self) {
+        self.news.notify_one();
+    }
+
+    /// Ends the daemon soon.
+    pub fn end(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Runs a daemon until it is interrupted or told to end.
+pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
+    let lock = places::DaemonLock::take()?;
+    let store = match &args.store {
+        Some(store) => std::path::absolute(store).map_err(|error| Failure::io("find", store, &error))?,
+        None => places::default_store()?,
+    };
+    let store_lock = places::lock_store(&store)?;
+    let socket = serve::Socket::bind(&places::socket_path()?)?;
+    let (daemon, mut inputs) = start(&args, store).await?;
+    let mut interrupt = std::pin::pin!(interrupted());
+    announce(&daemon, &args);
+    let (datasets, problems) = daemon.table.load()?;
+    problems.iter().for_each(|problem| daemon.reporter.warn(problem));
+    for (manifest, record) in datasets {
+        daemon.hold(manifest, record, Opening::Again, Presence::Shared)?;
+    }
+    let mut stopped = daemon.stop.subscribe();
+    tokio::select! {
+        () = &mut interrupt => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+        () = serve::serve(&daemon, &socket) => {}
+        () = neighbours::attend(&daemon, &mut inputs) => {}
+        () = neighbours::keep_announcing(&daemon) => {}
+    }
+    drop(socket);
+    shutdown(&daemon).await;
+    drop((inputs, store_lock, lock));
+    Ok(())
+}
+
+/// What comes in from the network.
+pub(crate) struct Inputs {
+    events: mpsc::Receiver<discovery::Event>,
+    neighbourly: mpsc::Receiver<discovery::Neighbourly>,
+    _tasks: tokio::task::JoinSet<()>,
+    _tracker: Option<tokio::task::JoinHandle<()>>,
+}
+
+async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs), Failure> {
+    let reporter = Reporter::new(args.json);
+    let table = Table::open(&store)?;
+    let state = NodeState::open(&store)?;
+    let mut net = args.net.clone();
+    let secret = net.secret.as_deref().map(Secret::read).transpose()?;
+    let network_key = secret.as_ref().map(Secret::network_key);
+    let (tracker, own_tracker) = if args.embed_tracker {
+        let (task, addrs) =
+            catalogue::start_tracker(&net, &store.join("tracker"), args.token.as_deref(), network_key)
+                .await?;
+        net.tracker.extend(addrs.iter().cloned());
+        (Some(task), addrs)
+    } else {
+        (None, Vec::new())
+    };
+    // A tracker in this process may just have written it.
+    let token = catalogue::read_token(args.token.as_deref())?;
+    let access = catalogue::Access { token, network_key };
+    let listening = Listening::start(&net, &state.identity()?, state.ports(), Trace::default())?;
+    let (neighbourly, heard) = mpsc::channel(NEIGHBOURLY_QUEUE_LEN);
+    let Standing { endpoint, discovery, mut events, limits, tasks } =
+        listening.discover_all(neighbourly).await?;
+    let control = neighbours::first_listening(&mut events).await;
+    state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port))?;
+    let known = Catalogue::start(&net.tracker, endpoint.identity(), &access)?;
+    let daemon = Arc::new(Daemon {
+        name: args.name.clone().unwrap_or_else(places::host_name),
+        store,
+        quota: args.quota,
+        table,
+        endpoint,
+        discovery,
+        holdings: Mutex::default(),
+        room: tokio::sync::Mutex::default(),
+        catalogue: watch::Sender::new(known.map(Arc::new)),
+        access,
+        limits,
+        neighbours: Neighbours::default(),
+        control: Mutex::new(control),
+        own_tracker,
+        news: tokio::sync::Notify::new(),
+        stop: watch::Sender::new(false),
+        reporter,
+    });
+    Ok((daemon, Inputs { events, neighbourly: heard, _tasks: tasks, _tracker: tracker }))
+}
+
+fn announce(daemon: &Daemon, args: &DaemonArgs) {
+    let listen: Vec<String> = daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect();
+    daemon.reporter.event(&json!({
+        "event": "ready",
+        "node": daemon.name,
+        "peer": display_peer(&daemon.peer()),
+        "store": daemon.store.display().to_string(),
+        "listen": listen,
+        "tracker": daemon.own_tracker,
+    }));
+    daemon.say(&format!("the daemon of {} is ready; its store is {}", daemon.name, daemon.store.display()));
+    for tracker in &daemon.own_tracker {
+        daemon.say(&format!("it keeps the catalogue; beyond this LAN, others name it: --tracker {tracker}"));
+    }
+    if args.net.tracker.is_empty() && daemon.own_tracker.is_empty() {
+        daemon.say("looking for a catalogue on the LAN; dft daemon --embed-tracker on one node keeps one");
+    }
+}
+
+async fn shutdown(daemon: &Daemon) {
+    daemon.say("ending");
+    let stopped = async {
+        if let Some(catalogue) = daemon.known_catalogue() {
+            let _ = catalogue.leave().await;
+        }
+        let holdings = daemon.holdings();
+        futures::future::join_all(holdings.iter().map(|holding| holding.stop())).await;
+    };
+    let _ = tokio::time::timeout(SHUTDOWN_MAX, stopped).await;
+}

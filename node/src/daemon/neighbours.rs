@@ -1,0 +1,281 @@
+//! Other nodes: whom mDNS tells of, what they ask, and what this node tells the catalogue.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dft_protocol::id::{ManifestId, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalogue::{self, OwnNode};
+use super::holding::{Opening, Presence, Running, now_ms};
+use super::table::{Place, Record};
+use super::{Daemon, Inputs};
+use crate::net::discovery::{
+    self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, socket_addr_of_text,
+};
+use crate::report::Rate;
+use crate::settings::reachable_addrs;
+
+/// Most nodes that are remembered: as many as discovery has candidates.
+const NEIGHBOURS_MAX: usize = 1024;
+/// How often each is asked where the catalogue is, until one is known.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Most of them that are asked at once.
+const ASKED_AT_ONCE_MAX: usize = 16;
+/// How often this node tells the catalogue who it is, at the least.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
+/// How long it waits for more news before it tells them.
+const NEWS_SETTLE: Duration = Duration::from_millis(500);
+/// How long the first addresses of the libp2p side may take to be known.
+const LISTENING_MAX: Duration = Duration::from_secs(2);
+
+/// The nodes that mDNS told of, while no catalogue is known.
+#[derive(Default)]
+pub(super) struct Neighbours(Mutex<BTreeMap<PeerId, Neighbour>>);
+
+struct Neighbour {
+    addr: SocketAddr,
+    asked: Option<Instant>,
+}
+
+impl Neighbours {
+    fn add(&self, node: PeerId, addr: SocketAddr) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < NEIGHBOURS_MAX || known.contains_key(&node) {
+            known.insert(node, Neighbour { addr, asked: None });
+        }
+    }
+
+    /// Those whose turn it is to be asked; then they count as asked.
+    fn take_due(&self) -> Vec<(PeerId, SocketAddr)> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |neighbour: &Neighbour| neighbour.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        let due = known.iter_mut().filter(|(_, neighbour)| due(neighbour)).take(ASKED_AT_ONCE_MAX);
+        due.map(|(node, neighbour)| {
+            neighbour.asked = Some(Instant::now());
+            (*node, neighbour.addr)
+        })
+        .collect()
+    }
+
+    fn forget_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Waits for the addresses of this node's libp2p side.
+pub(super) async fn first_listening(events: &mut mpsc::Receiver<Event>) -> Vec<SocketAddr> {
+    let first = async {
+        loop {
+            match events.recv().await {
+                Some(Event::Listening { addrs }) => return control_addrs(&addrs),
+                Some(_) => {}
+                None => return Vec::new(),
+            }
+        }
+    };
+    tokio::time::timeout(LISTENING_MAX, first).await.unwrap_or_default()
+}
+
+fn control_addrs<A: ToString>(addrs: &[A]) -> Vec<SocketAddr> {
+    addrs.iter().filter_map(|addr| socket_addr_of_text(&addr.to_string())).collect()
+}
+
+/// Takes in what discovery has to say, for ever.
+pub(super) async fn attend(daemon: &Arc<Daemon>, inputs: &mut Inputs) {
+    let mut looks = tokio::time::interval(ASK_EVERY);
+    loop {
+        tokio::select! {
+            _ = looks.tick() => look_for_catalogue(daemon),
+            event = inputs.events.recv() => match event {
+                Some(event) => on_event(daemon, event).await,
+                None => return,
+            },
+            Some(neighbourly) = inputs.neighbourly.recv() => match neighbourly {
+                Neighbourly::Heard { node, addr } => {
+                    daemon.neighbours.add(node, addr);
+                    look_for_catalogue(daemon);
+                }
+                Neighbourly::Asked { node: _, from, request, answer } => asked(daemon, from, request, answer),
+            },
+        }
+    }
+}
+
+async fn on_event(daemon: &Arc<Daemon>, event: Event) {
+    match event {
+        Event::PeersFound { manifest, peers, .. } => {
+            let running = daemon.holding(manifest).and_then(|holding| holding.view().running);
+            if let Some(Running { remote, .. }) = running {
+                remote.found(peers).await;
+            }
+        }
+        Event::Listening { addrs } => {
+            *daemon.control.lock().unwrap_or_else(PoisonError::into_inner) = control_addrs(&addrs);
+        }
+        Event::TrackerDown { addr, reason } => {
+            daemon.say(&format!("the tracker {addr} does not answer ({reason}); it is tried again"));
+        }
+        Event::TrackerUp { addr } => daemon.say(&format!("the tracker {addr} answers")),
+        Event::Warning(text) => daemon.reporter.warn(&text),
+    }
+}
+
+/// Asks the nodes whose turn it is where the catalogue is, while none is known.
+fn look_for_catalogue(daemon: &Arc<Daemon>) {
+    if daemon.known_catalogue().is_some() {
+        return daemon.neighbours.forget_all();
+    }
+    for (node, addr) in daemon.neighbours.take_due() {
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
+            if let Ok(NodeResponse::Node { trackers, .. }) = answer {
+                let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
+                let trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
+                if !trackers.is_empty() {
+                    daemon.found_catalogue(&trackers);
+                }
+            }
+        });
+    }
+}
+
+fn asked(
+    daemon: &Arc<Daemon>,
+    from: Option<IpAddr>,
+    request: NodeRequest,
+    answer: oneshot::Sender<NodeResponse>,
+) {
+    let daemon = daemon.clone();
+    tokio::spawn(async move {
+        let response = match request {
+            NodeRequest::Hello => hello(&daemon, from),
+            NodeRequest::Pieces { manifest } => NodeResponse::Pieces(runs_of(&daemon, manifest).await),
+            NodeRequest::Fetch { name, manifest } => fetch(&daemon, &name, manifest).await,
+        };
+        let _ = answer.send(response);
+    });
+}
+
+fn hello(daemon: &Daemon, from: Option<IpAddr>) -> NodeResponse {
+    let known = daemon.known_catalogue().map(|catalogue| catalogue.trackers.clone()).unwrap_or_default();
+    let multiaddrs =
+        known.into_iter().filter(|tracker| tracker.starts_with('/') && catalogue::is_for(tracker, from));
+    let trackers = multiaddrs.take(discovery::TRACKERS_MAX).collect();
+    NodeResponse::Node { name: daemon.name.clone(), trackers }
+}
+
+/// The runs of pieces of a dataset that are on this node.
+pub(super) async fn runs_of(daemon: &Daemon, id: ManifestId) -> Vec<(u32, u32)> {
+    let running = daemon.holding(id).filter(|holding| holding.presence == Presence::Shared);
+    let Some(running) = running.and_then(|holding| holding.view().running) else { return Vec::new() };
+    let Some(pieces) = running.remote.pieces().await else { return Vec::new() };
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for piece in pieces.iter().map(dft_protocol::geometry::PieceIndex::to_u32) {
+        let full = runs.len() >= RUNS_MAX;
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == piece => *last = piece,
+            _ if full => break,
+            _ => runs.push((piece, piece)),
+        }
+    }
+    runs
+}
+
+/// Another node wants a dataset to be here. Only what the catalogue knows under that name is
+/// fetched, and only within the quota.
+async fn fetch(daemon: &Arc<Daemon>, name: &str, id: ManifestId) -> NodeResponse {
+    match try_fetch(daemon, name, id).await {
+        Ok(true) => NodeResponse::Complete,
+        Ok(false) => NodeResponse::Accepted,
+        Err(failure) => NodeResponse::refused(failure.message),
+    }
+}
+
+async fn try_fetch(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    id: ManifestId,
+) -> Result<bool, crate::failure::Failure> {
+    let (record, manifest) = daemon.catalogue().await?.get(&catalogue::parse_name(name)?).await?;
+    if record.id != id {
+        let message = format!("{name} is another dataset in the catalogue");
+        return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
+    }
+    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
+}
+
+impl Daemon {
+    /// Begins to fetch a dataset into the store, where it is not here yet.
+    pub(super) async fn fetch_into_store(
+        self: &Arc<Self>,
+        name: &str,
+        manifest: Arc<dft_protocol::manifest::Manifest>,
+    ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
+        if let Some(holding) = self.usable_holding(manifest.id()).await {
+            holding.touch(self);
+            return Ok(holding);
+        }
+        let _room = self.room.lock().await;
+        self.make_room(manifest.total_bytes()).await?;
+        let record = Record {
+            name: name.to_owned(),
+            place: Place::Stored,
+            complete: false,
+            origin: false,
+            last_use_ms: now_ms(),
+        };
+        self.hold(manifest, record, Opening::Again, Presence::Shared)
+    }
+}
+
+/// Tells the catalogue who this node is, again and again.
+pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
+    let mut known = daemon.catalogue.subscribe();
+    let (mut down, mut up) = (Rate::default(), Rate::default());
+    loop {
+        let catalogue = match known.wait_for(Option::is_some).await {
+            Ok(catalogue) => catalogue.clone(),
+            Err(_) => return std::future::pending().await,
+        };
+        if let Some(catalogue) = catalogue {
+            // A tracker that is away is told of by discovery.
+            let _ = catalogue.announce(&own_node(daemon, &mut down, &mut up)).await;
+        }
+        let _ = tokio::time::timeout(ANNOUNCE_EVERY, daemon.news.notified()).await;
+        // Much that happens at once is told at once.
+        tokio::time::sleep(NEWS_SETTLE).await;
+    }
+}
+
+fn own_node(daemon: &Daemon, down: &mut Rate, up: &mut Rate) -> OwnNode {
+    let holdings = daemon.holdings();
+    let (mut received, mut sent, mut datasets, mut bytes) = (0, 0, 0, 0);
+    for holding in &holdings {
+        let stats = holding.snapshot().stats;
+        received += stats.from_seeders + stats.from_peers;
+        sent += stats.sent;
+        if holding.is_complete() {
+            datasets += 1;
+            bytes += holding.manifest.total_bytes();
+        }
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is for people")]
+    let rate = |rate: &mut Rate, bytes: u64| rate.update(bytes) as u64;
+    let listen = daemon.endpoint.listen_addrs().first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
+    let mut links = reachable_addrs(listen, daemon.endpoint.port());
+    links.truncate(dft_tracker::registry::ADDRS_PER_RECORD_MAX);
+    OwnNode {
+        name: daemon.name.clone(),
+        control: daemon.control.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        links,
+        quota: daemon.quota.unwrap_or(0),
+        datasets,
+        bytes,
+        down_rate: rate(down, received),
+        up_rate: rate(up, sent),
+    }
+}

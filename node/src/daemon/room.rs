@@ -1,0 +1,120 @@
+//! Room in the store: the quota, and which copies leave when it is reached.
+//!
+//! Only copies in the store count: what lies elsewhere is the user's. A copy may leave where it is
+//! complete and another node has all of it; the least recently used one goes first. The only copy
+//! of something never does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dft_protocol::id::ManifestId;
+
+use super::Daemon;
+use super::holding::Holding;
+use super::table::Place;
+use crate::failure::{Failure, Kind};
+use crate::net::discovery::Dataset;
+use crate::report::human_bytes;
+
+/// How often it is looked whether the tracker knows that this node withdrew a copy …
+const WITHDRAWN_LOOKS_MAX: usize = 50;
+/// … and when again: 5 s in all, for a busy tracker.
+const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// Bytes of all copies in the store, those that are not complete yet in full.
+    pub fn store_bytes(&self) -> u64 {
+        self.stored().iter().map(|holding| holding.manifest.total_bytes()).sum()
+    }
+
+    fn stored(&self) -> Vec<Arc<Holding>> {
+        let mut stored = self.holdings();
+        stored.retain(|holding| holding.record().place == Place::Stored);
+        stored
+    }
+
+    /// Makes room for a copy of `bytes` in the store. The caller holds [`Daemon::room`] until the
+    /// copy is in the table.
+    pub(super) async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<(), Failure> {
+        let Some(quota) = self.quota else { return Ok(()) };
+        let full = |kept: usize| {
+            let (quota, bytes) = (human_bytes(quota), human_bytes(bytes));
+            let message = format!("{bytes} do not fit into the store's quota of {quota}");
+            let hint = match kept {
+                0 => "raise --quota".into(),
+                kept => format!("raise --quota, or dft drop NAME: {kept} copies are in use or the only ones"),
+            };
+            Failure::new(Kind::Disk, message).hint(hint)
+        };
+        if bytes > quota {
+            return Err(full(0));
+        }
+        let mut stored = self.stored();
+        stored.sort_by_key(|holding| holding.record().last_use_ms);
+        let (mut used, mut kept) = (self.store_bytes(), 0);
+        for holding in stored {
+            if used + bytes <= quota {
+                break;
+            }
+            if holding.is_complete() && self.give_up_if_elsewhere(&holding).await? {
+                used -= holding.manifest.total_bytes();
+                let name = holding.record().name;
+                self.say(&format!("{name} left the store to make room; other nodes have it"));
+            } else {
+                kept += 1;
+            }
+        }
+        if used + bytes <= quota { Ok(()) } else { Err(full(kept)) }
+    }
+
+    /// Gives a dataset up where another node has all of it; false, and it stays, where nobody has.
+    /// Once begun, it goes on even where nobody waits for it any more.
+    pub(super) async fn give_up_if_elsewhere(
+        self: &Arc<Self>,
+        holding: &Arc<Holding>,
+    ) -> Result<bool, Failure> {
+        let (daemon, holding) = (self.clone(), holding.clone());
+        let work = tokio::spawn(async move {
+            let elsewhere = daemon.withdraw(&holding).await?;
+            if elsewhere {
+                daemon.give_up(&holding).await?;
+            }
+            Ok(elsewhere)
+        });
+        work.await
+            .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
+    }
+
+    /// Takes a dataset out of what this node announces, where another node has all of it; false,
+    /// and it stays, where nobody has.
+    ///
+    /// Two nodes may do so at the same time, each counting on the other. So a node looks for the
+    /// other copy once more when its own is not counted any more: of two that withdraw, the one
+    /// that looks later finds nobody.
+    async fn withdraw(&self, holding: &Holding) -> Result<bool, Failure> {
+        let id = holding.id();
+        if self.other_copies(id).await? == 0 {
+            return Ok(false);
+        }
+        self.discovery.remove(id);
+        let withdrawn = self.is_withdrawn(id).await;
+        if matches!(withdrawn, Ok(true)) && self.other_copies(id).await.is_ok_and(|copies| copies > 0) {
+            return Ok(true);
+        }
+        let complete = holding.is_complete();
+        self.discovery.add(Dataset { manifest: id, complete, trackers: Vec::new(), asks_lan: !complete });
+        withdrawn.map(|_| false)
+    }
+
+    /// Waits until the tracker does not count this node among the holders any more.
+    async fn is_withdrawn(&self, id: ManifestId) -> Result<bool, Failure> {
+        let (own, catalogue) = (self.peer(), self.catalogue().await?);
+        for _ in 0..WITHDRAWN_LOOKS_MAX {
+            if catalogue.holders(id).await?.iter().all(|holder| holder.peer != own) {
+                return Ok(true);
+            }
+            tokio::time::sleep(WITHDRAWN_LOOK_EVERY).await;
+        }
+        Ok(false)
+    }
+}

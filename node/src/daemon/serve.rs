@@ -1,0 +1,154 @@
+//! The daemon's side of the unix socket: who may speak, and one task for each who does.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::wire::{self, Envelope, Event, Item};
+use super::{Daemon, verbs};
+use crate::failure::{Failure, Kind};
+
+/// Most requests at a time: a user's terminals and scripts. More wait in the kernel.
+const REQUESTS_MAX: usize = 128;
+/// How long a client may take to say what it wants.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Events that wait for a slow reader; then the request waits.
+const EVENTS_MAX: usize = 8;
+
+/// The listening socket. Its file goes with it.
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Listens at `path`, in a directory of this user alone. The caller holds the daemon's lock,
+    /// so a file that is there is left over.
+    pub(super) fn bind(path: &Path) -> Result<Self, Failure> {
+        let failure = |error: io::Error| Failure::io("listen on", path, &error);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failure(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failure)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failure)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Takes requests, for ever.
+pub(super) async fn serve(daemon: &Arc<Daemon>, socket: &Socket) {
+    let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match socket.listener.accept().await {
+            Ok((stream, _)) if is_ours(&stream) => {
+                let daemon = daemon.clone();
+                tokio::spawn(async move {
+                    // Whoever went away wants no answer.
+                    let _ = attend(&daemon, stream).await;
+                    drop(slot);
+                });
+            }
+            // Another user, whatever the mode of the socket says.
+            Ok(_) => {}
+            // Out of descriptors, most likely: others may be closed meanwhile.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn is_ours(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
+}
+
+async fn attend(daemon: &Arc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
+    let received = tokio::time::timeout(REQUEST_MAX, wire::receive::<Envelope>(&mut stream)).await;
+    let Some(envelope) = received.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else {
+        return Ok(());
+    };
+    let (reply, mut events) = Reply::new();
+    let (mut read, mut write) = stream.into_split();
+    let work = async {
+        let outcome = match wire::open(&envelope) {
+            Ok(request) => verbs::run(daemon, request, &reply).await,
+            Err(failure) => Err(failure),
+        };
+        reply
+            .send(match &outcome {
+                Ok(()) => Event::Done,
+                Err(failure) => failure.into(),
+            })
+            .await;
+        drop(reply);
+        // Until the last event is on its way.
+        std::future::pending::<()>().await;
+    };
+    let writing = async {
+        while let Some(event) = events.recv().await {
+            let last = matches!(event, Event::Done | Event::Failed { .. });
+            if wire::send(&mut write, &event).await.is_err() || last {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = writing => {}
+        // The other end hung up: nobody waits for the rest.
+        _ = read.read_u8() => {}
+    }
+    Ok(())
+}
+
+/// Where the events of a request go.
+pub(super) struct Reply(mpsc::Sender<Event>);
+
+impl Reply {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        (Self(sender), events)
+    }
+
+    /// Tells the client; waits where it reads slowly.
+    pub(super) async fn send(&self, event: Event) {
+        let _ = self.0.send(event).await;
+    }
+
+    pub(super) async fn item(&self, item: Item) {
+        self.send(Event::Item(item)).await;
+    }
+
+    /// Tells how far it is, where there is room: the next one says it as well.
+    pub(super) fn progress(&self, progress: wire::Progress) {
+        let _ = self.0.try_send(Event::Progress(progress));
+    }
+
+    /// For work on another thread.
+    pub(super) fn sender(&self) -> mpsc::Sender<Event> {
+        self.0.clone()
+    }
+
+    /// The client is gone.
+    pub(super) fn gone() -> Failure {
+        Failure::new(Kind::Interrupted, "nobody waits for the answer")
+    }
+
+    /// Sends bytes; a failure where nobody takes them.
+    pub(super) async fn data(&self, bytes: Vec<u8>) -> Result<(), Failure> {
+        let event = Event::Data(serde_bytes::ByteBuf::from(bytes));
+        self.0.send(event).await.map_err(|_| Self::gone())
+    }
+}

@@ -1,0 +1,259 @@
+//! What this node holds, on disk: one directory per dataset with its manifest and its record.
+//!
+//! `datasets/ID/` holds `manifest.dft` and `record`, each written beside, synced and renamed; a
+//! directory without a record is one that never came to be. What a record says of the data is a
+//! hint: whoever opens the dataset looks at the data themselves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dft_protocol::id::ManifestId;
+use dft_protocol::manifest::Manifest;
+use serde::{Deserialize, Serialize};
+
+use super::wire::WirePath;
+use crate::failure::{Failure, Kind};
+use crate::settings::{create_private_dir, write_atomically};
+
+const MANIFEST: &str = "manifest.dft";
+const RECORD: &str = "record";
+
+/// Where the data of a dataset are.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// At these paths, which were put: read, never written to.
+    Put(Vec<WirePath>),
+    /// In this directory, under the manifest's name: fetched, or being fetched.
+    Fetched(WirePath),
+    /// In the store, under the manifest's name: the daemon's to remove.
+    Stored,
+}
+
+/// What is remembered of a dataset.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The name under which it was put or fetched.
+    pub name: String,
+    /// Where its data are.
+    pub place: Place,
+    /// Whether all of it was here.
+    pub complete: bool,
+    /// Whether it was put here.
+    pub origin: bool,
+    /// When it was last asked for, in milliseconds since 1970.
+    pub last_use_ms: u64,
+}
+
+/// A dataset as it is remembered.
+pub type Remembered = (Arc<Manifest>, Record);
+
+/// The table.
+pub struct Table {
+    store: PathBuf,
+}
+
+impl Table {
+    /// The table in a store.
+    pub fn open(store: &Path) -> Result<Self, Failure> {
+        create_private_dir(&store.join("datasets"))?;
+        create_private_dir(&store.join("data"))?;
+        let table = Self { store: store.to_owned() };
+        table.remove_leftovers()?;
+        Ok(table)
+    }
+
+    /// Removes copies of which no record tells: whoever made or removed them died in between.
+    fn remove_leftovers(&self) -> Result<(), Failure> {
+        let directory = self.store.join("data");
+        let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
+        for entry in std::fs::read_dir(&directory).map_err(failure)? {
+            let entry = entry.map_err(failure)?;
+            if !self.store.join("datasets").join(entry.file_name()).join(RECORD).exists() {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of a dataset's manifest, record and hashes.
+    pub fn directory(&self, id: ManifestId) -> PathBuf {
+        self.store.join("datasets").join(id.to_string())
+    }
+
+    /// The directory that holds a dataset's data in the store.
+    pub fn data_directory(&self, id: ManifestId) -> PathBuf {
+        self.store.join("data").join(id.to_string())
+    }
+
+    /// All datasets; what cannot be read is told of and left alone.
+    pub fn load(&self) -> Result<(Vec<Remembered>, Vec<String>), Failure> {
+        let directory = self.store.join("datasets");
+        let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
+        let (mut datasets, mut problems) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(&directory).map_err(failure)? {
+            let path = entry.map_err(failure)?.path();
+            match read(&path) {
+                Ok(Some(dataset)) => datasets.push(dataset),
+                Ok(None) => {}
+                Err(problem) => problems.push(format!("{}: {problem}", path.display())),
+            }
+        }
+        Ok((datasets, problems))
+    }
+
+    /// Remembers a dataset; durable when it returns.
+    pub fn insert(&self, manifest: &Manifest, record: &Record) -> Result<(), Failure> {
+        let directory = self.directory(manifest.id());
+        create_private_dir(&directory)?;
+        let path = directory.join(MANIFEST);
+        if !path.exists() {
+            write_atomically(&path, &manifest.encode(), 0o600)?;
+        }
+        self.update(manifest.id(), record)?;
+        sync(&self.store.join("datasets"))
+    }
+
+    /// Changes what is remembered of a dataset; durable when it returns.
+    pub fn update(&self, id: ManifestId, record: &Record) -> Result<(), Failure> {
+        let bytes = serde_cbor::to_vec(record);
+        let bytes =
+            bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode a record: {error}")))?;
+        write_atomically(&self.directory(id).join(RECORD), &bytes, 0o600)
+    }
+
+    /// Forgets a dataset, and removes its data where they are in the store.
+    pub fn remove(&self, id: ManifestId) -> Result<(), Failure> {
+        let directory = self.directory(id);
+        // The record first: without it, the rest is nothing.
+        remove_file(&directory.join(RECORD))?;
+        sync(&directory)?;
+        remove_tree(&self.data_directory(id))?;
+        remove_tree(&directory)
+    }
+}
+
+fn read(directory: &Path) -> Result<Option<Remembered>, String> {
+    let bytes = match std::fs::read(directory.join(RECORD)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let record = serde_cbor::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(directory.join(MANIFEST)).map_err(|error| error.to_string())?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| error.to_string())?;
+    let named = directory.file_name().is_some_and(|name| *name == *manifest.id().to_string());
+    if named { Ok(Some((Arc::new(manifest), record))) } else { Err("it holds another manifest".into()) }
+}
+
+fn sync(directory: &Path) -> Result<(), Failure> {
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| Failure::io("sync", directory, &error))
+}
+
+fn remove_file(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::io("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Datasets may have directories that are closed to their owner: they are opened first.
+pub(super) fn remove_tree(path: &Path) -> Result<(), Failure> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::io("look at", path, &error)),
+        Ok(metadata) if metadata.is_dir() => open_directories(path),
+        Ok(_) => {}
+    }
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::io("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_directories(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_directories(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dft_protocol::geometry::PieceSize;
+    use dft_protocol::id::PieceHash;
+    use dft_protocol::manifest::{Entry, Hints, Info, Mtime};
+    use dft_protocol::path::{Name, SafePath};
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let file = Entry::File {
+            path: SafePath::root(),
+            size: 1,
+            mode: 0o644,
+            mtime: Mtime { seconds: 0, nanoseconds: 0 },
+        };
+        let info = Info {
+            name: Name::new("a").expect("a name"),
+            piece_size: PieceSize::new(4096).expect("a size"),
+            entries: vec![file],
+            packs: vec![1],
+            hashes: vec![PieceHash::from_bytes([1; 32])],
+        };
+        Manifest::new(info, Hints::default()).expect("it is valid")
+    }
+
+    fn record() -> Record {
+        let path = WirePath::from(Path::new("/a"));
+        Record {
+            name: "a".into(),
+            place: Place::Put(vec![path]),
+            complete: true,
+            origin: true,
+            last_use_ms: 7,
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_there_again_and_what_is_removed_is_not() {
+        let store = tempfile::tempdir().expect("a directory");
+        let (manifest, record) = (manifest(), record());
+        Table::open(store.path()).and_then(|table| table.insert(&manifest, &record)).expect("it is written");
+        let table = Table::open(store.path()).expect("it opens");
+        let (datasets, problems) = table.load().expect("it reads");
+        assert_eq!((datasets[0].0.id(), &datasets[0].1), (manifest.id(), &record));
+        assert!(problems.is_empty(), "{problems:?}");
+        table.remove(manifest.id()).expect("it is removed");
+        assert!(table.load().expect("it reads").0.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_dataset_is_told_of_and_keeps_nobody_out() {
+        let store = tempfile::tempdir().expect("a directory");
+        let (manifest, table) = (manifest(), Table::open(store.path()).expect("it opens"));
+        table.insert(&manifest, &record()).expect("it is written");
+        let directory = table.directory(manifest.id());
+        for (file, bytes) in [("record", &b"?"[..]), ("manifest.dft", b"?")] {
+            let whole = std::fs::read(directory.join(file)).expect("it is there");
+            std::fs::write(directory.join(file), bytes).expect("it is written");
+            let (datasets, problems) = table.load().expect("it reads");
+            assert_eq!((datasets.len(), problems.len()), (0, 1), "{file}");
+            std::fs::write(directory.join(file), whole).expect("it is written");
+        }
+        std::fs::remove_file(directory.join("record")).expect("it is removed");
+        let copy = table.data_directory(manifest.id());
+        std::fs::create_dir(&copy).expect("it is made");
+        let table = Table::open(store.path()).expect("it opens");
+        assert!(!copy.exists(), "a copy without a record is a leftover");
+        let (datasets, problems) = table.load().expect("it reads");
+        assert_eq!((datasets.len(), problems.len()), (0, 0), "it never came to be");
+    }
+}

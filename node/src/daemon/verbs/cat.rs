@@ -1,0 +1,124 @@
+//! `cat`: the bytes of one file of a dataset, in order, each sent when its piece is here.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use dft_protocol::geometry::PieceIndex;
+use dft_protocol::manifest::{Entry, Manifest};
+use dft_protocol::picker::PREFERRED_MAX;
+
+use super::wait;
+use crate::commands::blocking;
+use crate::daemon::Daemon;
+use crate::daemon::catalogue::parse_name;
+use crate::daemon::serve::Reply;
+use crate::daemon::wire::DATA_LEN_MAX;
+use crate::failure::{Failure, Kind};
+
+/// The read-ahead moves on after so many pieces: a few moves for what is preferred at a time.
+const READ_AHEAD_STEP: usize = PREFERRED_MAX / 4;
+
+/// Which bytes.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) path: Option<String>,
+    pub(super) from: u64,
+    pub(super) to: Option<u64>,
+}
+
+/// A run of bytes of the file in one piece.
+#[derive(PartialEq, Eq, Debug)]
+struct Run {
+    piece: PieceIndex,
+    /// Where in the piece.
+    offset: u32,
+    len: u32,
+}
+
+pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Result<(), Failure> {
+    let (_, manifest) = daemon.catalogue().await?.get(&parse_name(&part.name)?).await?;
+    let (entry, size) = file_of(&manifest, part)?;
+    let to = part.to.unwrap_or(size).min(size);
+    if part.from > to {
+        let message = format!("there is no byte {} in the {size} bytes of the file", part.from);
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    let runs = runs_of(&manifest, entry, part.from..to);
+    let holding = daemon.fetch_into_store(&part.name, manifest).await?;
+    let running = wait::running(&holding).await?;
+    let stream = async {
+        for (position, run) in runs.iter().enumerate() {
+            if position % READ_AHEAD_STEP == 0 {
+                let ahead = runs[position..].iter().take(PREFERRED_MAX);
+                running.remote.prefer(ahead.map(|run| run.piece).collect()).await;
+            }
+            if !running.remote.has(run.piece).await {
+                return Err(Failure::new(Kind::Other, "it was given up meanwhile"));
+            }
+            for (offset, len) in blocks(run) {
+                let (store, piece) = (running.store.clone(), run.piece);
+                let bytes = blocking(move || {
+                    let mut bytes = vec![0; len as usize];
+                    store.read(piece, offset, &mut bytes).map(|()| bytes)
+                });
+                reply.data(bytes.await??).await?;
+            }
+        }
+        Ok(())
+    };
+    let streamed = tokio::select! {
+        streamed = stream => streamed,
+        failure = wait::stalled(&holding) => Err(failure),
+    };
+    running.remote.prefer(Vec::new()).await;
+    streamed
+}
+
+/// The file's index among the entries, and its size.
+fn file_of(manifest: &Manifest, part: &Part) -> Result<(usize, u64), Failure> {
+    let wanted = part.path.as_deref().unwrap_or("").trim_matches('/').as_bytes();
+    let entries = &manifest.info().entries;
+    match entries.iter().enumerate().find(|(_, entry)| entry.path().as_bytes() == wanted) {
+        Some((index, Entry::File { size, .. })) => Ok((index, *size)),
+        Some((_, Entry::Directory { .. })) => {
+            let message = format!("{} is a directory", part.path.as_deref().unwrap_or(&part.name));
+            Err(Failure::new(Kind::Usage, message).hint("name a file in it: dft cat NAME PATH"))
+        }
+        Some((_, Entry::Symlink { target, .. })) => {
+            let target = target.as_bytes().escape_ascii().to_string();
+            Err(Failure::new(Kind::Usage, format!("it is a symbolic link to {target}")))
+        }
+        None => {
+            let message = format!("{} holds no {}", part.name, wanted.escape_ascii());
+            Err(Failure::new(Kind::Name, message))
+        }
+    }
+}
+
+/// Where the bytes `wanted` of the file number `entry` lie, in order.
+fn runs_of(manifest: &Manifest, entry: usize, wanted: Range<u64>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for piece in manifest.geometry().pieces() {
+        let mut offset = 0;
+        for span in manifest.layout().spans(piece) {
+            let file = span.offset..span.offset + u64::from(span.len);
+            let (first, last) = (file.start.max(wanted.start), file.end.min(wanted.end));
+            if span.entry == entry
+                && first < last
+                && let (Ok(skip), Ok(len)) = (u32::try_from(first - file.start), u32::try_from(last - first))
+            {
+                runs.push(Run { piece, offset: offset + skip, len });
+            }
+            offset += span.len;
+        }
+    }
+    runs
+}
+
+/// A run, in blocks that fit into an event.
+fn blocks(run: &Run) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let (start, end) = (run.offset, run.offset + run.len);
+    #[allow(clippy::cast_possible_truncation, reason = "a constant of 1 MiB")]
+    let step = DATA_LEN_MAX as u32;
+    (start..end).step_by(DATA_LEN_MAX).map(move |offset| (offset, step.min(end - offset)))
+}

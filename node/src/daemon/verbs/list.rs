@@ -1,0 +1,179 @@
+//! `status`, `ls`, `nodes`: what there is.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dft_protocol::id::PeerId;
+use futures::StreamExt;
+
+use crate::daemon::Daemon;
+use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_pattern};
+use crate::daemon::holding::{Holding, State};
+use crate::daemon::neighbours::runs_of;
+use crate::daemon::serve::Reply;
+use crate::daemon::table::Place;
+use crate::daemon::wire::{self, Item};
+use crate::failure::Failure;
+use crate::net::discovery::{NodeRequest, NodeResponse};
+use crate::net::identity::display_peer;
+
+/// Questions to trackers and nodes at a time.
+pub(super) const QUESTIONS_MAX: usize = 8;
+
+pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure> {
+    let trackers = daemon.known_catalogue().map(|catalogue| catalogue.trackers.clone());
+    reply
+        .item(Item::Status(wire::Status {
+            node: daemon.name.clone(),
+            peer: display_peer(&daemon.peer()),
+            pid: std::process::id(),
+            store: daemon.store.display().to_string(),
+            store_bytes: daemon.store_bytes(),
+            quota: daemon.quota,
+            listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
+            trackers: trackers.unwrap_or_default(),
+            embeds_tracker: !daemon.own_tracker.is_empty(),
+        }))
+        .await;
+    for holding in daemon.holdings() {
+        reply.item(Item::Held(held(daemon, &holding))).await;
+    }
+    Ok(())
+}
+
+fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
+    let (record, view, snapshot) = (holding.record(), holding.view(), holding.snapshot());
+    let bytes = holding.manifest.total_bytes();
+    let (state, problem) = match &view.state {
+        State::Opening => ("opening", None),
+        State::Fetching => ("fetching", None),
+        State::Complete(_) => ("complete", None),
+        State::Damaged(reason) => ("damaged", Some(reason.clone())),
+        State::Failed(problem) => ("failed", Some(problem.message.clone())),
+    };
+    let path = match (&view.state, &record.place) {
+        (State::Complete(path), _) => path.clone(),
+        (_, Place::Put(paths)) => paths.first().map(wire::WirePath::to_path).unwrap_or_default(),
+        (_, Place::Fetched(directory)) => directory.to_path(),
+        (_, Place::Stored) => daemon.table.data_directory(holding.id()),
+    };
+    wire::Held {
+        name: record.name,
+        id: holding.id().to_string(),
+        bytes,
+        have_bytes: if matches!(view.state, State::Complete(_)) { bytes } else { snapshot.have_bytes },
+        state: state.into(),
+        problem,
+        path: path.display().to_string(),
+        in_store: record.place == Place::Stored,
+        origin: record.origin,
+        peers: snapshot.stats.links as u64,
+        sent_bytes: snapshot.stats.sent,
+    }
+}
+
+pub(super) async fn names(
+    daemon: &Arc<Daemon>,
+    pattern: Option<&str>,
+    long: bool,
+    chunks: bool,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let catalogue = daemon.catalogue().await?;
+    let records = catalogue.list(&parse_pattern(pattern)?).await?;
+    let nodes = if chunks { nodes_by_peer(&catalogue).await? } else { BTreeMap::new() };
+    let asked = futures::stream::iter(records.into_iter().map(|record| {
+        let catalogue = catalogue.clone();
+        async move {
+            let holders = if long || chunks { Some(catalogue.holders(record.id).await?) } else { None };
+            Ok::<_, Failure>((record, holders))
+        }
+    }));
+    let mut answers = asked.buffered(QUESTIONS_MAX);
+    while let Some(answer) = answers.next().await {
+        let (record, holders) = answer?;
+        let count = |complete| {
+            let holders = holders.as_ref()?;
+            Some(holders.iter().filter(|holder| holder.complete == complete).count() as u64)
+        };
+        reply
+            .item(Item::Listed(wire::Listed {
+                name: record.name.to_string(),
+                id: record.id.to_string(),
+                bytes: record.size,
+                pieces: record.pieces.into(),
+                created_s: record.created,
+                replicas: count(true),
+                partial: count(false),
+                here: daemon.holding(record.id).is_some_and(|holding| holding.is_complete()),
+            }))
+            .await;
+        if let (true, Some(holders)) = (chunks, holders) {
+            let name = record.name.to_string();
+            for item in pieces(daemon, &name, &record, &holders, &nodes).await {
+                reply.item(Item::Pieces(item)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn nodes_by_peer(catalogue: &Catalogue) -> Result<BTreeMap<PeerId, SeenNode>, Failure> {
+    let nodes = catalogue.nodes().await?;
+    Ok(nodes.into_iter().map(|node| (node.peer, node)).collect())
+}
+
+/// Who has which pieces; each holder is asked itself.
+async fn pieces(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    record: &dft_tracker::catalogue::protocol::Record,
+    holders: &[Holder],
+    nodes: &BTreeMap<PeerId, SeenNode>,
+) -> Vec<wire::Pieces> {
+    let ask = |holder: &Holder| {
+        let node = nodes.get(&holder.peer);
+        let label = node.map(|node| node.name.clone()).or_else(|| holder.name.clone());
+        let label = label.unwrap_or_else(|| display_peer(&holder.peer));
+        let (peer, complete) = (holder.peer, holder.complete);
+        let addrs: Vec<SocketAddr> = node.map(|node| node.control.clone()).unwrap_or_default();
+        let (name, id) = (name.to_owned(), record.id);
+        let all = (record.pieces > 0).then(|| (0, record.pieces - 1));
+        async move {
+            let (runs, problem) = if peer == daemon.peer() {
+                (runs_of(daemon, id).await, None)
+            } else if complete {
+                (all.into_iter().collect(), None)
+            } else {
+                match daemon.discovery.ask_node(peer, addrs, NodeRequest::Pieces { manifest: id }).await {
+                    Ok(NodeResponse::Pieces(runs)) => (runs, None),
+                    Ok(_) => (Vec::new(), Some("it gave an answer that was not asked".to_owned())),
+                    Err(error) => (Vec::new(), Some(error.to_string())),
+                }
+            };
+            wire::Pieces { name, node: label, runs, problem }
+        }
+    };
+    futures::stream::iter(holders.iter().map(ask)).buffered(QUESTIONS_MAX).collect().await
+}
+
+pub(super) async fn nodes(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Failure> {
+    let mut nodes = daemon.catalogue().await?.nodes().await?;
+    nodes.sort_by(|one, other| (&one.name, one.peer).cmp(&(&other.name, other.peer)));
+    for node in nodes {
+        reply
+            .item(Item::Node(wire::Node {
+                here: node.peer == daemon.peer(),
+                name: node.name,
+                peer: display_peer(&node.peer),
+                addrs: node.control.iter().map(ToString::to_string).collect(),
+                datasets: node.datasets,
+                bytes: node.bytes,
+                down_rate: node.down_rate,
+                up_rate: node.up_rate,
+            }))
+            .await;
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! `push`, `drop`, `rm`: where copies are, and whether the name stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dft_protocol::id::ManifestId;
+use futures::StreamExt;
+
+use super::list::QUESTIONS_MAX;
+use crate::daemon::Daemon;
+use crate::daemon::catalogue::{SeenNode, parse_name};
+use crate::daemon::holding::Holding;
+use crate::daemon::serve::Reply;
+use crate::daemon::table::Place;
+use crate::daemon::wire::{self, Item};
+use crate::failure::{Failure, Kind};
+use crate::net::discovery::{NodeRequest, NodeResponse};
+use crate::net::identity::display_peer;
+
+/// Makes other nodes fetch a dataset.
+pub(super) async fn push(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    to: &[String],
+    all: bool,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let catalogue = daemon.catalogue().await?;
+    let record = catalogue.record(&parse_name(name)?).await?;
+    let nodes = catalogue.nodes().await?;
+    let named = |node: &SeenNode| to.iter().any(|wanted| is_called(node, wanted));
+    let (targets, others): (Vec<SeenNode>, Vec<SeenNode>) =
+        nodes.into_iter().partition(|node| if all { node.peer != daemon.peer() } else { named(node) });
+    drop(others);
+    let unknown: BTreeSet<&String> =
+        to.iter().filter(|wanted| !targets.iter().any(|node| is_called(node, wanted))).collect();
+    let mut failed = unknown.len();
+    for node in unknown {
+        let problem = Some("the catalogue knows no such node".to_owned());
+        tell(reply, name, node, "failed", problem).await;
+    }
+    let asked = futures::stream::iter(targets.into_iter().map(|node| async move {
+        let outcome = ask(daemon, name, record.id, &node).await;
+        (node.name, outcome)
+    }));
+    let mut answers = asked.buffer_unordered(QUESTIONS_MAX);
+    let mut reached = 0;
+    while let Some((node, outcome)) = answers.next().await {
+        match outcome {
+            Ok(outcome) => {
+                reached += 1;
+                tell(reply, name, &node, outcome, None).await;
+            }
+            Err(problem) => {
+                failed += 1;
+                tell(reply, name, &node, "failed", Some(problem)).await;
+            }
+        }
+    }
+    match (failed, reached) {
+        (0, 0) => {
+            Err(Failure::new(Kind::NoSource, "there is no other node").hint("dft nodes shows who is there"))
+        }
+        (0, _) => Ok(()),
+        (failed, _) => Err(Failure::new(Kind::NoSource, format!("{failed} nodes do not take {name}"))
+            .hint("dft nodes shows who is there")),
+    }
+}
+
+fn is_called(node: &SeenNode, wanted: &str) -> bool {
+    node.name == wanted || display_peer(&node.peer) == wanted
+}
+
+async fn ask(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    id: ManifestId,
+    node: &SeenNode,
+) -> Result<&'static str, String> {
+    if node.peer == daemon.peer() {
+        let (_, manifest) = async {
+            let catalogue = daemon.catalogue().await?;
+            catalogue.get(&parse_name(name)?).await
+        }
+        .await
+        .map_err(|failure| failure.message)?;
+        let holding = daemon.fetch_into_store(name, manifest).await.map_err(|failure| failure.message)?;
+        return Ok(if holding.is_complete() { "complete" } else { "fetching" });
+    }
+    let request = NodeRequest::Fetch { name: name.to_owned(), manifest: id };
+    match daemon.discovery.ask_node(node.peer, node.control.clone(), request).await {
+        Ok(NodeResponse::Accepted) => Ok("fetching"),
+        Ok(NodeResponse::Complete) => Ok("complete"),
+        Ok(NodeResponse::Refused { reason }) => Err(reason),
+        Ok(_) => Err("it gave an answer that was not asked".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn tell(reply: &Reply, name: &str, node: &str, outcome: &str, problem: Option<String>) {
+    let (name, node, outcome) = (name.to_owned(), node.to_owned(), outcome.to_owned());
+    reply.item(Item::Pushed(wire::Pushed { name, node, outcome, problem })).await;
+}
+
+/// Gives a dataset up on this node.
+pub(super) async fn give_up(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    force: bool,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let holding = held_as(daemon, name).await?;
+    let place = holding.record().place;
+    if force {
+        daemon.give_up(&holding).await?;
+    } else {
+        let elsewhere = daemon.give_up_if_elsewhere(&holding).await.map_err(|failure| {
+            let message = format!("whether others have {name} cannot be asked: {}", failure.message);
+            Failure::new(failure.kind, message).hint("--force gives it up nevertheless")
+        })?;
+        if !elsewhere {
+            let message = format!("no other node has all of {name}");
+            return Err(Failure::new(Kind::NoSource, message)
+                .hint("dft push NAME --to NODE makes a copy; --force gives it up nevertheless"));
+        }
+    }
+    let what = match place {
+        Place::Stored => "its copy in the store was removed",
+        Place::Put(_) | Place::Fetched(_) => "it is not served any more; the files stay where they are",
+    };
+    gone(reply, name, holding.id(), what).await;
+    Ok(())
+}
+
+/// What this node holds of that name: by its own table, so that it works without a catalogue.
+async fn held_as(daemon: &Daemon, name: &str) -> Result<Arc<Holding>, Failure> {
+    let holdings = daemon.holdings();
+    if let Some(holding) = holdings.into_iter().find(|holding| holding.record().name == name) {
+        return Ok(holding);
+    }
+    let missing = || {
+        Failure::new(Kind::Name, format!("this node holds no {name}")).hint("dft status shows what it holds")
+    };
+    // Under another name of the same dataset.
+    let catalogue = daemon.known_catalogue().ok_or_else(missing)?;
+    let record = catalogue.record(&parse_name(name)?).await?;
+    daemon.holding(record.id).ok_or_else(missing)
+}
+
+/// Takes a name out of the catalogue; copies stay where they are.
+pub(super) async fn remove(daemon: &Arc<Daemon>, name: &str, reply: &Reply) -> Result<(), Failure> {
+    let catalogue = daemon.catalogue().await?;
+    let dataset = parse_name(name)?;
+    let record = catalogue.record(&dataset).await?;
+    catalogue.remove(&dataset, record.id).await?;
+    gone(reply, name, record.id, "the name is gone; nodes keep their copies until dft drop").await;
+    Ok(())
+}
+
+async fn gone(reply: &Reply, name: &str, id: ManifestId, what: &str) {
+    reply
+        .item(Item::Gone(wire::Gone { name: name.to_owned(), id: id.to_string(), what: what.to_owned() }))
+        .await;
+}

@@ -1,0 +1,455 @@
+//! What the command line and the daemon say to each other on the unix socket.
+//!
+//! A frame is its length in 4 bytes, big-endian, then that many bytes of CBOR. The command line
+//! sends one [`Envelope`]; the daemon answers with any number of [`Event`]s, the last of which is
+//! [`Event::Done`] or [`Event::Failed`]. Both ends are of the same user and usually of the same
+//! build; a [`VERSION`] that differs is refused, so that a daemon left over from an older build is
+//! told of and not misunderstood.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::failure::{Failure, Kind};
+
+/// What is spoken. Any change of the types below is another version.
+pub const VERSION: u32 = 1;
+/// Longest frame: a block of data and a little more, or a listing's item.
+const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a file that one event carries.
+pub const DATA_LEN_MAX: usize = 1024 * 1024;
+
+/// A path as the system has it: any bytes.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct WirePath(ByteBuf);
+
+impl WirePath {
+    /// The path.
+    pub fn to_path(&self) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.0.to_vec()))
+    }
+}
+
+impl From<&Path> for WirePath {
+    fn from(path: &Path) -> Self {
+        Self(ByteBuf::from(path.as_os_str().as_bytes()))
+    }
+}
+
+/// A request and the version that it is of.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Envelope {
+    /// [`VERSION`] of whoever sent it.
+    pub version: u32,
+    /// The request, encoded on its own: an older daemon can then read the version at least.
+    pub request: ByteBuf,
+}
+
+/// What the daemon is asked for. Paths are absolute.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub enum Request {
+    /// How is it?
+    Status,
+    /// Publish what lies at these paths.
+    Put {
+        /// Files and directories.
+        paths: Vec<WirePath>,
+        /// Under which name; that of the one path where it is not given.
+        name: Option<String>,
+        /// Take the data into the store, so that the paths may change or go.
+        copy: bool,
+    },
+    /// Fetch a dataset.
+    Get {
+        /// Its name.
+        name: String,
+        /// The directory in which it is created.
+        into: WirePath,
+        /// Don't share it afterwards.
+        peek: bool,
+        /// The manifest that it has to be, in hexadecimal digits.
+        id: Option<String>,
+        /// Replace what has its name there.
+        force: bool,
+    },
+    /// Send the bytes of a file of a dataset, in order, as they come.
+    Cat {
+        /// The dataset's name.
+        name: String,
+        /// The file in it; none where the dataset is a file.
+        path: Option<String>,
+        /// The first byte.
+        from: u64,
+        /// The byte behind the last one; the end of the file where it is not given.
+        to: Option<u64>,
+    },
+    /// Which datasets are there?
+    List {
+        /// Names, with `*` and `?`.
+        pattern: Option<String>,
+        /// Ask how many nodes hold each.
+        long: bool,
+        /// Ask which node has which pieces.
+        chunks: bool,
+    },
+    /// Which nodes are there?
+    Nodes,
+    /// Make nodes fetch a dataset.
+    Push {
+        /// Its name.
+        name: String,
+        /// Names of nodes.
+        to: Vec<String>,
+        /// Every node.
+        all: bool,
+    },
+    /// Give a dataset up on this node.
+    Drop {
+        /// Its name.
+        name: String,
+        /// Even if nobody else has it.
+        force: bool,
+    },
+    /// Take a name out of the catalogue.
+    Remove {
+        /// The name.
+        name: String,
+    },
+    /// End the daemon.
+    Stop,
+}
+
+/// What the daemon answers.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub enum Event {
+    /// How far it is.
+    Progress(Progress),
+    /// Something that a person should know.
+    Warning(String),
+    /// Bytes of a file, at most [`DATA_LEN_MAX`].
+    Data(ByteBuf),
+    /// A result; a request may have many.
+    Item(Item),
+    /// That was all.
+    Done,
+    /// It did not work out.
+    Failed {
+        /// The exit code that stands for the kind of failure.
+        code: u8,
+        /// What happened.
+        message: String,
+        /// What to try.
+        hint: Option<String>,
+    },
+}
+
+/// How far some work is.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct Progress {
+    /// What is done: «hashing», «fetching».
+    pub verb: String,
+    /// Bytes that are done.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Peers that it comes from.
+    pub peers: u64,
+}
+
+/// A result.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Item {
+    /// The daemon and what it holds.
+    Status(Status),
+    /// A dataset that this node holds.
+    Held(Held),
+    /// A dataset was published.
+    Put(Put),
+    /// A dataset was fetched.
+    Got(Got),
+    /// A name of the catalogue.
+    Listed(Listed),
+    /// Which pieces a node has of the dataset named before.
+    Pieces(Pieces),
+    /// A node.
+    Node(Node),
+    /// A node was asked to fetch.
+    Pushed(Pushed),
+    /// A dataset was given up, or a name removed.
+    Gone(Gone),
+}
+
+/// The daemon.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Status {
+    /// The name of this node.
+    pub node: String,
+    /// Its identity.
+    pub peer: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where its store is.
+    pub store: String,
+    /// Bytes of the copies in its store.
+    pub store_bytes: u64,
+    /// Most bytes of these.
+    pub quota: Option<u64>,
+    /// The addresses that take links.
+    pub listen: Vec<String>,
+    /// The trackers whose catalogue is used.
+    pub trackers: Vec<String>,
+    /// Whether it runs a tracker.
+    pub embeds_tracker: bool,
+}
+
+/// A dataset on this node.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Held {
+    /// The name under which it was put or fetched.
+    pub name: String,
+    /// Its manifest's id.
+    pub id: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes that are here.
+    pub have_bytes: u64,
+    /// «opening», «fetching», «complete», «damaged» or «failed».
+    pub state: String,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+    /// Where its data are.
+    pub path: String,
+    /// Whether they are in the store.
+    pub in_store: bool,
+    /// Whether it was put here.
+    pub origin: bool,
+    /// Linked peers.
+    pub peers: u64,
+    /// Bytes of pieces that were sent.
+    pub sent_bytes: u64,
+}
+
+/// What was published.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Put {
+    /// The name.
+    pub name: String,
+    /// The manifest's id.
+    pub id: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its pieces.
+    pub pieces: u64,
+    /// The name was there already, with this content.
+    pub already: bool,
+    /// What was left out.
+    pub skipped: u64,
+}
+
+/// What was fetched.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Got {
+    /// The name.
+    pub name: String,
+    /// The manifest's id.
+    pub id: String,
+    /// Where it is.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes that came over the network for it.
+    pub received_bytes: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// A name of the catalogue.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Listed {
+    /// The name.
+    pub name: String,
+    /// The manifest's id.
+    pub id: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// Pieces.
+    pub pieces: u64,
+    /// When it was put, in seconds since 1970.
+    pub created_s: u64,
+    /// Nodes that hold all of it; only where it was asked for.
+    pub replicas: Option<u64>,
+    /// Nodes that hold a part of it; only where it was asked for.
+    pub partial: Option<u64>,
+    /// Whether this node holds all of it.
+    pub here: bool,
+}
+
+/// Which pieces a node has.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Pieces {
+    /// The dataset's name.
+    pub name: String,
+    /// The node.
+    pub node: String,
+    /// The first and the last piece of each run.
+    pub runs: Vec<(u32, u32)>,
+    /// Why nothing is known.
+    pub problem: Option<String>,
+}
+
+/// A node.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub peer: String,
+    /// The addresses of its libp2p side.
+    pub addrs: Vec<String>,
+    /// Datasets that it holds completely.
+    pub datasets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes a second that it receives.
+    pub down_rate: u64,
+    /// Bytes a second that it sends.
+    pub up_rate: u64,
+    /// Whether it is this node.
+    pub here: bool,
+}
+
+/// A node was asked to fetch.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Pushed {
+    /// The dataset's name.
+    pub name: String,
+    /// The node.
+    pub node: String,
+    /// «fetching», «complete» or «failed».
+    pub outcome: String,
+    /// Why it failed.
+    pub problem: Option<String>,
+}
+
+/// Something is not there any more.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Gone {
+    /// The name.
+    pub name: String,
+    /// The manifest's id.
+    pub id: String,
+    /// What happened, for a person.
+    pub what: String,
+}
+
+impl From<&Failure> for Event {
+    fn from(failure: &Failure) -> Self {
+        Self::Failed {
+            code: failure.kind.exit_code(),
+            message: failure.message.clone(),
+            hint: failure.hint.clone(),
+        }
+    }
+}
+
+/// What [`Event::Failed`] stands for.
+pub fn failure_of(code: u8, message: String, hint: Option<String>) -> Failure {
+    let kind = Kind::from_exit_code(code);
+    Failure { kind, message, hint }
+}
+
+/// Sends one frame.
+pub async fn send<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message: &T) -> io::Result<()> {
+    let body = serde_cbor::to_vec(message).map_err(io::Error::other)?;
+    let len = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_LEN_MAX);
+    let len = len.ok_or_else(|| io::Error::other("the message is too long"))?;
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&len.to_be_bytes());
+    frame.extend_from_slice(&body);
+    stream.write_all(&frame).await?;
+    stream.flush().await
+}
+
+/// Takes one frame; `None` at the end of the stream.
+pub async fn receive<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+    let mut len = [0; 4];
+    match stream.read_exact(&mut len).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let len = u32::from_be_bytes(len) as usize;
+    if len > FRAME_LEN_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"));
+    }
+    // Memory grows with what has arrived.
+    let mut body = Vec::new();
+    stream.take(len as u64).read_to_end(&mut body).await?;
+    if body.len() < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let message = serde_cbor::from_slice(&body);
+    message.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Wraps a request for the way.
+pub fn envelope(request: &Request) -> io::Result<Envelope> {
+    let request = serde_cbor::to_vec(request).map_err(io::Error::other)?;
+    Ok(Envelope { version: VERSION, request: ByteBuf::from(request) })
+}
+
+/// Unwraps it, where the versions agree.
+pub fn open(envelope: &Envelope) -> Result<Request, Failure> {
+    if envelope.version != VERSION {
+        let message = format!("the daemon speaks version {VERSION}, this dft version {}", envelope.version);
+        return Err(Failure::new(Kind::Other, message).hint("end the old daemon: its pid is in dft status"));
+    }
+    serde_cbor::from_slice(&envelope.request)
+        .map_err(|error| Failure::new(Kind::Other, format!("the daemon does not understand: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_arrives_as_it_was_sent_with_any_path() {
+        let path = PathBuf::from(OsString::from_vec(vec![b'/', 0xff, b' ', b'\n']));
+        let request = Request::Put { paths: vec![path.as_path().into()], name: None, copy: true };
+        let mut wire = Vec::new();
+        send(&mut wire, &envelope(&request).expect("it encodes")).await.expect("memory takes it");
+        let received: Envelope = receive(&mut &wire[..]).await.expect("a frame").expect("one");
+        let Ok(Request::Put { paths, name: None, copy: true }) = open(&received) else { panic!("another") };
+        assert_eq!(paths[0].to_path(), path);
+    }
+
+    #[tokio::test]
+    async fn damaged_frames_are_errors_and_never_more() {
+        let mut wire = Vec::new();
+        send(&mut wire, &envelope(&Request::Status).expect("it encodes")).await.expect("memory takes it");
+        for len in 4..wire.len() {
+            assert!(receive::<Envelope>(&mut &wire[..len]).await.is_err(), "{len} bytes");
+        }
+        for bit in 0..8 * wire.len() {
+            let mut flipped = wire.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(Some(envelope)) = receive::<Envelope>(&mut &flipped[..]).await {
+                drop(open(&envelope));
+            }
+        }
+        assert!(receive::<Envelope>(&mut &[0xff; 64][..]).await.is_err(), "a length of 4 GiB");
+    }
+
+    #[test]
+    fn another_version_is_told_apart() {
+        let envelope = Envelope { version: VERSION + 1, request: ByteBuf::from(vec![0xff]) };
+        assert!(open(&envelope).expect_err("another version").message.contains("version"));
+    }
+}

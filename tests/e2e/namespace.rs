@@ -1,0 +1,497 @@
+//! Daemons and the verbs of the namespace: put, get, cat, append, ls, nodes, push, drop, rm.
+
+use std::path::{Path, PathBuf};
+
+use crate::lab::process::{Outcome, Process};
+use crate::lab::scene::{Dft, Scene};
+use crate::lab::tree::assert_same;
+use crate::lab::{Host, Lab, data};
+use crate::steps::MIB;
+
+/// How often a daemon is killed while names are put.
+const KILLS: u64 = 50;
+
+/// One node: its daemon, and the directory in which its user types.
+struct Node<'lab> {
+    scene: &'lab Scene,
+    host: Host<'lab>,
+    name: String,
+    options: Vec<String>,
+    daemon: Option<Process>,
+}
+
+impl<'lab> Node<'lab> {
+    /// Starts the daemon of a host, with everything as a user has it.
+    fn start(scene: &'lab Scene, host: Host<'lab>, options: &[&str]) -> Self {
+        let options = options.iter().map(ToString::to_string).collect();
+        let mut node = Self { scene, host, name: host.name(), options, daemon: None };
+        node.start_again();
+        node
+    }
+
+    fn dft(&self) -> Dft {
+        self.scene.dft_on(self.host, &self.name)
+    }
+
+    fn start_again(&mut self) {
+        loop {
+            let daemon =
+                self.dft().args(["daemon", "--json", "--name", &self.name]).args(&self.options).start();
+            let first = daemon.wait_until("ready", |event| matches!(event.name(), "ready" | "error"));
+            if first.name() == "ready" {
+                self.daemon = Some(daemon);
+                return;
+            }
+            // A verb that found none running may have started one: it has to make room.
+            self.dft().args(["status", "--stop"]).run();
+        }
+    }
+
+    fn kill9(&mut self) {
+        self.daemon.take().expect("it runs").kill9();
+    }
+
+    /// Starts a verb with JSON.
+    fn begin(&self, verb: &[&str]) -> Process {
+        self.dft().args(verb).arg("--json").start()
+    }
+
+    /// Runs a verb, which must work.
+    fn run(&self, verb: &[&str]) -> Outcome {
+        self.begin(verb).wait().expect_code(0)
+    }
+
+    /// Runs a verb, which must fail with this code; returns what it says.
+    fn fails(&self, code: i32, verb: &[&str]) -> String {
+        self.begin(verb).wait().expect_code(code).stderr
+    }
+
+    fn put(&self, path: &Path, name: &str) -> String {
+        let path = path.to_str().expect("a path of a test");
+        self.run(&["put", path, "--name", name]).event("put").text("id").to_owned()
+    }
+
+    /// Gets into the node's own directory.
+    fn get(&self, name: &str) -> PathBuf {
+        PathBuf::from(self.run(&["get", name]).event("got").text("path"))
+    }
+
+    /// What `ls -l` says of a name: complete copies and the rest, or nothing.
+    fn copies(&self, name: &str) -> Option<(u64, u64)> {
+        let listed = self.run(&["ls", "-l", name]);
+        let of = |event: &crate::lab::process::Event| (event.number("replicas"), event.number("partial"));
+        listed.events.iter().find(|event| event.name() == "listed" && event.text("name") == name).map(of)
+    }
+
+    /// What it holds, for whoever reads why a test failed.
+    fn status(&self) -> String {
+        let events = self.run(&["status"]).events;
+        events.iter().map(|event| format!("{}: {}\n", self.name, event.value)).collect()
+    }
+
+    fn until_copies(&self, name: &str, wanted: u64) {
+        until(&format!("{wanted} copies of {name}"), || {
+            self.copies(name).is_some_and(|(all, _)| all == wanted)
+        });
+    }
+}
+
+/// Looks again and again, as long as any test waits for anything.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + crate::lab::process::PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it did not come to {what}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// Daemons on all hosts of a lab; the first keeps the catalogue, the others find it.
+fn nodes<'lab>(lab: &'lab Lab, scene: &'lab Scene, options: &[&str]) -> Vec<Node<'lab>> {
+    let start = |number| {
+        let catalogue: &[&str] = if number == 0 { &["--embed-tracker"] } else { &[] };
+        Node::start(scene, lab.host(number), &[options, catalogue].concat())
+    };
+    (0..lab.host_count()).map(start).collect()
+}
+
+fn text_of(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn six_daemons_share_names_without_any_setting() {
+    let Some(lab) = Lab::hosts(6).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.path("tree");
+    data::odd_tree(&tree, 3);
+    let id = nodes[1].put(&tree, "experiments/tree");
+    for node in &nodes[2..] {
+        assert_same(&tree, &node.get("experiments/tree"));
+    }
+    nodes[0].until_copies("experiments/tree", 5);
+    let listed = nodes[3].run(&["ls", "-l", "experiments/*"]);
+    assert_eq!(listed.event("listed").text("id"), id);
+    assert!(listed.event("listed").value["here"].as_bool().expect("a flag"));
+
+    until("six nodes", || {
+        let listed = nodes[4].run(&["nodes"]);
+        listed.events.iter().filter(|event| event.name() == "node").count() == 6
+    });
+    let status = nodes[5].run(&["status"]);
+    assert_eq!(status.event("held").text("state"), "complete");
+}
+
+#[test]
+fn cat_and_append_read_what_another_node_has() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (file, tree) = (scene.path("numbers"), scene.new_directory("tree"));
+    data::random_file(&file, 7, 3 * MIB + 5);
+    std::fs::write(tree.join("one"), "first\n").expect("it is written");
+    std::fs::write(tree.join("two"), "second\n").expect("it is written");
+    nodes[1].put(&file, "numbers");
+    nodes[1].put(&tree, "tree");
+
+    let local = scene.path("local");
+    std::fs::write(&local, "before ").expect("it is written");
+    nodes[2].run(&["append", "numbers", local.to_str().expect("a path")]);
+    let whole = std::fs::read(&file).expect("it is there");
+    assert!(std::fs::read(&local).expect("it is there") == [&b"before "[..], &whole].concat());
+    nodes[2].fails(7, &["append", "nothing", local.to_str().expect("a path")]);
+    assert_eq!(
+        std::fs::metadata(&local).expect("it is there").len(),
+        7 + whole.len() as u64,
+        "nothing was added"
+    );
+
+    let cat = |verb: &[&str]| nodes[2].dft().args(["cat"]).args(verb).run();
+    assert_eq!(cat(&["tree", "two"]).expect_code(0).stdout, "second");
+    assert_eq!(cat(&["tree", "two", "--range", "1-4"]).expect_code(0).stdout, "eco");
+    assert!(cat(&["tree"]).expect_code(2).stderr.contains("is a directory"));
+    assert!(cat(&["tree", "three"]).expect_code(7).stderr.contains("holds no three"));
+    assert_eq!(cat(&["tree", "two", "--range", "-0"]).expect_code(0).stdout, "");
+}
+
+#[test]
+fn a_name_never_changes_what_it_stands_for() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (one, other) = (scene.path("one"), scene.path("other"));
+    data::random_file(&one, 1, 1000);
+    data::random_file(&other, 2, 1000);
+    // Two writers at once: one of them wins, and both nodes agree on which.
+    let put = |node: &Node<'_>, path: &Path| {
+        node.begin(&["put", path.to_str().expect("a path of a test"), "--name", "result"])
+    };
+    let outcomes = [put(&nodes[1], &one), put(&nodes[2], &other)].map(Process::wait);
+    let codes = outcomes.each_ref().map(|outcome| outcome.code);
+    assert!(codes == [Some(0), Some(7)] || codes == [Some(7), Some(0)], "{codes:?}");
+    let (winner, loser) = if codes[0] == Some(0) { (&one, 2) } else { (&other, 1) };
+    let target = scene.new_directory("target");
+    nodes[0].run(&["get", "result", target.to_str().expect("a path")]);
+    assert_same(winner, &target.join("result"));
+    // The loser's node does not hold what it could not publish.
+    let held = nodes[loser].run(&["status"]).events;
+    assert!(held.iter().all(|event| event.name() != "held"), "{held:?}");
+    // The same content once more is fine.
+    let again = nodes[3 - loser].run(&["put", winner.to_str().expect("a path"), "--name", "result"]);
+    assert!(again.event("put").value["already"].as_bool().expect("a flag"));
+    assert!(nodes[0].fails(7, &["get", "result", "--id", &"0".repeat(64)]).contains("in the catalogue, not"));
+}
+
+#[test]
+fn closed_catalogue_takes_names_from_those_with_its_token() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let token = scene.path("token");
+    let with_token = ["--token", token.to_str().expect("a path of a test")];
+    let keeper = Node::start(&scene, lab.host(0), &[&["--embed-tracker"][..], &with_token].concat());
+    let friend = Node::start(&scene, lab.host(1), &with_token);
+    let stranger = Node::start(&scene, lab.host(2), &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 1000);
+    let path = file.to_str().expect("a path of a test");
+    assert!(stranger.fails(1, &["put", path, "--name", "model"]).contains("--token"));
+    let held = stranger.run(&["status"]).events;
+    assert!(held.iter().all(|event| event.name() != "held"), "it holds what it could not publish: {held:?}");
+    friend.put(&file, "model");
+    assert_same(&file, &stranger.get("model"));
+    assert!(stranger.fails(1, &["rm", "model"]).contains("token"));
+    keeper.run(&["rm", "model"]);
+}
+
+#[test]
+fn push_makes_nodes_fetch_and_drop_keeps_the_only_copy() {
+    let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    nodes[1].put(&file, "model");
+    assert!(nodes[1].fails(4, &["drop", "model"]).contains("no other node has all of model"));
+
+    until("four nodes", || {
+        nodes[1].run(&["nodes"]).events.iter().filter(|event| event.name() == "node").count() == 4
+    });
+    assert!(nodes[1].fails(4, &["push", "model", "--to", "h2", "nobody"]).contains("1 nodes do not take"));
+    nodes[1].until_copies("model", 2);
+    nodes[1].run(&["push", "model", "--all"]);
+    for node in &nodes {
+        until("a copy everywhere", || node.status().contains("\"complete\""));
+    }
+    nodes[1].until_copies("model", 4);
+
+    let chunks = nodes[0].run(&["ls", "--chunks", "model"]);
+    let pieces: Vec<_> = chunks.events.iter().filter(|event| event.name() == "pieces").collect();
+    let mut names: Vec<_> = pieces.iter().map(|event| event.text("node")).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["h0", "h1", "h2", "h3"]);
+    assert!(pieces.iter().all(|event| event.value["runs"] == pieces[0].value["runs"]), "{pieces:?}");
+
+    nodes[1].run(&["drop", "model"]);
+    nodes[0].until_copies("model", 3);
+    assert!(file.exists(), "what was put stays where it is");
+    nodes[2].run(&["rm", "model"]);
+    assert!(nodes[3].fails(7, &["get", "model"]).contains("knows no model"));
+}
+
+#[test]
+fn two_nodes_that_drop_at_once_keep_a_copy() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 100_000);
+    nodes[1].put(&file, "model");
+    for _ in 0..5 {
+        let target = scene.new_directory("target");
+        nodes[2].run(&["get", "model", target.to_str().expect("a path")]);
+        nodes[1].run(&["put", file.to_str().expect("a path"), "--name", "model"]);
+        nodes[0].until_copies("model", 2);
+        let drops = [1, 2].map(|node| nodes[node].begin(&["drop", "model"]));
+        let codes = drops.map(|drop| drop.wait().code);
+        let dropped = codes.iter().filter(|code| **code == Some(0)).count();
+        assert!(dropped <= 1, "both gave up what the other had: {codes:?}");
+        nodes[0].until_copies("model", 2 - dropped as u64);
+    }
+}
+
+#[test]
+fn selfish_get_leaves_no_trace() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    nodes[0].put(&file, "model");
+    nodes[1].run(&["get", "model", "--peek"]);
+    assert_same(&file, &scene.path("h1/model"));
+    assert_eq!(nodes[0].copies("model"), Some((1, 0)));
+    let held = nodes[1].run(&["status"]).events;
+    assert!(held.iter().all(|event| event.name() != "held"), "{held:?}");
+    let left: Vec<_> = std::fs::read_dir(scene.path("h1")).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn acknowledged_puts_survive_kill_9_of_every_daemon() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let mut seed = data::Random::new(20);
+    let mut acknowledged = Vec::new();
+    for round in 0..KILLS {
+        let file = scene.path(&format!("file {round}"));
+        data::random_file(&file, round, 1 + seed.below(200_000));
+        let name = format!("runs/{round}");
+        let put = nodes[1].begin(&["put", file.to_str().expect("a path"), "--name", &name]);
+        // Who dies, and when: at any moment of the put, or after it.
+        let victim = usize::try_from(seed.below(2)).expect("a small number");
+        std::thread::sleep(std::time::Duration::from_millis(seed.below(150)));
+        nodes[victim].kill9();
+        nodes[victim].start_again();
+        if put.wait().code == Some(0) {
+            acknowledged.push((name, file));
+        }
+    }
+    println!("{} of {KILLS} puts were acknowledged", acknowledged.len());
+    for (name, file) in &acknowledged {
+        assert_same(file, &nodes[2].get(name));
+    }
+}
+
+#[test]
+fn crowd_that_gets_a_small_file_spares_its_origin() {
+    const CROWD: usize = 24;
+    const LEN: u64 = 4096;
+    let Some(lab) = Lab::hosts(CROWD + 1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("settings");
+    data::random_file(&file, 5, LEN);
+    nodes[0].put(&file, "settings");
+    let gets: Vec<Process> = nodes[1..].iter().map(|node| node.begin(&["get", "settings"])).collect();
+    let mut longest = 0.0_f64;
+    for get in gets {
+        let got = get.wait().expect_code(0);
+        longest = longest.max(got.event("got").value["seconds"].as_f64().expect("a number"));
+    }
+    let sent = nodes[0].run(&["status"]).event("held").number("sent_bytes");
+    println!("{CROWD} gets at once: the longest took {longest:.2} s, the origin sent {sent} bytes");
+    assert!(sent <= 5 * LEN, "{sent} bytes left the origin");
+}
+
+#[test]
+fn killed_daemon_goes_on_fetching_when_it_starts_again() {
+    let Some(lab) = Lab::hosts(2).rate_mbit(100).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 48 * MIB);
+    nodes[0].put(&file, "model");
+    let get = nodes[1].begin(&["get", "model"]);
+    until("a third", || {
+        let status = nodes[1].run(&["status"]);
+        let held = status.events.iter().find(|event| event.name() == "held");
+        held.is_some_and(|held| held.number("have_bytes") > 16 * MIB)
+    });
+    nodes[1].kill9();
+    let lost = get.wait().expect_code(1);
+    assert!(lost.stderr.contains("lost the daemon"), "{}", lost.stderr);
+    assert!(!scene.path("h1/model").exists(), "no final name before it is complete");
+    nodes[1].start_again();
+    nodes[0].until_copies("model", 2);
+    assert_same(&file, &scene.path("h1/model"));
+    let sent = lab.host(0).sent_bytes();
+    assert!(sent < 48 * MIB * 13 / 10, "{sent} bytes were sent for 48 MiB");
+}
+
+#[test]
+fn full_store_gives_up_copies_that_others_have_and_no_other() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--quota", "5M"]);
+    let files = ["a", "b", "c"].map(|name| scene.path(name));
+    for (number, file) in files.iter().enumerate() {
+        data::random_file(file, number as u64, 2 * MIB);
+    }
+    nodes[0].put(&files[0], "a");
+    nodes[0].put(&files[1], "b");
+    for name in ["a", "b"] {
+        assert_eq!(nodes[1].dft().args(["cat", name, "--range", "0-0"]).run().code, Some(0));
+        nodes[0].until_copies(name, 2);
+    }
+    // The third copy fits once «a», which was used longest ago, has left.
+    nodes[0].put(&files[2], "c");
+    assert_eq!(nodes[1].dft().args(["cat", "c", "--range", "0-0"]).run().code, Some(0));
+    nodes[0].until_copies("c", 2);
+    nodes[0].until_copies("a", 1);
+    assert_eq!(nodes[0].copies("b"), Some((2, 0)));
+    // Copies of which there is no other stay, and what does not fit beside them is refused.
+    for name in ["b", "c"] {
+        nodes[0].run(&["drop", name]);
+    }
+    nodes[0].until_copies("b", 1);
+    let refused = nodes[1].dft().args(["cat", "a", "--range", "0-0"]).run().expect_code(5);
+    assert!(refused.stderr.contains("quota"), "{}", refused.stderr);
+    let big = scene.path("big");
+    data::random_file(&big, 9, 6 * MIB);
+    assert!(
+        nodes[1]
+            .fails(5, &["put", "--copy", big.to_str().expect("a path"), "--name", "big"])
+            .contains("quota")
+    );
+}
+
+#[test]
+fn copies_into_the_store_outlive_the_original() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let (file, kept) = (scene.path("model"), scene.path("kept"));
+    data::random_file(&file, 5, 2 * MIB);
+    std::fs::copy(&file, &kept).expect("it is copied");
+    nodes[0].run(&["put", "--copy", file.to_str().expect("a path"), "--name", "model"]);
+    std::fs::remove_file(&file).expect("it is removed");
+    nodes[0].kill9();
+    nodes[0].start_again();
+    let got = nodes[1].get("model");
+    assert!(std::fs::read(got).expect("it is there") == std::fs::read(kept).expect("it is there"));
+}
+
+#[test]
+fn changed_original_is_noticed_after_a_restart() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].kill9();
+    data::change_byte(&file, 1000);
+    nodes[0].start_again();
+    until("a failure", || nodes[0].run(&["status"]).event("held").text("state") == "failed");
+    let problem = nodes[0].run(&["status"]).event("held").text("problem").to_owned();
+    assert!(problem.contains("has changed"), "{problem}");
+}
+
+#[test]
+fn verbs_start_a_daemon_where_none_runs() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let node = || scene.dft_on(lab.host(0), "lonely");
+    assert!(node().arg("status").run().expect_code(1).stderr.contains("no daemon runs"));
+    // Nobody keeps a catalogue here: it says so, and the daemon stays.
+    let outcome = node().arg("ls").run().expect_code(4);
+    assert!(outcome.stderr.contains("started a daemon"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--embed-tracker"), "{}", outcome.stderr);
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    assert_eq!(status.event("status").texts("trackers"), Vec::<String>::new());
+    assert!(node().arg("daemon").run().expect_code(5).stderr.contains("a daemon runs already"));
+    node().args(["status", "--stop"]).run().expect_code(0);
+    until("its end", || node().arg("status").run().code == Some(1));
+}
+
+#[test]
+fn batches_run_verbs_in_order_and_stop_at_the_first_failure() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let directory = scene.path("h0");
+    std::fs::write(directory.join("a b"), "text\n").expect("it is written");
+    std::fs::create_dir(directory.join("out")).expect("it is made");
+    let batch = |text: &str| nodes[0].dft().args(["-c", text]).run();
+    let done = batch("put 'a b' name, get name out, !echo done, now").expect_code(0);
+    assert!(done.stdout.contains("done, now"), "{}", done.stdout);
+    assert_eq!(text_of(&directory.join("out/name")), "text\n");
+    let failed = batch("get nothing, !touch never").expect_code(7);
+    assert!(failed.stderr.contains("knows no nothing"), "{}", failed.stderr);
+    assert!(!directory.join("never").exists());
+    batch("put 'a b").expect_code(2);
+}
+
+#[test]
+fn nobody_else_can_use_the_socket() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let directory = scene.path("h0.run/dft");
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&directory), mode(&directory.join("daemon.sock"))), (0o700, 0o600));
+    // Whoever is this user and sends nonsense harms nobody.
+    for nonsense in [&[0xff; 64][..], &[0, 0, 0, 1, 0xf6], &[0, 0, 0, 9, 1, 2], &[]] {
+        let mut socket =
+            std::os::unix::net::UnixStream::connect(directory.join("daemon.sock")).expect("it listens");
+        std::io::Write::write_all(&mut socket, nonsense).expect("it is taken");
+    }
+    nodes[0].run(&["status"]);
+    // A directory that others can look into is not trusted by the command line either.
+    data::set_mode(&directory, 0o755);
+    assert!(nodes[0].fails(1, &["status"]).contains("is not a directory of this user alone"));
+    data::set_mode(&directory, 0o700);
+    nodes[0].run(&["status"]);
+}
