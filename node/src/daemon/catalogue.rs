@@ -1,6 +1,7 @@
 //! The namespace, as the daemon sees it: the tracker's catalogue behind its client, with failures
 //! that say what to try.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -106,7 +107,7 @@ impl Catalogue {
         if trackers.is_empty() {
             return Ok(None);
         }
-        let addrs = trackers.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
+        let addrs = one_of_each(trackers).map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let addrs = addrs.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
         let Access { token, network_key } = access.clone();
         let config =
@@ -241,6 +242,14 @@ impl Daemon {
     }
 }
 
+/// The first address of each tracker, as far as identities tell them apart. What was proven on
+/// one connection counts on no other, so there must be one to each.
+fn one_of_each(trackers: &[String]) -> impl Iterator<Item = &String> {
+    let identity = |text: &String| text.split_once("/p2p/").map(|(_, identity)| identity.to_owned());
+    let mut seen = BTreeSet::new();
+    trackers.iter().filter(move |text| identity(text).is_none_or(|identity| seen.insert(identity)))
+}
+
 /// A text as a name of the catalogue.
 pub fn parse_name(text: &str) -> Result<DatasetName, Failure> {
     DatasetName::new(text)
@@ -338,5 +347,28 @@ fn kind_of(error: &ClientError) -> Kind {
         ClientError::NameTaken { .. } => Kind::Name,
         ClientError::Unreachable { .. } => Kind::NoSource,
         _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tracker_with_many_addresses_is_asked_at_the_first() {
+        let trackers = [
+            "/ip4/10.0.0.1/tcp/9/p2p/a",
+            "/ip6/fd00::1/tcp/9/p2p/a",
+            "/ip4/10.0.0.2/tcp/9/p2p/b",
+            "h:1",
+            "h:2",
+        ];
+        let trackers = trackers.map(str::to_owned);
+        assert_eq!(
+            one_of_each(&trackers).collect::<Vec<_>>(),
+            [&trackers[0], &trackers[2], &trackers[3], &trackers[4]]
+        );
+        assert!(is_for("/ip4/127.0.0.1/tcp/9", Some(IpAddr::from([127, 0, 0, 1]))));
+        assert!(!is_for("/ip4/127.0.0.1/tcp/9", Some(IpAddr::from([10, 0, 0, 1]))));
     }
 }

@@ -134,7 +134,11 @@ fn look_for_catalogue(daemon: &Arc<Daemon>) {
             let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
             if let Ok(NodeResponse::Node { trackers, .. }) = answer {
                 let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
-                let trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
+                let mut trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
+                // What answered here can be reached here.
+                let elsewhere =
+                    |text: &String| socket_addr_of_text(text).is_none_or(|at| at.ip() != addr.ip());
+                trackers.sort_by_key(elsewhere);
                 if !trackers.is_empty() {
                     daemon.found_catalogue(&trackers);
                 }
