@@ -20,7 +20,8 @@ use libp2p::{Multiaddr, Swarm};
 use tokio::task::JoinHandle;
 
 fn swarm(support: ProtocolSupport) -> Swarm<request_response::Behaviour<CatalogueCodec>> {
-    new_swarm(Keypair::generate_ed25519(), catalogue_behaviour(support), IDLE_TIMEOUT).expect("a certificate")
+    new_swarm(Keypair::generate_ed25519(), catalogue_behaviour(support), IDLE_TIMEOUT, None)
+        .expect("a certificate")
 }
 
 /// A tracker that answers whatever `answer` says, and nothing where that is nothing.
