@@ -314,7 +314,8 @@ impl Swarm {
         }
         self.set_piece(piece, PieceState::Verified);
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
-        self.announce(piece, now);
+        let alone = self.entrust(piece, id, now);
+        self.announce(piece, alone, now);
         if self.have.is_full() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }
