@@ -382,9 +382,10 @@ impl Client {
         tracker: usize,
         request: Request,
     ) -> Result<(Response, libp2p::PeerId), AskError> {
+        let known = &self.0.trackers[tracker];
+        // Whoever has a slot gives it back in time.
+        let _slot = known.slots.acquire().await.map_err(|_| AskError::stopped())?;
         let asked = async {
-            let known = &self.0.trackers[tracker];
-            let _slot = known.slots.acquire().await.map_err(|_| AskError::stopped())?;
             let mut failure = AskError::Unreachable("its name has no address".into());
             for addr in resolve(&known.addr).await? {
                 for _ in 0..ATTEMPTS_MAX {

@@ -165,3 +165,16 @@ async fn a_client_goes_on_with_a_tracker_that_was_restarted() {
     assert_eq!(listed(&writer, "*").await, ["n0", "n1", "n2", "n3", "n4"]);
     tracker.stop().await;
 }
+
+#[tokio::test]
+async fn a_tracker_without_a_catalogue_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start_with(directory, None).await;
+    let error = put(&tracker.reader(), "n", &manifest("one", 1)).await.expect_err("no catalogue");
+    assert!(
+        matches!(&error, ClientError::Unreachable { reason, .. } if reason == "it has no catalogue"),
+        "{error}"
+    );
+    let directory = tracker.stop().await;
+    assert!(!directory.path().join("catalogue.redb").exists(), "nor does it make one");
+}

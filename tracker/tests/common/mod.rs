@@ -36,9 +36,13 @@ impl Tracker {
     }
 
     pub(crate) async fn start_in(directory: TempDir, settings: CatalogueSettings) -> Self {
+        Self::start_with(directory, Some(settings)).await
+    }
+
+    pub(crate) async fn start_with(directory: TempDir, catalogue: Option<CatalogueSettings>) -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let state = directory.path().to_owned();
-        let config = ServerConfig { listen, state, network_key: None, catalogue: Some(settings) };
+        let config = ServerConfig { listen, state, network_key: None, catalogue };
         let (ready, is_ready) = oneshot::channel();
         let (notify, notices) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
