@@ -30,6 +30,7 @@
 mod announce;
 mod book;
 mod download;
+mod entrust;
 mod event;
 mod inject;
 mod invariants;
@@ -179,6 +180,8 @@ pub struct Swarm {
     offences: BTreeMap<PeerId, (u32, u32)>,
     book: AddressBook,
     injector: Option<Injector>,
+    /// Pieces from other sites of which one peer of the own one was told alone: who, and when.
+    entrusted: BTreeMap<PieceIndex, (LinkId, Instant)>,
     latencies: Latencies,
     turn: u64,
     /// Requests of all links that wait to be served.
@@ -235,6 +238,7 @@ impl Swarm {
             offences: BTreeMap::new(),
             book: AddressBook::default(),
             injector,
+            entrusted: BTreeMap::new(),
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
@@ -298,6 +302,7 @@ impl Swarm {
             self.request_from_all(now);
             self.serve(now);
             self.offer_to_idle(now);
+            self.take_back_overdue(now);
             self.maybe_stop_injecting(now);
         }
         self.plan_tick(now);
@@ -507,6 +512,7 @@ impl Swarm {
             self.release(piece, id);
         }
         self.take_back_offers(&link);
+        self.take_back_entrusted(id, now);
         // A peer that was dialled and names no port of its own is dialled there again.
         if let Some(addr) = link.listens_at.or_else(|| link.dialled.then_some(link.remote)) {
             self.book.link_ended(addr, wait.max(Duration::from_millis(250)), now);

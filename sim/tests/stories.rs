@@ -449,3 +449,35 @@ fn flows_share_what_limits_them() {
         assert!((0.85..1.1).contains(&share), "{share} of its fair share");
     }
 }
+
+// ---- sites ----
+
+#[test]
+fn what_crosses_a_trunk_leaves_its_gateway_once() {
+    let mut world = World::new(large(), pieces(16 * MIB, 64 * KIB), 1);
+    world.add_trunk(0, 1, mbit(50), Duration::from_millis(1));
+    world.seeder(mbit(100));
+    let far: Vec<usize> =
+        (0..6).map(|_| world.host(Plan { site: 1, ..Plan::new(mbit(100), PieceSet::empty(256)) })).collect();
+    world.introduce_all();
+    world.run_until_complete(&far, seconds(60.0));
+    let most = far.iter().map(|host| copies(&world, *host)).fold(0.0, f64::max);
+    println!("the gateway sent {most:.2} copies to the five others");
+    assert!(most < 1.5, "{most}");
+    let slowest = far.iter().map(|host| seconds_of(&world, *host)).fold(0.0, f64::max);
+    assert!(slowest / ratio(16 * MIB, mbit(50)) < 1.2, "{slowest}");
+}
+
+#[test]
+fn pieces_entrusted_to_a_peer_that_dies_reach_its_site() {
+    let mut world = world(1);
+    world.add_trunk(0, 1, mbit(50), Duration::from_millis(1));
+    world.seeder(mbit(100));
+    let far: Vec<usize> =
+        (0..4).map(|_| world.host(Plan { site: 1, ..Plan::new(mbit(100), PieceSet::empty(256)) })).collect();
+    world.introduce_all();
+    for (number, host) in far.iter().enumerate().skip(1).take(2) {
+        world.crash_at(*host, at(0.5 + 0.4 * f64::from(u8::try_from(number).unwrap())));
+    }
+    world.run_until_complete(&[far[0], far[3]], seconds(60.0));
+}

@@ -184,14 +184,15 @@ impl Swarm {
         }
     }
 
-    /// A piece is verified: tells whoever may care.
-    pub(super) fn announce(&mut self, piece: PieceIndex, now: Instant) {
+    /// A piece is verified: tells whoever may care; of its own site only `alone`, where that is given.
+    pub(super) fn announce(&mut self, piece: PieceIndex, alone: Option<LinkId>, now: Instant) {
         if self.have.is_full() {
             self.announce_completion(now);
             return;
         }
-        for link in self.links.values_mut() {
-            if link.have.contains(piece) && !link.complete() {
+        for (id, link) in &mut self.links {
+            let silent = link.same_site && alone.is_some_and(|alone| alone != *id);
+            if !link.complete() && (silent || link.have.contains(piece)) {
                 continue;
             }
             link.unannounced.push(piece);
@@ -213,10 +214,12 @@ impl Swarm {
     /// Everything is here. Peers were not told of pieces that they had already: without the whole
     /// picture they would take this node for one that still needs something from them.
     fn announce_completion(&mut self, now: Instant) {
+        self.entrusted.clear();
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             if let Some(link) = self.links.get_mut(&id) {
                 link.unannounced.clear();
+                link.entrusted.clear();
                 link.announce_at = None;
             }
             self.send(id, Message::Bitfield(self.have.clone()), now);
@@ -271,6 +274,7 @@ impl Swarm {
         for piece in link.have.iter() {
             self.picker.add(piece);
             link.offers.remove(&piece);
+            link.entrusted.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
             }
@@ -302,6 +306,7 @@ impl Swarm {
             if !link.refused.contains_key(&piece) && link.have.insert(piece) {
                 self.picker.add(piece);
             }
+            link.entrusted.remove(&piece);
             let offered = link.offers.remove(&piece);
             let sent_at = link.taken.remove(&piece);
             if let Some(injector) = &mut self.injector {

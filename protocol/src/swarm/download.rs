@@ -345,7 +345,8 @@ impl Swarm {
         }
         self.set_piece(piece, PieceState::Verified);
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
-        self.announce(piece, now);
+        let alone = self.entrust(piece, id, now);
+        self.announce(piece, alone, now);
         if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }

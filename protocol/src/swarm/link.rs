@@ -70,6 +70,8 @@ pub(super) struct Link {
     /// Pieces to announce to it.
     pub unannounced: Vec<PieceIndex>,
     pub announce_at: Option<Instant>,
+    /// Pieces from another site that it alone was told of, and did not announce yet.
+    pub entrusted: BTreeSet<PieceIndex>,
     /// It was told of everything that we have: no offers.
     pub told_all: bool,
     /// Pieces offered to it and not yet requested by it.
@@ -119,6 +121,7 @@ impl Link {
             corrupt_reports: 0,
             unannounced: Vec::new(),
             announce_at: None,
+            entrusted: BTreeSet::new(),
             told_all: false,
             offers: BTreeSet::new(),
             taken: BTreeMap::new(),
