@@ -126,7 +126,12 @@ pub struct NetArgs {
     #[arg(long, value_name = "ADDR", env = "DFT_TRACKER", value_delimiter = ',', help_heading = "Network")]
     pub tracker: Vec<String>,
     /// Don't look for peers by multicast
-    #[arg(long, env = "DFT_NO_MDNS", help_heading = "Network")]
+    #[arg(
+        long,
+        env = "DFT_NO_MDNS",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        help_heading = "Network"
+    )]
     pub no_mdns: bool,
     /// Encrypt links; both ends must agree
     #[arg(

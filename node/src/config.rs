@@ -194,8 +194,10 @@ fn text_of(value: &Value, option: &Arg) -> Result<String, String> {
 /// Whether the option takes these values; else what is wrong.
 fn check(option: &Arg, values: &[String]) -> Result<(), String> {
     if is_switch(option) {
-        let known = values.iter().all(|value| matches!(&**value, "true" | "false"));
-        return if known { Ok(()) } else { Err("it is true or false".into()) };
+        // As clap has it.
+        const KNOWN: [&str; 12] = ["true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"];
+        let known = |value: &String| KNOWN.iter().any(|known| value.eq_ignore_ascii_case(known));
+        return if values.iter().all(known) { Ok(()) } else { Err("it is true or false".into()) };
     }
     let name = option.get_long().unwrap_or_default();
     let alone = Command::new("dft").no_binary_name(true).arg(option.clone().env(None));

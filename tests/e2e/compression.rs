@@ -48,10 +48,14 @@ fn what_came_compressed_is_passed_on_compressed() {
     let scene = Scene::new();
     let dataset = text(&scene, 4);
     let seeder = Seeder::start(&scene, HERE, &dataset, &["--compress", "zstd"]);
-    // The second fetch keeps the first one sharing, after the seeder is gone.
-    let options = ["--linger", "1h", "--max-download", "1M"];
-    let waiting = fetch(&scene, HERE, "waiting", &seeder.manifest, &options);
-    let first = fetch(&scene, HERE, "first", &seeder.manifest, &["--linger", "1h"]);
+    // They are slow enough to be linked to each other long before the first one is complete. The
+    // slower one keeps the other sharing, after the seeder is gone.
+    let fetch_at = |name: &str, more: &[&str]| {
+        fetch(&scene, HERE, name, &seeder.manifest, &[&["--linger", "1h"], more].concat())
+    };
+    let first = fetch_at("first", &["--max-download", "700K"]);
+    let peer = first.wait_for("fetching").texts("listen").remove(0);
+    let waiting = fetch_at("waiting", &["--max-download", "350K", "--peer", &peer]);
     first.wait_for("complete");
     seeder.process.kill9();
     let outcome = waiting.wait().expect_code(0);

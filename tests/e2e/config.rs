@@ -70,6 +70,10 @@ fn wrong_settings_are_named_and_nothing_is_done() {
     scene.dft("here").args(["config", "show"]).env("DFT_CONFIG", "").run().expect_code(0);
     let missing = scene.dft("here").args(["config", "show"]).env("DFT_CONFIG", "nothing-here").run();
     assert!(missing.expect_code(2).stderr.contains("nothing-here"));
+    let shown = scene.dft("other").args(["config", "show"]).env("DFT_NO_MDNS", "1").run().expect_code(0);
+    assert!(shown.stdout.contains("environment, DFT_NO_MDNS"), "{}", shown.stdout);
+    let fetched = scene.dft("other").args(["fetch", "nothing-here.dft"]).env("DFT_NO_MDNS", "1").run();
+    fetched.expect_code(3);
     let wrong = scene.dft("other").args(["config", "show"]).env("DFT_MAX_UPLOAD", "fast").run();
     assert!(wrong.expect_code(2).stderr.contains("DFT_MAX_UPLOAD"));
 }

@@ -45,6 +45,12 @@ enum Behaviour {
     CorruptsAll,
     /// Answers with right bytes but for the last one.
     CorruptsTheLastByte,
+    /// Sends packed pieces that unpack to a quarter of a gigabyte.
+    PacksBombs,
+    /// Sends packed pieces that are no frames.
+    PacksNoise,
+    /// Begins a piece in packed form and goes on in plain form.
+    MixesForms,
     /// Claims pieces, and says that it lacks them when asked.
     Lies,
     /// Takes requests and never answers.
@@ -262,6 +268,18 @@ impl Link {
         match self.shared.behaviour {
             Behaviour::CorruptsAll => self.send_piece(piece, usize::MAX),
             Behaviour::CorruptsTheLastByte => self.send_piece(piece, 1),
+            Behaviour::PacksBombs => {
+                let bomb = zstd::bulk::compress(&vec![0; 1 << 28], 1)?;
+                let small =
+                    &bomb[..bomb.len().min(self.shared.manifest.geometry().piece_len(piece) as usize - 1)];
+                self.send_packed(piece, small, small.len())
+            }
+            Behaviour::PacksNoise => self.send_packed(piece, &[7; 1000], 1000),
+            Behaviour::MixesForms => {
+                self.send_packed(piece, &[7; 500], 1000)?;
+                self.send(&Message::Data { piece, offset: 500, len: 500 })?;
+                self.stream.write_all(&[7; 500])
+            }
             Behaviour::Lies => self.send(&Message::Reject(piece, RejectReason::Missing)),
             Behaviour::HangsUp => self.stream.shutdown(Shutdown::Both),
             _ => Ok(()),
@@ -281,6 +299,14 @@ impl Link {
         }
         self.send(&Message::Data { piece, offset: 0, len })?;
         self.stream.write_all(&payload)
+    }
+
+    /// Sends the first bytes of a packed form of this length.
+    fn send_packed(&mut self, piece: PieceIndex, bytes: &[u8], total: usize) -> io::Result<()> {
+        let number = |len: usize| u32::try_from(len).map_err(io::Error::other);
+        let (len, total) = (number(bytes.len())?, number(total)?);
+        self.send(&Message::Packed { piece, offset: 0, len, total })?;
+        self.stream.write_all(bytes)
     }
 
     fn send(&mut self, message: &Message) -> io::Result<()> {
@@ -363,6 +389,17 @@ fn peer_that_corrupts_all_is_banned() {
 #[test]
 fn peer_that_corrupts_one_byte_is_banned() {
     Story::begin(Behaviour::CorruptsTheLastByte).ends_with_ban("corrupt");
+}
+
+#[test]
+fn peer_whose_packed_pieces_burst_or_are_none_is_banned() {
+    Story::begin(Behaviour::PacksBombs).ends_with_ban("corrupt");
+    Story::begin(Behaviour::PacksNoise).ends_with_ban("corrupt");
+}
+
+#[test]
+fn peer_that_changes_the_form_of_a_piece_is_banned() {
+    Story::begin(Behaviour::MixesForms).ends_with_ban("not asked for");
 }
 
 #[test]

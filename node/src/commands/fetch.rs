@@ -287,6 +287,9 @@ impl Fetch {
             "use the same --secret FILE on both ends, or none"
         } else if self.refusals.values().any(encryption) {
             "use the same --encryption on both ends"
+        } else if self.args.net.secret.is_some() && self.refusals.is_empty() {
+            "is dft seed still running, and reachable? trackers and nodes with another --secret, or with none, \
+             cannot be told from those that are not there; what is fetched is kept: the same command goes on"
         } else {
             "is dft seed still running, and reachable? what is fetched is kept: the same command goes on; \
              --peer HOST:PORT names a peer, --timeout waits longer"

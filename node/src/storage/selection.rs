@@ -20,8 +20,16 @@ const GLOBS_MAX: usize = 1024;
 #[derive(Debug, Error)]
 pub enum SelectionError {
     /// A glob is not valid.
-    #[error("{0}")]
-    Glob(#[from] globset::Error),
+    #[error("«{glob}» is no glob: {reason}")]
+    Glob {
+        /// As it was given.
+        glob: String,
+        /// What is wrong with it.
+        reason: globset::ErrorKind,
+    },
+    /// The globs together are too much.
+    #[error("these globs are too much: {0}")]
+    TooComplex(globset::ErrorKind),
     /// Too many globs.
     #[error("{0} globs are more than {GLOBS_MAX}")]
     TooMany(usize),
@@ -214,9 +222,15 @@ fn globs(patterns: &[String]) -> Result<GlobSet, SelectionError> {
             None if trimmed.contains('/') => trimmed.to_owned(),
             None => format!("**/{trimmed}"),
         };
-        set.add(GlobBuilder::new(&anchored).literal_separator(true).backslash_escape(true).build()?);
+        let built = GlobBuilder::new(&anchored).literal_separator(true).backslash_escape(true).build();
+        set.add(
+            built.map_err(|error| SelectionError::Glob {
+                glob: pattern.clone(),
+                reason: error.kind().clone(),
+            })?,
+        );
     }
-    Ok(set.build()?)
+    set.build().map_err(|error| SelectionError::TooComplex(error.kind().clone()))
 }
 
 #[cfg(test)]
@@ -298,7 +312,7 @@ mod tests {
     fn bad_globs_are_errors() {
         let manifest = manifest(&TREE);
         let error = |globs: &[String]| Selection::new(&manifest, globs, &[]).unwrap_err();
-        assert!(matches!(error(&["[".into()]), SelectionError::Glob(_)));
+        assert!(matches!(error(&["[".into()]), SelectionError::Glob { glob, .. } if glob == "["));
         assert!(matches!(error(&vec!["x".into(); GLOBS_MAX + 1]), SelectionError::TooMany(_)));
         assert!(matches!(error(&["none".into()]), SelectionError::Nothing));
     }

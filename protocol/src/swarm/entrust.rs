@@ -26,10 +26,10 @@ impl Swarm {
         if self.links.get(&from).is_none_or(|link| link.same_site) {
             return None;
         }
-        let near = self
-            .links
-            .iter_mut()
-            .filter(|(_, link)| link.same_site && !link.complete() && !link.have.contains(piece));
+        let near = self.links.iter_mut().filter(|(_, link)| {
+            let wants = link.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece));
+            link.same_site && wants && !link.complete() && !link.have.contains(piece)
+        });
         // Whoever passes on soonest has the least waiting.
         let (id, link) = near.min_by_key(|(_, link)| (link.entrusted.len(), link.turn))?;
         link.entrusted.insert(piece);
