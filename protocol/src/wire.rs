@@ -193,6 +193,8 @@ pub enum Message {
     Peers(Vec<PeerAddr>),
     /// Nothing to say, still there.
     KeepAlive,
+    /// The sender has little to send: what it has is best asked of it.
+    Idle,
 }
 
 /// 1 to [`LIST_LEN_MAX`] pieces.
@@ -233,6 +235,7 @@ const KIND_CORRUPT: u8 = 8;
 const KIND_PEERS: u8 = 9;
 const KIND_KEEP_ALIVE: u8 = 10;
 const KIND_REFUSED: u8 = 11;
+const KIND_IDLE: u8 = 12;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -305,6 +308,7 @@ impl Message {
                 to_cbor(&(KIND_PEERS, peers.iter().map(peer).collect::<Vec<_>>()))
             }
             Message::KeepAlive => to_cbor(&(KIND_KEEP_ALIVE,)),
+            Message::Idle => to_cbor(&(KIND_IDLE,)),
         }
     }
 
@@ -352,6 +356,10 @@ impl Message {
             KIND_KEEP_ALIVE => {
                 let (_,): (u8,) = from_cbor(body)?;
                 Message::KeepAlive
+            }
+            KIND_IDLE => {
+                let (_,): (u8,) = from_cbor(body)?;
+                Message::Idle
             }
             _ => return Err(WireError::Malformed),
         };

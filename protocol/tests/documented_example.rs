@@ -139,6 +139,7 @@ fn the_documented_messages_are_what_is_written_and_read() {
         ("corrupt", Message::Corrupt(pieces[0])),
         ("peers", Message::Peers(vec![PeerAddr { peer: None, ..seeder() }])),
         ("keep-alive", Message::KeepAlive),
+        ("idle", Message::Idle),
     ];
     for (name, message) in messages {
         assert_documented(name, &wire::frame(&message.encode()));

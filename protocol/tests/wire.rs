@@ -73,6 +73,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         piece.prop_map(Message::Corrupt),
         prop::collection::vec(any_addr(), 1..=5).prop_map(Message::Peers),
         Just(Message::KeepAlive),
+        Just(Message::Idle),
     ]
 }
 
@@ -173,7 +174,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
     let cases = [
         ("", Malformed, "nothing"),
         ("82", Malformed, "only the array"),
-        ("81 0c", Malformed, "an unknown kind"),
+        ("81 0d", Malformed, "an unknown kind"),
         ("81 00", Malformed, "a hello is no message of an open link"),
         ("82 02 80", Size, "an empty list"),
         ("82 02 81 19 05dc", OutOfRange, "piece 1,500 of 1,500"),
@@ -201,6 +202,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
         ("82 09 81 82 40 69 312e322e332e343a35", Size, "an empty peer"),
         ("82 09 81 82 f6 6a 312e322e332e343a3035", NotCanonical, "a port with a zero before it"),
         ("82 0a 00", Malformed, "a keep-alive that says something"),
+        ("82 0c 00", Malformed, "an idle that says something"),
         ("c1 81 0a", Malformed, "a tag"),
     ];
     for (picture, expected, what) in cases {

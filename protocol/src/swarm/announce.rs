@@ -13,6 +13,9 @@ use crate::wire::{Message, PieceList};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
+/// How long it waits in a large swarm, where whoever has little to send says what it has before it says
+/// so: nobody asks sooner, and messages are a tenth.
+const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
 /// An upload that takes longer does not keep the last offers from being made to others.
@@ -159,15 +162,19 @@ impl Swarm {
 
     /// A piece is verified: tells whoever may care.
     pub(super) fn announce(&mut self, piece: PieceIndex, now: Instant) {
+        self.idleness.reset(now);
         if self.have.is_full() {
             self.announce_completion(now);
             return;
         }
+        let large = self.is_large();
         for link in self.links.values_mut() {
             let wait = if link.complete() {
                 ANNOUNCE_LATER
             } else if link.have.contains(piece) {
                 continue;
+            } else if large {
+                ANNOUNCE_IN_LARGE
             } else {
                 ANNOUNCE_SOON
             };
@@ -204,17 +211,22 @@ impl Swarm {
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(link) = self.links.get_mut(&id) else {
-                continue;
-            };
-            link.announce_at = None;
-            let mut pieces = std::mem::take(&mut link.unannounced);
-            pieces.retain(|piece| self.have.contains(*piece));
-            for list in PieceList::split(&pieces) {
-                self.send(id, Message::Have(list), now);
-            }
+            self.announce_to(id, now);
         }
         self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
+    }
+
+    /// Tells a peer at once what waits to be announced to it.
+    pub(super) fn announce_to(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.announce_at = None;
+        let mut pieces = std::mem::take(&mut link.unannounced);
+        pieces.retain(|piece| self.have.contains(*piece));
+        for list in PieceList::split(&pieces) {
+            self.send(id, Message::Have(list), now);
+        }
     }
 
     // ---- what others announce ----
@@ -259,7 +271,7 @@ impl Swarm {
                     injector.jump(&mut self.rng);
                 }
             }
-            if self.have.contains(piece) && link.announce_at.is_some() {
+            if link.seeder && self.have.contains(piece) && link.announce_at.is_some() {
                 // A seeder that offers what is here does not know it.
                 link.announce_at = Some(now);
                 Self::plan_announcement(&mut self.next_announcement, now);
@@ -277,7 +289,7 @@ impl Swarm {
             self.commands.push_back(Command::Notify(Notification::PeerCompleted(peer)));
         }
         self.offer(id, now);
-        self.request_from(id, now);
+        self.request_unless_large(id, now);
     }
 
     pub(super) fn handle_lost(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
