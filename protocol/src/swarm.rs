@@ -32,6 +32,7 @@ mod book;
 mod download;
 mod entrust;
 mod event;
+mod idle;
 mod inject;
 mod invariants;
 mod link;
@@ -47,6 +48,7 @@ pub use self::event::{Command, DisconnectReason, Event, LinkId, Notification, Vi
 
 use self::book::AddressBook;
 use self::download::Latencies;
+use self::idle::Idleness;
 use self::inject::Injector;
 use self::link::Link;
 use crate::geometry::{Geometry, PieceIndex};
@@ -175,6 +177,8 @@ pub struct Swarm {
     source_changes: BTreeMap<PieceIndex, u32>,
     links: BTreeMap<LinkId, Link>,
     peers: BTreeMap<PeerId, LinkId>,
+    /// Links to peers of the own site.
+    near: usize,
     banned: BTreeSet<PeerId>,
     /// Corrupt pieces and lies of peers whose links ended: a new link does not wash them off.
     offences: BTreeMap<PeerId, (u32, u32)>,
@@ -186,6 +190,10 @@ pub struct Swarm {
     turn: u64,
     /// Requests of all links that wait to be served.
     queued: usize,
+    /// Uploads of all links that run.
+    uploads: usize,
+    /// What is remembered of telling others that this node has little to send.
+    idleness: Idleness,
     /// Since when nothing is asked of anybody though pieces are wanted.
     starved_since: Option<Instant>,
     /// This node fetches from other sites until then, whoever else may.
@@ -234,6 +242,7 @@ impl Swarm {
             source_changes: BTreeMap::new(),
             links: BTreeMap::new(),
             peers: BTreeMap::new(),
+            near: 0,
             banned: BTreeSet::new(),
             offences: BTreeMap::new(),
             book: AddressBook::default(),
@@ -242,6 +251,8 @@ impl Swarm {
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
+            uploads: 0,
+            idleness: Idleness::default(),
             starved_since: None,
             fetches_far_until: Instant::START,
             next_tick: None,
@@ -290,6 +301,7 @@ impl Swarm {
             Event::PieceUnreadable { link, piece } => self.handle_piece_unreadable(link, piece, now),
             Event::Misbehaved { link, violation } => self.punish(link, violation, now),
         }
+        self.say_idle(now);
         self.plan_tick(now);
     }
 
@@ -309,6 +321,7 @@ impl Swarm {
             self.take_back_overdue(now);
             self.maybe_stop_injecting(now);
         }
+        self.say_idle(now);
         self.plan_tick(now);
     }
 
@@ -321,7 +334,7 @@ impl Swarm {
 
     /// When to call [`Swarm::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_tick.into_iter().chain(self.next_announcement).min()
+        self.next_tick.into_iter().chain(self.next_announcement).chain(self.idleness.due()).min()
     }
 
     // ---- what is known ----
@@ -441,6 +454,7 @@ impl Swarm {
         if let Some(addr) = link.listens_at {
             self.book.add(PeerAddr { peer: Some(peer), addr }, now);
         }
+        self.near += usize::from(link.same_site);
         self.links.insert(id, link);
         self.peers.insert(peer, id);
         let window = self.window_min();
@@ -503,6 +517,8 @@ impl Swarm {
             return;
         };
         self.queued -= link.queue.len();
+        self.uploads -= link.sending.len();
+        self.near -= usize::from(link.same_site);
         if self.peers.get(&link.peer) == Some(&id) {
             self.peers.remove(&link.peer);
         }
@@ -560,6 +576,7 @@ impl Swarm {
             Message::Corrupt(piece) => self.handle_corrupt_report(id, piece),
             Message::Peers(peers) => self.handle_peers_message(id, peers, now),
             Message::KeepAlive => {}
+            Message::Idle => self.handle_idle(id, now),
             Message::Data { .. } | Message::Packed { .. } => {
                 unreachable!("data is reported by events of its own")
             }

@@ -236,6 +236,8 @@ pub enum Message {
     /// The sender wants these pieces and no others; before it says so, it wants all. Since
     /// version 2.
     Wanted(PieceSet),
+    /// The sender has little to send: what it has is best asked of it. Since version 2.
+    Idle,
 }
 
 /// 1 to [`LIST_LEN_MAX`] pieces.
@@ -279,6 +281,7 @@ const KIND_REFUSED: u8 = 11;
 const KIND_WANTED: u8 = 12;
 const KIND_PACKED: u8 = 13;
 const KIND_PROOF: u8 = 14;
+const KIND_IDLE: u8 = 15;
 
 type HelloCbor = (u8, u64, ByteBuf, bool, u16, Option<String>);
 type PeerCbor = (Option<ByteBuf>, String);
@@ -354,6 +357,7 @@ impl Message {
             }
             Message::KeepAlive => to_cbor(&(KIND_KEEP_ALIVE,)),
             Message::Wanted(set) => to_cbor(&(KIND_WANTED, ByteBuf::from(set.to_bytes()))),
+            Message::Idle => to_cbor(&(KIND_IDLE,)),
         }
     }
 
@@ -418,6 +422,10 @@ impl Message {
             KIND_KEEP_ALIVE => {
                 let (_,): (u8,) = from_cbor(body)?;
                 Message::KeepAlive
+            }
+            KIND_IDLE => {
+                let (_,): (u8,) = from_cbor(body)?;
+                Message::Idle
             }
             _ => return Err(WireError::Malformed),
         };

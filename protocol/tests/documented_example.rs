@@ -148,6 +148,7 @@ fn the_documented_messages_are_what_is_written_and_read() {
         ("keep-alive", Message::KeepAlive),
         ("wanted", Message::Wanted(wanted)),
         ("packed", Message::Packed { piece: pieces[0], offset: 0, len: 19, total: 19 }),
+        ("idle", Message::Idle),
     ];
     for (name, message) in messages {
         assert_documented(name, &wire::frame(&message.encode()));

@@ -86,6 +86,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         piece.prop_map(Message::Corrupt),
         prop::collection::vec(any_addr(), 1..=5).prop_map(Message::Peers),
         Just(Message::KeepAlive),
+        Just(Message::Idle),
     ]
 }
 
@@ -189,7 +190,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
     let cases = [
         ("", Malformed, "nothing"),
         ("82", Malformed, "only the array"),
-        ("81 0c", Malformed, "an unknown kind"),
+        ("81 0d", Malformed, "an unknown kind"),
         ("81 00", Malformed, "a hello is no message of an open link"),
         ("82 02 80", Size, "an empty list"),
         ("82 02 81 19 05dc", OutOfRange, "piece 1,500 of 1,500"),
@@ -222,6 +223,7 @@ fn bodies_that_are_no_message_are_refused_with_the_reason() {
         ("85 0d 19 05db 00 00 02", Size, "no payload"),
         ("85 0d 19 05db 02 01 02", OutOfRange, "behind the packed form"),
         ("85 0d 19 05dc 00 01 02", OutOfRange, "piece 1,500 of 1,500, packed"),
+        ("82 0f 00", Malformed, "an idle that says something"),
         ("c1 81 0a", Malformed, "a tag"),
     ];
     for (picture, expected, what) in cases {

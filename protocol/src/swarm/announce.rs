@@ -16,6 +16,9 @@ const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 /// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
 /// a seeder's patience in the drain.
 const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
+/// How long it waits in a large swarm, where whoever has little to send says what it has before it says
+/// so: nobody asks sooner, and messages are a tenth.
+const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
 /// So many pieces that are here and not there keep a peer busy for a while.
@@ -186,10 +189,12 @@ impl Swarm {
 
     /// A piece is verified: tells whoever may care; of its own site only `alone`, where that is given.
     pub(super) fn announce(&mut self, piece: PieceIndex, alone: Option<LinkId>, now: Instant) {
+        self.idleness.reset(now);
         if self.have.is_full() {
             self.announce_completion(now);
             return;
         }
+        let large = self.is_large();
         for (id, link) in &mut self.links {
             let silent = link.same_site && alone.is_some_and(|alone| alone != *id);
             if !link.complete() && (silent || link.have.contains(piece)) {
@@ -200,6 +205,7 @@ impl Swarm {
                 _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
                 Some(planned) => planned,
                 None if link.complete() => now + ANNOUNCE_LATER,
+                None if large => now + ANNOUNCE_IN_LARGE,
                 None => {
                     let spare = self.have.count() - link.have.count_common(&self.have);
                     now + if spare > SPARE_ENOUGH { ANNOUNCE_SPARE } else { ANNOUNCE_SOON }
@@ -237,13 +243,13 @@ impl Swarm {
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.announce_waiting(id, now);
+            self.announce_to(id, now);
         }
         self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
     }
 
-    /// Announces what waits on one link.
-    pub(super) fn announce_waiting(&mut self, id: LinkId, now: Instant) {
+    /// Tells a peer at once what waits to be announced to it.
+    pub(super) fn announce_to(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -319,7 +325,7 @@ impl Swarm {
                     injector.jump(&mut self.rng);
                 }
             }
-            if self.have.contains(piece) && link.announce_at.is_some() {
+            if link.seeder && self.have.contains(piece) && link.announce_at.is_some() {
                 // A seeder that offers what is here does not know it.
                 link.announce_at = Some(now);
                 Self::plan_announcement(&mut self.next_announcement, now);
@@ -337,7 +343,7 @@ impl Swarm {
             self.commands.push_back(Command::Notify(Notification::PeerCompleted(peer)));
         }
         self.offer(id, now);
-        self.request_from(id, now);
+        self.request_unless_large(id, now);
     }
 
     pub(super) fn handle_lost(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {

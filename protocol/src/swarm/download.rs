@@ -20,11 +20,9 @@ const LATENCY_LOW: Duration = Duration::from_millis(50);
 const LATENCY_HIGH: Duration = Duration::from_millis(200);
 /// The largest window: a bandwidth-delay product of 10 Gbit/s and 13 ms.
 const WINDOW_MAX: u64 = 16 * 1024 * 1024;
-/// The smallest window, in pieces, where links are few: one being sent, one that waits.
-const WINDOW_MIN_PIECES: u64 = 2;
-/// With more links than this it is one piece: enough is asked for, and a piece that waits at one peer
-/// cannot be asked of another, who may be idle.
-const FEW_LINKS: usize = 16;
+/// The smallest window, in pieces, where links are few: one being sent, one that waits. In a large swarm
+/// it is one: a piece that waits at one peer cannot be asked of another, who may be idle.
+pub(super) const WINDOW_FEW: u64 = 2;
 /// Where this end limits what arrives, it asks for what comes in so many seconds …
 const LIMITED_WINDOW_SECONDS: u64 = 2;
 /// … or for so many pieces, where that is more: a slow peer must not hold all of it.
@@ -74,7 +72,7 @@ impl Latencies {
     }
 
     /// The time after which a piece is late.
-    fn late_after(&self) -> Duration {
+    pub(super) fn late_after(&self) -> Duration {
         if self.ring.len() < LATENCIES_LEN / 8 {
             return LATE_UNKNOWN;
         }
@@ -94,12 +92,18 @@ impl Swarm {
         if self.picker.open().is_empty() && self.requested.is_empty() {
             return;
         }
+        self.ask_idle(now);
+        let on_its_own = self.asks_on_its_own(now);
         // Near ones first, then those whose queue is short.
         let mut ids: Vec<(bool, u64, LinkId)> =
             self.links.iter().map(|(id, link)| (!link.same_site, link.in_flight, *id)).collect();
         ids.sort_unstable();
         for (_, _, id) in ids {
-            self.request_from(id, now);
+            if on_its_own {
+                self.request_from(id, now);
+            } else {
+                self.request_unless_large(id, now);
+            }
         }
     }
 
@@ -107,7 +111,11 @@ impl Swarm {
     pub(super) fn request_from(&mut self, id: LinkId, now: Instant) {
         let mut pieces = Vec::new();
         let mut cancels = Vec::new();
+        let large = self.is_large();
         while let Some(link) = self.links.get(&id).filter(|link| link.may_ask(now)) {
+            if large && !link.is_asked_freely() && !link.requested.is_empty() {
+                break;
+            }
             // A cancelled request still waits for its answer: one piece, one request.
             let asked = |piece| link.requested.contains_key(&piece);
             let pick = match self.reach(link, now) {
@@ -152,7 +160,7 @@ impl Swarm {
             self.cancel(first, piece, now);
         }
         if !pieces.is_empty() {
-            self.announce_waiting(id, now);
+            self.announce_to(id, now);
         }
         for list in PieceList::split(&pieces) {
             self.send(id, Message::Request(list), now);
@@ -236,7 +244,8 @@ impl Swarm {
             }
             _ => self.stats.wasted += self.piece_bytes(piece),
         }
-        self.request_from(id, now);
+        self.ask_idle(now);
+        self.request_unless_large(id, now);
     }
 
     pub(super) fn handle_piece_discarded(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
@@ -304,8 +313,7 @@ impl Swarm {
 
     /// The smallest window of a link, in bytes.
     pub(super) fn window_min(&self) -> u64 {
-        let pieces = if self.links.len() > FEW_LINKS { 1 } else { WINDOW_MIN_PIECES };
-        pieces * u64::from(self.geometry.piece_len_max())
+        self.window_pieces() * u64::from(self.geometry.piece_len_max())
     }
 
     fn adapt_window(&mut self, id: LinkId, piece: PieceIndex, latency: Duration) {

@@ -26,6 +26,10 @@ impl Swarm {
         assert!(self.banned.len() <= BANNED_MAX, "banned peers are bounded");
         let queued: usize = self.links.values().map(|link| link.queue.len()).sum();
         assert_eq!(self.queued, queued, "requests that wait are counted");
+        let near = self.links.values().filter(|link| link.same_site).count();
+        assert_eq!(self.near, near, "links to the own site are counted");
+        let uploads: usize = self.links.values().map(|link| link.sending.len()).sum();
+        assert_eq!(self.uploads, uploads, "uploads that run are counted");
         let due = self.links.values().filter_map(|link| link.announce_at).min();
         let planned = due.is_none_or(|due| self.next_announcement.is_some_and(|at| at <= due));
         assert!(planned, "announcements are made in time");

@@ -51,6 +51,8 @@ pub(super) struct Link {
     pub refused: BTreeMap<PieceIndex, Instant>,
     /// It has no time for requests until then.
     pub busy_until: Instant,
+    /// When it said that it has little to send, where no request of ours came after that.
+    pub idle_at: Option<Instant>,
     pub corrupt_count: u32,
     pub lie_count: u32,
 
@@ -111,6 +113,7 @@ impl Link {
             served_us_at: now,
             refused: BTreeMap::new(),
             busy_until: now,
+            idle_at: None,
             corrupt_count: 0,
             lie_count: 0,
             queue: VecDeque::new(),
@@ -132,6 +135,12 @@ impl Link {
     /// Whether the peer has everything.
     pub(super) fn complete(&self) -> bool {
         self.seeder || self.have.is_full()
+    }
+
+    /// Whether it is asked as soon as it has something, in a large swarm, too: a seeder that brings distinct
+    /// pieces in, for nobody else was told of what it offers; and other sites, of which few ask.
+    pub(super) fn is_asked_freely(&self) -> bool {
+        !self.same_site || (self.seeder && !self.have.is_full())
     }
 
     /// Whether another request may be made, of some length: cheap to ask before a piece is picked.

@@ -28,6 +28,7 @@ const SLOT_HELD_MAX: Duration = Duration::from_millis(100);
 impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
         let mut rejected = Vec::new();
+        self.idleness.reset(now);
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -75,12 +76,13 @@ impl Swarm {
     /// Starts uploads while slots are free.
     pub(super) fn serve(&mut self, now: Instant) {
         while self.queued > 0 {
-            let sends = self.links.values().flat_map(|link| &link.sending);
-            let running = sends.clone().count();
-            let held_max = self.slot_held_max();
-            let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
-            if held >= self.config.upload_slots || running >= UPLOADS_MAX {
-                return;
+            if self.uploads >= self.config.upload_slots {
+                let held_max = self.slot_held_max();
+                let sends = self.links.values().flat_map(|link| &link.sending);
+                let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
+                if held >= self.config.upload_slots || self.uploads >= UPLOADS_MAX {
+                    return;
+                }
             }
             let ready = self
                 .links
@@ -114,6 +116,7 @@ impl Swarm {
             return;
         };
         self.queued -= 1;
+        self.uploads += 1;
         self.turn += 1;
         link.turn = self.turn;
         link.sent_at = now;
@@ -151,6 +154,7 @@ impl Swarm {
             && let Some(position) = link.sending.iter().position(|(sent, _)| *sent == piece)
         {
             link.sending.remove(position);
+            self.uploads -= 1;
         }
     }
 

@@ -126,7 +126,7 @@ fn large(piece: u32) -> Terms {
     Terms {
         check_every: 0,
         encode: false,
-        chunk: u64::from(piece / 8).max(16 << 10),
+        chunk: u64::from(piece / 4).max(16 << 10),
         unsent_max: u64::from(piece / 2).clamp(32 << 10, 256 << 10),
         socket_buffer: 1 << 20,
         ..Terms::default()

@@ -1,0 +1,164 @@
+//! Idle uplinks find work: how a node of a large swarm chooses whom to ask.
+//!
+//! With few links, whoever has a piece is asked for it as soon as it is wanted. With many, a request
+//! that is made early waits in the long queue of a peer that happened to be first, while the uplinks of
+//! others, who got the piece meanwhile, are idle; and a piece spreads like a star, not like a tree. So
+//! in a large swarm it is the sending end that speaks first: a node that has little to send says
+//! [`Message::Idle`] to a few peers, after it told them what it has. They ask it for what they lack
+//! most, as long as few requests of theirs wait elsewhere, and remember it for a moment otherwise.
+//! Queues stay short, each request is made when it can be served, and the rarest piece is chosen at
+//! that moment. (Join-idle-queue: Lu, Xie, Kliot, Geller, Larus, Greenberg, Performance Evaluation
+//! 2011.)
+//!
+//! Beside that, seeders are asked for what they offer, other sites are asked as ever, and whoever
+//! waits for next to nothing asks on its own at each tick: nothing depends on what others say.
+//!
+//! Start reading at `say_idle`; the other end is `handle_idle`.
+
+use rand::seq::SliceRandom;
+
+use super::download::WINDOW_FEW;
+use super::link::Link;
+use super::{LinkId, PieceState, Swarm};
+use crate::geometry::PieceIndex;
+use crate::time::{Duration, Instant};
+use crate::wire::Message;
+
+/// The version of the peer protocol in which a node can say it.
+const IDLE_SINCE: u8 = 2;
+/// With more links to peers of the own site than this a swarm is large.
+const FEW_LINKS: usize = 16;
+/// A node has little to send while fewer pieces than this are being sent or wait: what is asked for
+/// now arrives here before the wire is free.
+const LITTLE: usize = 4;
+/// How many peers hear of it at first; twice as many where nobody asked.
+const TOLD_FIRST: usize = 2;
+/// The pause before others are told; it doubles from the third time on …
+const PAUSE: Duration = Duration::from_millis(2);
+/// … so often: a node whose peers lack nothing says so four times a second.
+const PAUSE_DOUBLINGS_MAX: u32 = 7;
+/// What was said is believed for so long.
+const BELIEVED_FOR: Duration = Duration::from_millis(10);
+/// Requests that wait at peers of the own site: enough to keep a downlink busy. With less it idles, and
+/// with more the last pieces wait in queues.
+const WAITING_MAX: usize = 8;
+/// Who waits for less than this asks on its own.
+const WAITING_MIN: usize = 2;
+
+/// What a node that has little to send remembers of saying so.
+#[derive(Debug, Default)]
+pub(super) struct Idleness {
+    /// When it may be said again.
+    next_at: Instant,
+    /// How often it was said, and nobody asked.
+    in_vain: u32,
+    /// It is to be said at `next_at`.
+    waits: bool,
+}
+
+impl Idleness {
+    /// When the swarm wants to say it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waits.then_some(self.next_at)
+    }
+
+    /// Somebody asked, or there is something to ask for.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.in_vain = 0;
+        self.next_at = self.next_at.min(now + PAUSE);
+    }
+
+    /// It is said: to how many.
+    fn say(&mut self, now: Instant) -> usize {
+        let doublings = self.in_vain.saturating_sub(1).min(PAUSE_DOUBLINGS_MAX);
+        self.next_at = now + PAUSE * 2u32.pow(doublings);
+        let told = if self.in_vain == 0 { TOLD_FIRST } else { 2 * TOLD_FIRST };
+        self.in_vain = self.in_vain.saturating_add(1);
+        told
+    }
+}
+
+impl Swarm {
+    /// Whether links to the own site are many.
+    pub(super) const fn is_large(&self) -> bool {
+        self.near > FEW_LINKS
+    }
+
+    /// Tells some peers that this node has little to send, where that is so.
+    pub(super) fn say_idle(&mut self, now: Instant) {
+        let little = self.queued + self.uploads < LITTLE;
+        self.idleness.waits = little && self.is_large() && self.injector.is_none() && !self.have.is_empty();
+        if !self.idleness.waits || self.idleness.next_at > now {
+            return;
+        }
+        let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
+        let hears = |link: &Link| link.version >= IDLE_SINCE && !link.complete();
+        let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link));
+        let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();
+        let told = self.idleness.say(now);
+        let (chosen, _) = lack.partial_shuffle(&mut self.rng, told);
+        for id in chosen {
+            self.announce_to(*id, now);
+            self.send(*id, Message::Idle, now);
+        }
+        self.idleness.waits = !lack.is_empty();
+    }
+
+    /// A peer has little to send.
+    pub(super) fn handle_idle(&mut self, id: LinkId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.idle_at = Some(now);
+            self.ask_idle(now);
+        }
+    }
+
+    /// Asks those who said that they have little to send, the latest first.
+    pub(super) fn ask_idle(&mut self, now: Instant) {
+        if !self.is_large() || self.picker.open().is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting(now);
+        while waiting < WAITING_MAX {
+            let idle = self.links.iter().filter(|(_, link)| link.requested.is_empty());
+            let idle = idle.filter_map(|(id, link)| Some((link.idle_at?, *id)));
+            let Some((_, id)) = idle.filter(|(at, _)| now.since(*at) < BELIEVED_FOR).max() else {
+                return;
+            };
+            if let Some(link) = self.links.get_mut(&id) {
+                link.idle_at = None;
+            }
+            self.request_from(id, now);
+            waiting += self.links.get(&id).map_or(0, |link| link.requested.len());
+        }
+    }
+
+    /// A peer has something new, or sent something: asks it, unless it is for it to speak first.
+    pub(super) fn request_unless_large(&mut self, id: LinkId, now: Instant) {
+        if !self.is_large() || self.links.get(&id).is_some_and(Link::is_asked_freely) {
+            self.request_from(id, now);
+        }
+    }
+
+    /// Whether this node waits for next to nothing, and asks on its own.
+    pub(super) fn asks_on_its_own(&self, now: Instant) -> bool {
+        !self.is_large() || self.waiting(now) < WAITING_MIN
+    }
+
+    /// The smallest window of a link, in pieces.
+    pub(super) fn window_pieces(&self) -> u64 {
+        if self.is_large() { 1 } else { WINDOW_FEW }
+    }
+
+    /// How many requests wait that are not late, and of those whom any node may ask.
+    fn waiting(&self, now: Instant) -> usize {
+        let late_after = self.latencies.late_after();
+        let waits = |piece: &PieceIndex| {
+            let PieceState::Requested { first, since, .. } = self.pieces[piece.index()] else {
+                return false;
+            };
+            let freely = self.links.get(&first).is_some_and(Link::is_asked_freely);
+            !freely && now.since(since) < late_after
+        };
+        self.requested.iter().filter(|piece| waits(piece)).count()
+    }
+}

@@ -1,0 +1,133 @@
+//! A node with many links: whom it asks, and when it says that it has little to send.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use dft_protocol::geometry::{Geometry, PieceIndex};
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::piece_set::PieceSet;
+use dft_protocol::swarm::{Command, Config, Event, LinkId, Swarm};
+use dft_protocol::time::{Duration, Instant};
+use dft_protocol::wire::{Hello, Message, PROTOCOL_VERSION, PieceList};
+
+const PIECES: usize = 100;
+const LINKS: u64 = 20;
+
+fn at(ms: u64) -> Instant {
+    Instant::START + Duration::from_millis(ms)
+}
+
+fn piece(index: u64) -> PieceIndex {
+    Geometry::new(vec![1000; PIECES]).unwrap().piece(index).unwrap()
+}
+
+/// A swarm that has `have`, with 20 links to peers that have nothing.
+fn swarm(have: &[u64]) -> Swarm {
+    let geometry = Geometry::new(vec![1000; PIECES]).unwrap();
+    let local = PeerId::from_bytes(&[200]).unwrap();
+    let config = Config { local, site: None, download: true, wanted: None, upload_slots: 2, seed: 1 };
+    let mut set = PieceSet::empty(PIECES);
+    have.iter().for_each(|index| assert!(set.insert(piece(*index))));
+    let mut swarm = Swarm::new(config, geometry, set);
+    for link in 0..LINKS {
+        let number = u8::try_from(link).unwrap();
+        let remote = SocketAddr::from(([10, 0, 0, number + 1], 4000));
+        let peer = PeerId::from_bytes(&[number]).unwrap();
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            manifest: ManifestId::from_bytes([0; 32]),
+            complete: false,
+            listen_port: 4000,
+            site: None,
+        };
+        let link = LinkId(link);
+        swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, neighbour: true, hello }, at(0));
+    }
+    swarm
+}
+
+/// What the swarm sends, now that it is asked for all its commands.
+fn sent(swarm: &mut Swarm) -> Vec<(LinkId, Message)> {
+    swarm.check_invariants();
+    let commands = std::iter::from_fn(|| swarm.poll_command());
+    commands
+        .filter_map(|command| match command {
+            Command::Send { link, message } => Some((link, message)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn requests(sent: &[(LinkId, Message)]) -> usize {
+    sent.iter().filter(|(_, message)| matches!(message, Message::Request(_))).count()
+}
+
+fn hears(swarm: &mut Swarm, link: u64, message: Message, ms: u64) -> Vec<(LinkId, Message)> {
+    swarm.handle(Event::Message { link: LinkId(link), message }, at(ms));
+    sent(swarm)
+}
+
+#[test]
+fn who_says_that_it_is_idle_is_asked_and_others_are_not() {
+    let mut swarm = swarm(&[]);
+    sent(&mut swarm);
+    for link in 0..LINKS {
+        let have = Message::Have(PieceList::one(piece(link)));
+        assert_eq!(requests(&hears(&mut swarm, link, have, 1)), 0);
+    }
+    let asked = hears(&mut swarm, 3, Message::Idle, 2);
+    assert_eq!(asked, [(LinkId(3), Message::Request(PieceList::one(piece(3))))]);
+}
+
+#[test]
+fn so_many_requests_wait_and_the_next_idle_peer_is_remembered() {
+    let mut swarm = swarm(&[]);
+    for link in 0..LINKS {
+        hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+    }
+    let asked: usize = (0..9).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
+    assert_eq!(asked, 8);
+    swarm.handle(Event::PieceReceived { link: LinkId(0), piece: piece(0) }, at(3));
+    assert_eq!(sent(&mut swarm), [(LinkId(8), Message::Request(PieceList::one(piece(8))))]);
+}
+
+#[test]
+fn where_nobody_says_it_something_is_asked_for_all_the_same() {
+    let mut swarm = swarm(&[]);
+    for link in 0..LINKS {
+        hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+    }
+    let tick = swarm.poll_timeout().unwrap();
+    swarm.handle_timeout(tick.max(at(1001)));
+    assert!(requests(&sent(&mut swarm)) > 0);
+}
+
+#[test]
+fn a_node_with_nothing_to_send_says_so_ever_more_slowly() {
+    let mut swarm = swarm(&[1, 2, 3]);
+    let (mut said, mut told, mut first) = (0, BTreeSet::new(), 0);
+    while let Some(due) = swarm.poll_timeout().filter(|due| *due <= at(2000)) {
+        swarm.handle_timeout(due);
+        let idle = sent(&mut swarm).into_iter().filter(|(_, message)| *message == Message::Idle);
+        for (link, _) in idle {
+            said += 1;
+            first += usize::from(due <= at(20));
+            told.insert(link);
+        }
+    }
+    assert!(first >= 10, "{first} in the first 20 ms");
+    assert!(said <= 80, "{said} in 2 s");
+    assert!(told.len() >= 15, "{} of them heard it", told.len());
+}
+
+#[test]
+fn a_node_that_is_asked_does_not_say_it() {
+    let mut swarm = swarm(&[1, 2, 3, 4, 5]);
+    sent(&mut swarm);
+    for link in 0..4 {
+        hears(&mut swarm, link, Message::Request(PieceList::one(piece(1))), 1);
+    }
+    swarm.handle_timeout(at(100));
+    let idle = sent(&mut swarm).into_iter().filter(|(_, message)| *message == Message::Idle);
+    assert_eq!(idle.count(), 0);
+}
