@@ -7,8 +7,9 @@ use common::{Tracker, client_of, manifest, name};
 use dft_protocol::manifest::{Hints, Manifest};
 use dft_tracker::catalogue::name::Pattern;
 use dft_tracker::catalogue::token::Token;
-use dft_tracker::client::{Client, ClientError, PutOutcome, RemoveOutcome};
+use dft_tracker::client::{Client, ClientConfig, ClientError, PutOutcome, RemoveOutcome};
 use dft_tracker::server::CatalogueSettings;
+use libp2p::identity::Keypair;
 
 async fn put(client: &Client, text: &str, manifest: &Manifest) -> Result<PutOutcome, ClientError> {
     client.put(&name(text), manifest).await
@@ -177,4 +178,24 @@ async fn a_tracker_without_a_catalogue_says_so() {
     );
     let directory = tracker.stop().await;
     assert!(!directory.path().join("catalogue.redb").exists(), "nor does it make one");
+}
+
+#[tokio::test]
+async fn an_outsider_of_a_private_cluster_learns_no_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = Some([7; 32]);
+    let tracker = Tracker::start_private(directory, Some(CatalogueSettings::default()), key).await;
+    let client = |network_key| {
+        let (keypair, trackers) = (Keypair::generate_ed25519(), vec![tracker.addr.clone()]);
+        let token = Some(tracker.token());
+        Client::start(ClientConfig { keypair, trackers, token, network_key }).expect("a client")
+    };
+    assert_eq!(put(&client(key), "n", &manifest("one", 1)).await, Ok(PutOutcome::Created));
+    for wrong in [None, Some([8; 32])] {
+        let outsider = client(wrong);
+        let learnt = outsider.list(&Pattern::all()).await;
+        assert!(matches!(learnt, Err(ClientError::Unreachable { .. })), "{learnt:?}");
+    }
+    assert_eq!(listed(&client(key), "*").await, ["n"]);
+    tracker.stop().await;
 }

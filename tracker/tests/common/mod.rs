@@ -40,9 +40,17 @@ impl Tracker {
     }
 
     pub(crate) async fn start_with(directory: TempDir, catalogue: Option<CatalogueSettings>) -> Self {
+        Self::start_private(directory, catalogue, None).await
+    }
+
+    pub(crate) async fn start_private(
+        directory: TempDir,
+        catalogue: Option<CatalogueSettings>,
+        network_key: Option<[u8; 32]>,
+    ) -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let state = directory.path().to_owned();
-        let config = ServerConfig { listen, state, network_key: None, catalogue };
+        let config = ServerConfig { listen, state, catalogue, network_key };
         let (ready, is_ready) = oneshot::channel();
         let (notify, notices) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
