@@ -31,6 +31,8 @@ const SEEDER_START_MAX: Duration = Duration::from_secs(600);
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How much is hashed to learn the speed of one core.
 const HASH_SAMPLE_LEN: usize = 64 * 1024 * 1024;
+/// How much is written at most to learn the speed of the disk, by all peers together.
+const DISK_SAMPLE_LEN_MAX: u64 = 1024 * 1024 * 1024;
 
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let reporter = Reporter::new(args.json);
@@ -85,7 +87,9 @@ async fn demo(args: &DemoArgs, reporter: &Reporter) -> Result<(), Failure> {
     };
     compared?;
     let core_rate = blocking(core_hash_rate).await?;
-    let result = DemoResult { total, peers, seconds, hash_seconds, sent, fetched, core_rate };
+    let directory = scratch.path().to_owned();
+    let disk_rate = blocking(move || disk_rate(&directory, peers, total)).await??;
+    let result = DemoResult { total, peers, seconds, hash_seconds, sent, fetched, core_rate, disk_rate };
     if args.json {
         print_bytes(format!("{}\n", result.as_json()).as_bytes())
     } else {
@@ -133,7 +137,9 @@ fn generate(root: &Path, size: u64) -> Result<(), Failure> {
         rest -= len;
         number += 1;
     }
-    Ok(())
+    // Or the disk would still write the original while the copies are timed.
+    let sync = || rustix::fs::syncfs(File::open(root)?).map_err(std::io::Error::from);
+    sync().map_err(|error| Failure::io("write", root, &error))
 }
 
 fn write_random(path: &Path, len: u64, rng: &mut Xoshiro256PlusPlus) -> Result<(), Failure> {
@@ -192,6 +198,43 @@ fn same_bytes(left: &Path, right: &Path) -> std::io::Result<bool> {
             return Ok(true);
         }
     }
+}
+
+/// Bytes per second that the disk takes from as many writers as there were peers, until they are
+/// durable: as the copies were.
+fn disk_rate(directory: &Path, writers: u16, total: u64) -> Result<f64, Failure> {
+    let each = total.min(DISK_SAMPLE_LEN_MAX / u64::from(writers)).max(1);
+    let mut block = vec![0; 1 << 20];
+    Xoshiro256PlusPlus::seed_from_u64(each).fill_bytes(&mut block);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let block = &block;
+        let write = move |number: u16| {
+            let path = directory.join(format!("disk-{number}"));
+            let written = write_blocks(&path, each, block);
+            let _ = std::fs::remove_file(&path);
+            written.map_err(|error| Failure::io("write", &path, &error))
+        };
+        let threads: Vec<_> = (0..writers).map(|number| scope.spawn(move || write(number))).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(written) => written,
+            Err(_) => Err(Failure::new(Kind::Other, "a writer of the disk's sample ended unexpectedly")),
+        })
+    })?;
+    #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+    let bytes = (each * u64::from(writers)) as f64;
+    Ok(bytes / started.elapsed().as_secs_f64().max(1e-9))
+}
+
+fn write_blocks(path: &Path, len: u64, block: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    let mut rest = len;
+    while rest > 0 {
+        let part = usize::try_from(rest).unwrap_or(usize::MAX).min(block.len());
+        file.write_all(&block[..part])?;
+        rest -= part as u64;
+    }
+    file.sync_data()
 }
 
 /// Bytes per second that one core hashes.
@@ -391,6 +434,7 @@ struct DemoResult {
     sent: u64,
     fetched: Vec<Fetched>,
     core_rate: f64,
+    disk_rate: f64,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -400,11 +444,25 @@ impl DemoResult {
         if self.total == 0 { 0.0 } else { self.sent as f64 / self.total as f64 }
     }
 
-    /// What bounds a swarm on one machine: each copy has to be hashed once, and there are only so
-    /// many cores.
-    fn bound_seconds(&self) -> f64 {
+    /// Bytes of all copies together.
+    fn copied(&self) -> f64 {
+        self.total as f64 * f64::from(self.peers)
+    }
+
+    /// Each copy has to be hashed once, and there are only so many cores.
+    fn hash_bound_seconds(&self) -> f64 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        self.total as f64 * f64::from(self.peers) / (cores * self.core_rate)
+        self.copied() / (cores * self.core_rate)
+    }
+
+    /// All copies have to be on the one disk.
+    fn disk_bound_seconds(&self) -> f64 {
+        self.copied() / self.disk_rate
+    }
+
+    /// What bounds a swarm on one machine.
+    fn bound_seconds(&self) -> f64 {
+        self.hash_bound_seconds().max(self.disk_bound_seconds())
     }
 
     fn last_seconds(&self) -> f64 {
@@ -433,6 +491,7 @@ impl DemoResult {
             "last_seconds": self.last_seconds(),
             "bound_seconds": self.bound_seconds(),
             "core_hash_bytes_per_second": self.core_rate,
+            "disk_write_bytes_per_second": self.disk_rate,
             "seeder_sent_bytes": self.sent,
             "seeder_copies": self.copies(),
             "from_peers_percent": self.share_of_peers(),
@@ -441,7 +500,7 @@ impl DemoResult {
     }
 
     fn as_text(&self) -> String {
-        let delivered = self.total as f64 * f64::from(self.peers) / self.last_seconds().max(1e-9);
+        let delivered = self.copied() / self.last_seconds().max(1e-9);
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -454,13 +513,16 @@ impl DemoResult {
              \x20 hashing          {:.2} s\n\
              \x20 first complete   {first:.2} s\n\
              \x20 last complete    {:.2} s ({rate}/s delivered in all)\n\
-             \x20 bound            {:.2} s: hashing each copy once on the cores of this machine; took {:.1} x that\n\
+             \x20 bound            about {:.2} s: hashing all copies takes these cores {:.2} s, writing them this disk {:.2} s\n\
+             \x20                  (measured just now); took {:.1} x that\n\
              \x20 the seeder sent  {} ({:.2} copies); {:.0}% of all bytes came from other peers",
             self.fetched.len(),
             human_bytes(self.total),
             self.hash_seconds,
             self.last_seconds(),
             self.bound_seconds(),
+            self.hash_bound_seconds(),
+            self.disk_bound_seconds(),
             self.last_seconds() / self.bound_seconds().max(1e-9),
             human_bytes(self.sent),
             self.copies(),
