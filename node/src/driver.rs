@@ -336,10 +336,10 @@ impl Driver {
     fn handle_opened(&mut self, open: Open) {
         let link = LinkId(self.next_link);
         self.next_link += 1;
-        let Open { peer, remote, role, hello, timing, read, write } = open;
+        let Open { peer, remote, role, neighbour, hello, timing, read, write } = open;
         let handle = LinkHandle::start(link, read, write, self.intake.clone(), self.report_sender.clone());
         self.links.insert(link, handle);
-        let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, hello };
+        let event = Event::LinkUp { link, peer, remote, dialled: role == Role::Dialler, neighbour, hello };
         self.trace.link_up(&event, timing);
         self.event(event);
     }

@@ -56,7 +56,7 @@ use crate::manifest::PeerAddr;
 use crate::picker::Picker;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
-use crate::wire::{Hello, Message, Site};
+use crate::wire::{Message, Site};
 
 /// Most links of one swarm: with more, announcements cost more than they help, and what is asked of
 /// so many peers waits in their queues.
@@ -246,8 +246,13 @@ impl Swarm {
                 self.book.failed(addr, hopeless, now, &mut self.rng);
                 self.dial(now);
             }
-            Event::LinkUp { link, peer, remote, dialled, hello } => {
-                self.handle_link_up(link, peer, remote, dialled, &hello, now);
+            Event::LinkUp { link, peer, remote, dialled, neighbour, hello } => {
+                let mut opened = Link::new(peer, remote, dialled, &hello, self.geometry.piece_count(), now);
+                opened.same_site = match (&self.config.site, &hello.site) {
+                    (None, None) => neighbour,
+                    (own, other) => own == other,
+                };
+                self.handle_link_up(link, opened, now);
             }
             Event::LinkDown { link } => self.drop_link(link, Duration::ZERO, now),
             Event::Message { link, message } => self.handle_message(link, message, now),
@@ -388,15 +393,8 @@ impl Swarm {
         self.dial_some(STARVED_DIALS, now);
     }
 
-    fn handle_link_up(
-        &mut self,
-        id: LinkId,
-        peer: PeerId,
-        remote: std::net::SocketAddr,
-        dialled: bool,
-        hello: &Hello,
-        now: Instant,
-    ) {
+    fn handle_link_up(&mut self, id: LinkId, mut link: Link, now: Instant) {
+        let (peer, remote, dialled) = (link.peer, link.remote, link.dialled);
         if dialled {
             self.book.succeeded(remote, peer);
         }
@@ -410,9 +408,7 @@ impl Swarm {
         if let Some(old) = self.peers.get(&peer).copied() {
             self.close(old, DisconnectReason::Duplicate, Duration::ZERO, now);
         }
-        let mut link = Link::new(peer, remote, dialled, hello, self.geometry.piece_count(), now);
         (link.corrupt_count, link.lie_count) = self.offences.remove(&peer).unwrap_or_default();
-        link.same_site = self.config.site == hello.site;
         if let Some(addr) = link.listens_at {
             self.book.add(PeerAddr { peer: Some(peer), addr }, now);
         }

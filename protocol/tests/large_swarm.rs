@@ -40,7 +40,7 @@ fn swarm(have: &[u64]) -> Swarm {
             site: None,
         };
         let link = LinkId(link);
-        swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, hello }, at(0));
+        swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, neighbour: true, hello }, at(0));
     }
     swarm
 }

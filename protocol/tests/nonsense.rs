@@ -90,7 +90,7 @@ impl Nonsense {
                 let manifest = ManifestId::from_bytes([0; 32]);
                 let (complete, listen_port) = (self.roll(3) == 0, u16::try_from(self.roll(2)).unwrap());
                 let hello = Hello { manifest, complete, listen_port, site: None };
-                Event::LinkUp { link, peer, remote, dialled, hello }
+                Event::LinkUp { link, peer, remote, dialled, neighbour: self.rng.random(), hello }
             }
             4 => Event::LinkDown { link },
             5 => Event::DialFailed { addr: self.addr(), hopeless: self.roll(2) == 0 },

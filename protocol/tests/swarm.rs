@@ -23,7 +23,7 @@ fn one_link(have: PieceSet) -> (Swarm, LinkId) {
     let (link, remote) = (LinkId(1), SocketAddr::from(([10, 0, 0, 2], 4000)));
     let manifest = ManifestId::from_bytes([0; 32]);
     let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
-    swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, hello }, at(0.0));
+    swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, neighbour: true, hello }, at(0.0));
     let message = Message::Bitfield(PieceSet::full(swarm.geometry().piece_count()));
     swarm.handle(Event::Message { link, message }, at(0.0));
     (swarm, link)
@@ -55,7 +55,8 @@ fn a_new_link_does_not_wash_off_a_corrupt_piece() {
     let manifest = ManifestId::from_bytes([0; 32]);
     let hello = Hello { manifest, complete: true, listen_port: 4000, site: None };
     let (peer, remote) = (PeerId::from_bytes(&[2]).unwrap(), SocketAddr::from(([10, 0, 0, 2], 4000)));
-    swarm.handle(Event::LinkUp { link: second, peer, remote, dialled: true, hello }, at(1.0));
+    swarm
+        .handle(Event::LinkUp { link: second, peer, remote, dialled: true, neighbour: true, hello }, at(1.0));
     let message = Message::Bitfield(PieceSet::full(8));
     swarm.handle(Event::Message { link: second, message }, at(1.0));
     send_corrupt_piece(&mut swarm, second);

@@ -4,3 +4,4 @@
 pub mod discovery;
 pub mod identity;
 pub mod link;
+pub mod neighbours;

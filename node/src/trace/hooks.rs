@@ -35,7 +35,7 @@ impl Trace {
 
     /// A link is about to be told of.
     pub fn link_up(&self, event: &SwarmEvent, timing: Timing) {
-        if let SwarmEvent::LinkUp { link, peer, remote, dialled, hello } = event {
+        if let SwarmEvent::LinkUp { link, peer, remote, dialled, hello, .. } = event {
             self.record(|| Event::LinkUp {
                 link: link.0,
                 peer: display_peer(peer),

@@ -1,9 +1,9 @@
 //! Who is told which pieces are here, and what is learned from what others announce.
 //!
-//! A piece is announced at once to those who lack it, bundled over some milliseconds; to those
-//! who have it already, not at all; to seeders, who only keep count, bundled over longer. On a
-//! shaped 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of
-//! the bytes.
+//! A piece is announced to those who lack it, bundled over some milliseconds, or for longer where
+//! they know enough that they can ask for; to those who have it already, not at all; to seeders,
+//! who only keep count, bundled over longer. A request takes along what waits. On a shaped
+//! 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of the bytes.
 
 use super::{Command, Injector, Link, LinkId, Notification, Swarm};
 use crate::geometry::PieceIndex;
@@ -16,10 +16,20 @@ const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 /// How long it waits in a large swarm, where whoever has little to send says what it has before it says
 /// so: nobody asks sooner, and messages are a tenth.
 const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
+/// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
+/// a seeder's patience in the drain.
+const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
+/// So many pieces that are here and not there keep a peer busy for a while.
+const SPARE_ENOUGH: usize = 24;
 /// An upload that takes longer does not keep the last offers from being made to others.
 const SENDING_PATIENCE: Duration = Duration::from_secs(10);
+/// A peer holds no more unrequested offers than its share of the remaining pieces, divided by
+/// this. So all run out of offers at about the same time: with fixed numbers the last ones would
+/// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
+/// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
+const OFFER_SHARE: usize = 2;
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -58,6 +68,7 @@ impl Swarm {
 
     /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
+        let peers = self.links.len();
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
         };
@@ -65,8 +76,10 @@ impl Swarm {
             // Those of this site keep this end busy, and others get the piece from there.
             return;
         }
+        let fair = injector.pool().count() / (OFFER_SHARE * peers).max(1);
+        let offers_max = link.offers_max.min(fair.max(1));
         let mut offered = Vec::new();
-        while link.offers.len() < link.offers_max
+        while link.offers.len() < offers_max
             && let Some(piece) = injector.next()
         {
             link.offers.insert(piece);
@@ -135,7 +148,7 @@ impl Swarm {
             lost.insert(*piece);
         });
         // Requested, perhaps sent, but never announced by the peer.
-        link.taken.iter().for_each(|piece| {
+        link.taken.keys().for_each(|piece| {
             lost.insert(*piece);
         });
         for piece in lost.iter() {
@@ -146,7 +159,7 @@ impl Swarm {
     /// Puts a piece back to those that are to be offered, where it is here and nowhere else, and
     /// nobody was offered it. True where it is to be offered.
     fn inject_again(&mut self, piece: PieceIndex) -> bool {
-        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains(&piece);
+        let held = |link: &Link| link.offers.contains(&piece) || link.taken.contains_key(&piece);
         if !self.have.contains(piece) || self.picker.availability(piece) > 0 || self.links.values().any(held)
         {
             return false;
@@ -169,19 +182,21 @@ impl Swarm {
         }
         let large = self.is_large();
         for link in self.links.values_mut() {
-            let wait = if link.complete() {
-                ANNOUNCE_LATER
-            } else if link.have.contains(piece) {
+            if link.have.contains(piece) && !link.complete() {
                 continue;
-            } else if large {
-                ANNOUNCE_IN_LARGE
-            } else {
-                ANNOUNCE_SOON
-            };
+            }
             link.unannounced.push(piece);
-            let urgent = link.unannounced.len() >= ANNOUNCE_BATCH;
-            let at = if urgent { now } else { now + wait };
-            link.announce_at = Some(link.announce_at.map_or(at, |planned| planned.min(at)));
+            let at = match link.announce_at {
+                _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
+                Some(planned) => planned,
+                None if link.complete() => now + ANNOUNCE_LATER,
+                None if large => now + ANNOUNCE_IN_LARGE,
+                None => {
+                    let spare = self.have.count() - link.have.count_common(&self.have);
+                    now + if spare > SPARE_ENOUGH { ANNOUNCE_SPARE } else { ANNOUNCE_SOON }
+                }
+            };
+            link.announce_at = Some(at);
             Self::plan_announcement(&mut self.next_announcement, at);
         }
         self.flush_announcements(now);
@@ -211,19 +226,21 @@ impl Swarm {
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.announce_to(id, now);
+            self.announce_waiting(id, now);
         }
         self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
     }
 
-    /// Tells a peer at once what waits to be announced to it.
-    pub(super) fn announce_to(&mut self, id: LinkId, now: Instant) {
+    /// Announces what waits on one link.
+    pub(super) fn announce_waiting(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
         link.announce_at = None;
         let mut pieces = std::mem::take(&mut link.unannounced);
-        pieces.retain(|piece| self.have.contains(*piece));
+        // The peer may have got some elsewhere meanwhile.
+        let complete = link.complete();
+        pieces.retain(|piece| self.have.contains(*piece) && (complete || !link.have.contains(*piece)));
         for list in PieceList::split(&pieces) {
             self.send(id, Message::Have(list), now);
         }
@@ -263,9 +280,12 @@ impl Swarm {
                 self.picker.add(piece);
             }
             let offered = link.offers.remove(&piece);
-            link.taken.remove(&piece);
+            let sent_at = link.taken.remove(&piece);
             if let Some(injector) = &mut self.injector {
                 injector.forget(piece);
+                if let Some(sent_at) = sent_at {
+                    injector.spread(now.since(sent_at));
+                }
                 if offered {
                     // It came from elsewhere: another seeder is at the same place.
                     injector.jump(&mut self.rng);

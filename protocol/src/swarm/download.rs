@@ -149,6 +149,9 @@ impl Swarm {
         for (first, piece) in cancels {
             self.cancel(first, piece, now);
         }
+        if !pieces.is_empty() {
+            self.announce_waiting(id, now);
+        }
         for list in PieceList::split(&pieces) {
             self.send(id, Message::Request(list), now);
         }

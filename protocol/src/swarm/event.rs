@@ -42,6 +42,8 @@ pub enum Event {
         remote: SocketAddr,
         /// Whether this end dialled.
         dialled: bool,
+        /// Whether both ends are on one network, with no router in between.
+        neighbour: bool,
         /// What the other end said.
         hello: Hello,
     },

@@ -26,8 +26,11 @@ pub(super) const OFFERS_MIN: usize = 2;
 /// Most offers that a peer may leave unrequested: what a fast peer asks for in one round trip.
 pub(super) const OFFERS_MAX: usize = 64;
 
-/// A drain in which nothing is to be sent for so long is over.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(50);
+/// A drain in which nothing is to be sent is over after the time in which pieces lately came to be
+/// announced by their receivers: what was handed to the network may still be on its way. At least …
+const DRAIN_PATIENCE_MIN: Duration = Duration::from_millis(50);
+/// … and at most so long, so that a slow receiver does not keep the last pieces from all others.
+const DRAIN_PATIENCE_MAX: Duration = Duration::from_millis(500);
 
 /// The pieces that no peer has.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Injector {
     offered: PieceSet,
     /// Since when this end has nothing to send in the drain.
     idle_since: Option<Instant>,
+    /// The longest of the latest times from a piece's upload to its receiver's announcement.
+    spreads_in: Duration,
     /// Where the next offer is looked for. Offers go in ascending order, and once around: a
     /// seeder's disk reads sequentially.
     cursor: usize,
@@ -48,7 +53,7 @@ impl Injector {
     /// different ones.
     pub(super) fn new(pool: PieceSet, rng: &mut Xoshiro256StarStar) -> Self {
         let offered = PieceSet::empty(pool.capacity());
-        let mut injector = Self { pool, offered, idle_since: None, cursor: 0 };
+        let mut injector = Self { pool, offered, idle_since: None, spreads_in: Duration::ZERO, cursor: 0 };
         injector.jump(rng);
         injector
     }
@@ -61,12 +66,18 @@ impl Injector {
             return false;
         }
         let idle_since = *self.idle_since.get_or_insert(now);
-        self.offered.is_empty() || now.since(idle_since) >= DRAIN_PATIENCE
+        let patience = self.spreads_in.clamp(DRAIN_PATIENCE_MIN, DRAIN_PATIENCE_MAX);
+        self.offered.is_empty() || now.since(idle_since) >= patience
     }
 
     /// The pieces that no peer has and none was offered.
     pub(super) const fn pool(&self) -> &PieceSet {
         &self.pool
+    }
+
+    /// A receiver announced a piece so long after its upload began.
+    pub(super) fn spread(&mut self, after: Duration) {
+        self.spreads_in = after.max(self.spreads_in * 7 / 8);
     }
 
     /// The next piece to offer.

@@ -70,8 +70,9 @@ pub(super) struct Link {
     pub told_all: bool,
     /// Pieces offered to it and not yet requested by it.
     pub offers: BTreeSet<PieceIndex>,
-    /// Pieces offered to it and requested by it, which it did not announce yet.
-    pub taken: BTreeSet<PieceIndex>,
+    /// Pieces offered to it and requested by it, which it did not announce yet; and when they were
+    /// requested, or handed to the network.
+    pub taken: BTreeMap<PieceIndex, Instant>,
     /// How many offers it may leave unrequested.
     pub offers_max: usize,
 }
@@ -114,7 +115,7 @@ impl Link {
             announce_at: None,
             told_all: false,
             offers: BTreeSet::new(),
-            taken: BTreeSet::new(),
+            taken: BTreeMap::new(),
             offers_max: super::inject::OFFERS_MIN,
         }
     }

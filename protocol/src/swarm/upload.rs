@@ -38,7 +38,7 @@ impl Swarm {
                 return;
             }
             if link.offers.remove(&piece) {
-                link.taken.insert(piece);
+                link.taken.insert(piece, now);
             }
             if self.have.contains(piece) {
                 link.queue.push_back(piece);
@@ -109,6 +109,9 @@ impl Swarm {
         link.sent_at = now;
         link.sent_count = link.sent_count.saturating_add(1);
         link.sending.push((piece, now));
+        if let Some(sent_at) = link.taken.get_mut(&piece) {
+            *sent_at = now;
+        }
         self.commands.push_back(Command::SendPiece { link: id, piece });
     }
 

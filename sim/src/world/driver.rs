@@ -369,7 +369,7 @@ impl World {
         let listen_port = self.hosts[other].addr.port();
         let hello = Hello { manifest: ManifestId::from_bytes([7; 32]), complete, listen_port, site };
         self.hosts[host].links.insert(link, peer);
-        self.tell(host, Event::LinkUp { link, peer, remote, dialled, hello });
+        self.tell(host, Event::LinkUp { link, peer, remote, dialled, neighbour: true, hello });
         if !self.hosts[host].links.contains_key(&link) {
             return;
         }

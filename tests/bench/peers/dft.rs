@@ -15,12 +15,6 @@ impl Dft {
     }
 }
 
-/// What the user of two sites tells dft of a host: where it is.
-fn place(field: &Field, host: usize) -> Vec<String> {
-    let site = field.scenario.trunk_mbit.map(|_| field.scenario.site(host));
-    site.map_or_else(Vec::new, |site| vec!["--site".into(), format!("site-{site}")])
-}
-
 impl Peer for Dft {
     fn name(&self) -> &'static str {
         if self.encryption { "dft" } else { "dft-plain" }
@@ -36,7 +30,7 @@ impl Peer for Dft {
 
     fn prepare(&self, field: &Field) -> Result<(), Problem> {
         let mut command = field.command(0, &field.dft);
-        command.arg("seed").args(self.options()).args(place(field, 0));
+        command.arg("seed").args(self.options());
         command.arg("--output").arg(field.path("manifest.dft"));
         command.arg(&field.dataset);
         field.daemon_that_says(0, &mut command, r#""event":"seeding""#).map(drop)
@@ -44,7 +38,7 @@ impl Peer for Dft {
 
     fn receive(&self, field: &Field, receiver: usize) -> Result<bool, Problem> {
         let mut command = field.command(receiver, &field.dft);
-        command.arg("fetch").args(self.options()).args(place(field, receiver));
+        command.arg("fetch").args(self.options());
         command.arg("--output").arg(field.copies(receiver));
         command.arg(field.path("manifest.dft"));
         // The process goes on to share; the copy is complete and in its place.

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
 use super::{Incoming, LinkError, Open, Role, Timing, plain};
 use crate::net::identity::Identity;
+use crate::net::neighbours::{is_neighbour, suit_congestion_control};
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -75,10 +76,11 @@ struct Known<R, W> {
 }
 
 impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
-    fn open(self, role: Role, hello: Hello) -> Open {
+    fn open(self, role: Role, neighbour: bool, hello: Hello) -> Open {
         let Self { peer, remote, steps, read, write } = self;
         let timing = steps.timing();
-        Open { peer, remote, role, hello, timing, read: Box::new(read), write: Box::new(write) }
+        let (read, write) = (Box::new(read), Box::new(write));
+        Open { peer, remote, role, neighbour, hello, timing, read, write }
     }
 }
 
@@ -255,13 +257,13 @@ impl Endpoint {
         W: AsyncWrite + Send + Sync + Unpin + 'static,
     {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
-        tune_for(link.read.tcp(), &route)?;
+        let neighbour = tune_for(link.read.tcp(), link.remote.ip(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
         write_opening(&mut link.write, &self.hello(manifest, complete)).await?;
         match read_opening(&mut link.read).await? {
             Opening::Refused(refusal) => Err(LinkError::Refused(refusal)),
             Opening::Hello(hello) if hello.manifest != manifest => Err(LinkError::OtherManifest),
-            Opening::Hello(hello) => Ok(link.open(Role::Dialler, hello)),
+            Opening::Hello(hello) => Ok(link.open(Role::Dialler, neighbour, hello)),
         }
     }
 
@@ -359,10 +361,10 @@ impl Endpoint {
             return Err(LinkError::Refused(refusal));
         }
         let route = route.ok_or(LinkError::NotDft)?;
-        tune_for(link.read.tcp(), &route)?;
+        let neighbour = tune_for(link.read.tcp(), link.remote.ip(), &route)?;
         let complete = route.complete.load(Ordering::Relaxed);
         write_opening(&mut link.write, &self.hello(hello.manifest, complete)).await?;
-        Ok((route, link.open(Role::Listener, hello)))
+        Ok((route, link.open(Role::Listener, neighbour, hello)))
     }
 
     /// Counts a connection that is being opened; false where its host has too many.
@@ -415,10 +417,15 @@ fn bind_one(addr: SocketAddr) -> Result<TcpListener, EndpointError> {
     bind().map_err(|source| EndpointError::Bind { addr, source })
 }
 
-/// The kernel holds little that could not be overtaken.
-fn tune_for(tcp: &TcpStream, route: &Route) -> Result<(), LinkError> {
+/// The kernel holds little that could not be overtaken. Says whether `remote` is a neighbour.
+fn tune_for(tcp: &TcpStream, remote: IpAddr, route: &Route) -> Result<bool, LinkError> {
     let unsent = (route.piece_len_max / 2).clamp(UNSENT_MIN, UNSENT_MAX);
-    Ok(socket2::SockRef::from(tcp).set_tcp_notsent_lowat(unsent)?)
+    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(unsent)?;
+    let neighbour = is_neighbour(remote);
+    if neighbour {
+        suit_congestion_control(tcp);
+    }
+    Ok(neighbour)
 }
 
 /// Ends a connection such that the other end can still read what was said last: closing with

@@ -54,6 +54,8 @@ pub struct Open {
     pub remote: SocketAddr,
     /// Which end opened it.
     pub role: Role,
+    /// Whether both ends are on one network.
+    pub neighbour: bool,
     /// What the other end said.
     pub hello: Hello,
     /// How long that took.
