@@ -14,7 +14,7 @@ use crate::wire::{Message, PieceList};
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 /// How long it waits in a large swarm, where whoever has little to send says what it has before it says
-/// so: nobody asks sooner, and messages are a tenth.
+/// so: nobody asks sooner, and messages are fewer.
 const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
 /// a seeder's patience in the drain.
