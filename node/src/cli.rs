@@ -120,7 +120,7 @@ pub struct NetArgs {
     #[arg(long, value_name = "IP", default_value = "0.0.0.0", env = "DFT_LISTEN", help_heading = "Network")]
     pub listen: IpAddr,
     /// Listen on TCP port N for links, N+1 for peers and trackers [default: any that is free]
-    #[arg(long, value_name = "N", env = "DFT_PORT", help_heading = "Network")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=65534), env = "DFT_PORT", help_heading = "Network")]
     pub port: Option<u16>,
     /// Ask this tracker: HOST:PORT or a multiaddress; may be repeated
     #[arg(long, value_name = "ADDR", env = "DFT_TRACKER", value_delimiter = ',', help_heading = "Network")]

@@ -1,5 +1,6 @@
 //! A node at work on one manifest: its endpoint, its discovery and its driver, put together.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use crate::settings::Ports;
 use crate::storage::Store;
 use crate::trace::event::Means;
 use crate::trace::{Event, Phase, Trace};
+
+/// Events that are kept for a session that has not begun: one for each tracker, and a few.
+const EARLY_MAX: usize = 32;
 
 /// What happens in a session.
 #[derive(Debug)]
@@ -117,7 +121,8 @@ impl Listening {
         discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
         self.trace.phase(Phase::Discovering);
         let Self { endpoint, tasks, limits, trace, .. } = self;
-        Ok(Discovering { endpoint, tasks, discovery, events, limits, trace })
+        let early = VecDeque::new();
+        Ok(Discovering { endpoint, tasks, discovery, events, early, limits, trace })
     }
 
     /// Starts to look for peers of datasets that come and go, and for other nodes.
@@ -188,6 +193,8 @@ pub struct Discovering {
     tasks: JoinSet<()>,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
+    /// What happened before the session began.
+    early: VecDeque<discovery::Event>,
     limits: Arc<RateLimits>,
     trace: Trace,
 }
@@ -198,8 +205,11 @@ impl Discovering {
         const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
         let first = async {
             while let Some(event) = self.events.recv().await {
-                if let discovery::Event::Listening { addrs } = event {
-                    return addrs;
+                match event {
+                    discovery::Event::Listening { addrs } => return addrs,
+                    // Found peers are found again; what a person should know is said once.
+                    event if self.early.len() < EARLY_MAX => self.early.push_back(event),
+                    _ => {}
                 }
             }
             Vec::new()
@@ -249,6 +259,7 @@ impl Discovering {
             driver,
             discovery: self.discovery,
             events: self.events,
+            early: self.early,
             discovering: true,
             trace,
             _tasks: self.tasks,
@@ -262,6 +273,7 @@ pub struct Session {
     driver: Handle,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
+    early: VecDeque<discovery::Event>,
     discovering: bool,
     trace: Trace,
     _tasks: JoinSet<()>,
@@ -271,19 +283,36 @@ impl Session {
     /// The next thing that happens. Peers that are found are passed on by itself.
     pub async fn next(&mut self) -> Option<Happening> {
         loop {
+            if let Some(event) = self.early.pop_front() {
+                if let Some(happening) = self.discovered(event).await {
+                    return Some(happening);
+                }
+                continue;
+            }
             tokio::select! {
                 update = self.driver.update() => {
                     return update.map(Happening::Update);
                 }
                 event = self.events.recv(), if self.discovering => match event {
-                    Some(discovery::Event::PeersFound { peers, source, .. }) => {
-                        record_found(&self.trace, means_of(&source), &peers);
-                        self.driver.found(peers).await;
+                    Some(event) => {
+                        if let Some(happening) = self.discovered(event).await {
+                            return Some(happening);
+                        }
                     }
-                    Some(event) => return Some(Happening::Discovery(event)),
                     None => self.discovering = false,
                 },
             }
+        }
+    }
+
+    async fn discovered(&self, event: discovery::Event) -> Option<Happening> {
+        match event {
+            discovery::Event::PeersFound { peers, source, .. } => {
+                record_found(&self.trace, means_of(&source), &peers);
+                self.driver.found(peers).await;
+                None
+            }
+            event => Some(Happening::Discovery(event)),
         }
     }
 

@@ -71,7 +71,9 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
         "have_pieces": have_count,
         "listen": listen,
     }));
-    if have_count > 0 && have_count < wanted.count() {
+    // Holes need no fetching: they are no earlier run's work.
+    let zeros = wanted.iter().filter(|piece| fetch.manifest.hash(*piece).is_zeros()).count();
+    if have_count > zeros && have_count < wanted.count() {
         fetch.reporter.say(&format!("going on with {have_count} of {} pieces", wanted.count()));
     }
     fetch.reporter.begin("fetching", fetch.total);

@@ -73,7 +73,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         human_bytes(manifest.total_bytes()),
         manifest.geometry().piece_count(),
         output.display(),
-        output.file_name().unwrap_or_default().display(),
+        output.display(),
     ));
     let packing = match args.compress {
         Compress::Off => Packing::Off,

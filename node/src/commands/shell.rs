@@ -83,7 +83,10 @@ async fn run_part(part: &str) -> Result<(), Failure> {
     let cli = match Cli::try_parse_from(std::iter::once("dft".to_owned()).chain(words)) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            return Err(Failure::new(Kind::Usage, error.to_string().trim_end().to_owned()));
+            let text = error.to_string();
+            // Whoever prints the failure says that it is an error.
+            let text = text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end());
+            return Err(Failure::new(Kind::Usage, text.to_owned()));
         }
         Err(help) => return super::print_bytes(help.to_string().as_bytes()),
     };
