@@ -459,6 +459,9 @@ pub struct GetArgs {
     /// Replace what is there under its name
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,

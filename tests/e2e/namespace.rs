@@ -297,6 +297,53 @@ fn selfish_get_leaves_no_trace() {
 }
 
 #[test]
+fn part_of_a_dataset_is_fetched_alone_and_a_later_get_adds_the_rest() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["a.raw", "b.raw", "c.log"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, 2 * MIB);
+    }
+    nodes[0].put(&tree, "tree");
+    let there = |directory: &Path| {
+        let entries = std::fs::read_dir(directory.join("tree")).expect("it is there");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    // From another node: only what was selected travels, and nobody counts on it.
+    let got = nodes[1].run(&["get", "tree", "--include", "*.raw", "--exclude", "b*"]);
+    let got = got.event("got");
+    assert_eq!(got.number("bytes"), 2 * MIB);
+    assert!(got.number("received_bytes") < 4 * MIB, "{got:?}");
+    assert_eq!(there(&scene.path("h1")), ["a.raw"]);
+    assert_same(&tree.join("a.raw"), &scene.path("h1/tree/a.raw"));
+    assert_eq!(nodes[0].copies("tree"), Some((1, 0)));
+    assert!(!nodes[1].status().contains("\"held\""), "{}", nodes[1].status());
+    // Two parts at once wait for each other.
+    let parts = ["b.raw", "c.log"].map(|name| {
+        let target = scene.new_directory(name);
+        let into = target.to_str().expect("a path of a test");
+        (name, nodes[1].begin(&["get", "tree", into, "--include", name]), target)
+    });
+    for (name, get, target) in parts {
+        get.wait().expect_code(0);
+        assert_eq!(there(&target), [name]);
+    }
+    // All of it, in the same place; it is shared from then on.
+    assert_same(&tree, &nodes[1].get("tree"));
+    nodes[0].until_copies("tree", 2);
+    // From what is here.
+    let target = scene.new_directory("target");
+    let into = target.to_str().expect("a path of a test");
+    let got = nodes[1].run(&["get", "tree", into, "--exclude", "*.raw"]);
+    assert_eq!((got.event("got").number("received_bytes"), there(&target)), (0, vec!["c.log".into()]));
+    assert!(nodes[1].fails(2, &["get", "tree", into, "--include", "absent"]).contains("selected"));
+    nodes[1].fails(2, &["get", "tree", into, "--exclude", "{"]);
+}
+
+#[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

@@ -160,7 +160,7 @@ fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
 }
 
 /// What was selected of a dataset.
-fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
+pub(crate) fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
     Selection::new(manifest, &select.include, &select.exclude).map_err(|error| {
         let failure = Failure::new(Kind::Usage, error.to_string());
         match error {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -77,6 +77,10 @@ pub enum Request {
         id: Option<String>,
         /// Replace what has its name there.
         force: bool,
+        /// Only what these globs match; everything where there are none.
+        include: Vec<String>,
+        /// Nothing that these globs match.
+        exclude: Vec<String>,
     },
     /// Send the bytes of a file of a dataset, in order, as they come.
     Cat {

@@ -44,7 +44,7 @@ pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure
 
 fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
     let (record, view, snapshot) = (holding.record(), holding.view(), holding.snapshot());
-    let bytes = holding.manifest.total_bytes();
+    let bytes = holding.wanted_bytes();
     let (state, problem) = match &view.state {
         State::Opening => ("opening", None),
         State::Fetching => ("fetching", None),

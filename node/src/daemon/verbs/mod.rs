@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::Daemon;
 use super::serve::Reply;
 use super::wire::Request;
+use crate::cli::SelectArgs;
 use crate::failure::Failure;
 
 /// Does what was asked for; what there is to say goes to `reply`.
@@ -19,8 +20,9 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -
     match request {
         Request::Status => list::status(daemon, reply).await,
         Request::Put { paths, name, copy } => put::run(daemon, &paths, name, copy, reply).await,
-        Request::Get { name, into, peek, id, force } => {
-            let wanted = get::Wanted { name, into: into.to_path(), peek, id, force };
+        Request::Get { name, into, peek, id, force, include, exclude } => {
+            let select = SelectArgs { include, exclude };
+            let wanted = get::Wanted { name, into: into.to_path(), peek, id, force, select };
             get::run(daemon, wanted, reply).await
         }
         Request::Cat { name, path, from, to } => {

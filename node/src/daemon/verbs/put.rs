@@ -17,7 +17,7 @@ use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::wire::{self, Event, Item, Progress, WirePath};
 use crate::failure::{Failure, Kind};
-use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
 
 pub(super) async fn run(
     daemon: &Arc<Daemon>,
@@ -137,7 +137,7 @@ async fn take_on(
             let progress = Progress { verb: "copying".into(), bytes, total, peers: 0 };
             let _ = events.try_send(Event::Progress(progress));
         };
-        crate::daemon::copy::copy(&original, &copied, &directory, false, &progress)
+        crate::daemon::copy::copy(&original, &copied, &directory, FetchOptions::default(), &progress)
     })
     .await??;
     // The copy was checked piece by piece; it is opened as it will be after a restart.
