@@ -64,6 +64,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show what this node's daemon holds and does
     Status(StatusArgs),
+    /// Show how fast the daemon may send and receive, or change it
+    Limit(LimitArgs),
     /// Publish files or directories under a name, once and for all
     Put(PutArgs),
     /// Fetch a dataset by its name, and share it from then on
@@ -421,6 +423,20 @@ pub struct StatusArgs {
     #[arg(long)]
     pub stop: bool,
     /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dft limit`
+#[derive(Args, Debug)]
+pub struct LimitArgs {
+    /// Send at most so much from here on, over all datasets together: 50M, 400Mbit, or off
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub max_upload: Option<ByteRate>,
+    /// Receive at most so much
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub max_download: Option<ByteRate>,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

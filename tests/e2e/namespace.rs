@@ -344,6 +344,41 @@ fn part_of_a_dataset_is_fetched_alone_and_a_later_get_adds_the_rest() {
 }
 
 #[test]
+fn limits_of_a_running_daemon_hold_and_are_lifted_for_links_that_wait() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--max-download", "50M"]);
+    let (small, large) = (scene.path("small"), scene.path("large"));
+    data::random_file(&small, 1, MIB);
+    data::random_file(&large, 2, 16 * MIB);
+    nodes[0].put(&small, "small");
+    nodes[0].put(&large, "large");
+    let limited = nodes[0].run(&["limit", "--max-upload", "512K"]);
+    let limits = &limited.event("limits").value;
+    assert_eq!((&limits["max_upload"], &limits["max_download"]), (&(512 << 10).into(), &(50 << 20).into()));
+    let got = nodes[1].run(&["get", "small"]);
+    let seconds = got.event("got").value["seconds"].as_f64().expect("a number");
+    assert!(seconds >= 1.5, "1 MiB at 512 KiB/s takes 2 s, not {seconds}");
+    // So slow that no test could wait for it; then the other end's limit does the same.
+    nodes[0].run(&["limit", "--max-upload", "16K"]);
+    let get = nodes[1].begin(&["get", "large"]);
+    until("a link", || {
+        let status = nodes[1].run(&["status"]).events;
+        let held = status.iter().find(|event| event.name() == "held" && event.text("name") == "large");
+        held.is_some_and(|held| held.number("peers") > 0)
+    });
+    nodes[1].run(&["limit", "--max-download", "16K"]);
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    assert!(nodes[1].status().contains("\"fetching\""), "{}", nodes[1].status());
+    nodes[1].run(&["limit", "--max-download", "off"]);
+    get.wait().expect_code(0);
+    assert_same(&large, &scene.path("h1/large"));
+    let status = nodes[1].run(&["status"]).event("status").value["limits"].clone();
+    assert!(status["max_upload"].is_null() && status["max_download"].is_null(), "{status}");
+    nodes[1].fails(2, &["limit", "--max-upload", "fast"]);
+}
+
+#[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod fetch;
 mod get;
+mod limit;
 mod list;
 mod put;
 mod secret;
@@ -49,6 +50,7 @@ pub fn wants_json(command: &Command) -> bool {
         Command::Demo(args) => args.json,
         Command::Daemon(args) => args.json,
         Command::Status(args) => args.json,
+        Command::Limit(args) => args.json,
         Command::Put(args) => args.json,
         Command::Get(args) => args.json,
         Command::Append(args) => args.json,
@@ -81,6 +83,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Daemon(args) => daemon::run(args).await,
         Command::Status(args) => list::status(args).await,
+        Command::Limit(args) => limit::run(args).await,
         Command::Put(args) => put::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Cat(args) => cat::run(args).await,

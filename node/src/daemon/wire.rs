@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -56,6 +56,13 @@ pub struct Envelope {
 pub enum Request {
     /// How is it?
     Status,
+    /// Change how fast payload may leave and arrive, and tell.
+    Limit {
+        /// What is sent.
+        upload: LimitChange,
+        /// What is received.
+        download: LimitChange,
+    },
     /// Publish what lies at these paths.
     Put {
         /// Files and directories.
@@ -129,6 +136,17 @@ pub enum Request {
     Stop,
 }
 
+/// What becomes of a rate limit.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitChange {
+    /// It stays as it is.
+    Keep,
+    /// There is none from here on.
+    Off,
+    /// So many bytes a second.
+    To(u64),
+}
+
 /// What the daemon answers.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub enum Event {
@@ -172,6 +190,8 @@ pub struct Progress {
 pub enum Item {
     /// The daemon and what it holds.
     Status(Status),
+    /// How fast payload may leave and arrive.
+    Limits(Limits),
     /// A dataset that this node holds.
     Held(Held),
     /// A dataset was published.
@@ -211,6 +231,17 @@ pub struct Status {
     pub trackers: Vec<String>,
     /// Whether it runs a tracker.
     pub embeds_tracker: bool,
+    /// How fast payload may leave and arrive.
+    pub limits: Limits,
+}
+
+/// How fast payload may leave and arrive, in bytes a second; `None` where there is no limit.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct Limits {
+    /// What is sent.
+    pub max_upload: Option<u64>,
+    /// What is received.
+    pub max_download: Option<u64>,
 }
 
 /// A dataset on this node.

@@ -34,6 +34,7 @@ pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure
             listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
             trackers: trackers.unwrap_or_default(),
             embeds_tracker: !daemon.own_tracker.is_empty(),
+            limits: super::limit::limits(daemon),
         }))
         .await;
     for holding in daemon.holdings() {

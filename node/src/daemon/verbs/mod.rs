@@ -2,6 +2,7 @@
 
 mod cat;
 mod get;
+mod limit;
 mod list;
 mod put;
 mod spread;
@@ -19,6 +20,10 @@ use crate::failure::Failure;
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Result<(), Failure> {
     match request {
         Request::Status => list::status(daemon, reply).await,
+        Request::Limit { upload, download } => {
+            limit::run(daemon, upload, download, reply).await;
+            Ok(())
+        }
         Request::Put { paths, name, copy } => put::run(daemon, &paths, name, copy, reply).await,
         Request::Get { name, into, peek, id, force, include, exclude } => {
             let select = SelectArgs { include, exclude };
