@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dft_protocol::geometry::PieceSize;
 use dft_protocol::wire::Site;
+use serde::{Deserialize, Serialize};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -105,9 +106,10 @@ pub enum Switch {
 }
 
 /// Whether data is sent in compressed form.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Compress {
     /// Where it makes a piece smaller and the link is slower than the compressor
+    #[default]
     Auto,
     /// Wherever it makes a piece smaller
     Zstd,
@@ -453,6 +455,15 @@ pub struct PutArgs {
     /// Take the data into the store: the paths may then change or go
     #[arg(long)]
     pub copy: bool,
+    /// Compress what is sent: where that is faster, wherever it is smaller, or never
+    #[arg(
+        long,
+        value_name = "auto|zstd|off",
+        default_value = "auto",
+        env = "DFT_COMPRESS",
+        hide_possible_values = true
+    )]
+    pub compress: Compress,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,

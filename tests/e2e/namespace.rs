@@ -379,6 +379,32 @@ fn limits_of_a_running_daemon_hold_and_are_lifted_for_links_that_wait() {
 }
 
 #[test]
+fn data_travel_compressed_as_the_latest_put_says_also_after_a_restart() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = crate::compression::text(&scene, 2);
+    let path = file.to_str().expect("a path of a test");
+    // Nobody keeps a copy, so all comes from where it was put.
+    let saved_by_a_get = |nodes: &[Node<'_>], number: u32| {
+        let target = scene.new_directory(&format!("target {number}"));
+        nodes[1].run(&["get", "table", target.to_str().expect("a path of a test"), "--peek"]);
+        assert_same(&file, &target.join("table"));
+        // What was sent is counted in plain bytes, and told a little later.
+        let held = || nodes[0].run(&["status"]).event("held").clone();
+        until("a count of all that was sent", || held().number("sent_bytes") >= 2 * MIB);
+        held().number("saved_bytes")
+    };
+    nodes[0].run(&["put", path, "--name", "table", "--compress", "zstd"]);
+    assert!(saved_by_a_get(&nodes, 1) > MIB / 2);
+    nodes[0].kill9();
+    nodes[0].start_again();
+    assert!(saved_by_a_get(&nodes, 2) > MIB / 2);
+    nodes[0].run(&["put", path, "--name", "table", "--compress", "off"]);
+    assert_eq!(saved_by_a_get(&nodes, 3), 0);
+}
+
+#[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

@@ -25,8 +25,9 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
 
-use crate::cli::{Cli, Command, ConfigCommand, SecretCommand, SelectArgs};
+use crate::cli::{Cli, Command, Compress, ConfigCommand, SecretCommand, SelectArgs};
 use crate::failure::{Failure, Kind};
+use crate::net::link::pack::Packing;
 use crate::storage::{Selection, SelectionError};
 
 /// Does what was typed: one verb, or several.
@@ -171,6 +172,15 @@ pub(crate) fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Sele
             _ => failure.hint("a glob is for example '*.csv', 'runs/2024-*' or 'runs/**/log?.txt'"),
         }
     })
+}
+
+/// What a source does with the pieces that it sends.
+pub(crate) fn packing(compress: Compress) -> Packing {
+    match compress {
+        Compress::Off => Packing::Off,
+        Compress::Auto => Packing::Auto,
+        Compress::Zstd => Packing::Always,
+    }
 }
 
 /// Runs blocking work beside the runtime.

@@ -14,11 +14,10 @@ use tokio::task::JoinHandle;
 
 use super::Daemon;
 use super::table::{Place, Record};
-use crate::commands::blocking;
+use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, parse_tracker};
-use crate::net::link::pack::Packing;
 use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Selection, Store};
 use crate::trace::Trace;
 
@@ -293,7 +292,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
         endpoint: daemon.endpoint.clone(),
         download: !complete,
         limits: daemon.limits.clone(),
-        packing: Packing::Auto,
+        packing: packing(holding.record().compress),
         trace: Trace::default(),
     });
     if holding.presence == Presence::Shared {

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -71,6 +72,8 @@ pub enum Request {
         name: Option<String>,
         /// Take the data into the store, so that the paths may change or go.
         copy: bool,
+        /// Whether it is sent in compressed form.
+        compress: Compress,
     },
     /// Fetch a dataset.
     Get {
@@ -269,6 +272,8 @@ pub struct Held {
     pub peers: u64,
     /// Bytes of pieces that were sent.
     pub sent_bytes: u64,
+    /// Bytes that compression spared.
+    pub saved_bytes: u64,
 }
 
 /// What was published.
@@ -457,11 +462,15 @@ mod tests {
     #[tokio::test]
     async fn a_request_arrives_as_it_was_sent_with_any_path() {
         let path = PathBuf::from(OsString::from_vec(vec![b'/', 0xff, b' ', b'\n']));
-        let request = Request::Put { paths: vec![path.as_path().into()], name: None, copy: true };
+        let paths = vec![path.as_path().into()];
+        let request = Request::Put { paths, name: None, copy: true, compress: Compress::Zstd };
         let mut wire = Vec::new();
         send(&mut wire, &envelope(&request).expect("it encodes")).await.expect("memory takes it");
         let received: Envelope = receive(&mut &wire[..]).await.expect("a frame").expect("one");
-        let Ok(Request::Put { paths, name: None, copy: true }) = open(&received) else { panic!("another") };
+        let Ok(Request::Put { paths, name: None, copy: true, compress: Compress::Zstd }) = open(&received)
+        else {
+            panic!("another")
+        };
         assert_eq!(paths[0].to_path(), path);
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use dft_protocol::manifest::Manifest;
 
 use super::wait;
-use crate::cli::SelectArgs;
+use crate::cli::{Compress, SelectArgs};
 use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
@@ -120,6 +120,7 @@ async fn from_others(
         complete: false,
         origin: false,
         last_use_ms: now_ms(),
+        compress: Compress::default(),
     };
     let (is_part, force) = (!selection.is_all(), wanted.force);
     let presence = if wanted.peek || is_part { Presence::Selfish } else { Presence::Shared };

@@ -71,6 +71,7 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
         origin: record.origin,
         peers: snapshot.stats.links as u64,
         sent_bytes: snapshot.stats.sent,
+        saved_bytes: snapshot.saved_bytes,
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::Daemon;
 use super::serve::Reply;
-use super::wire::Request;
+use super::wire::{Request, WirePath};
 use crate::cli::SelectArgs;
 use crate::failure::Failure;
 
@@ -24,7 +24,10 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -
             limit::run(daemon, upload, download, reply).await;
             Ok(())
         }
-        Request::Put { paths, name, copy } => put::run(daemon, &paths, name, copy, reply).await,
+        Request::Put { paths, name, copy, compress } => {
+            let paths = paths.iter().map(WirePath::to_path).collect();
+            put::run(daemon, &put::Wanted { paths, name, copy, compress }, reply).await
+        }
         Request::Get { name, into, peek, id, force, include, exclude } => {
             let select = SelectArgs { include, exclude };
             let wanted = get::Wanted { name, into: into.to_path(), peek, id, force, select };
