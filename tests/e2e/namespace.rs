@@ -405,6 +405,38 @@ fn data_travel_compressed_as_the_latest_put_says_also_after_a_restart() {
 }
 
 #[test]
+fn outsiders_reach_neither_a_private_daemon_nor_its_catalogue() {
+    let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
+    let scene = Scene::new();
+    let [secret, other] = ["secret", "other"].map(|name| crate::secret::new_secret(&scene, name));
+    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker", "--secret", &secret]);
+    let member = Node::start(&scene, lab.host(1), &["--secret", &secret]);
+    let tracker = keeper.run(&["status"]).event("status").texts("trackers").remove(0);
+    // One finds whom it can on the LAN; the other knows the tracker, and has a secret of its own.
+    let stranger = Node::start(&scene, lab.host(2), &[]);
+    let rival = Node::start(&scene, lab.host(3), &["--secret", &other, "--tracker", &tracker]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    member.put(&file, "private/model");
+    assert_same(&file, &keeper.get("private/model"));
+    let path = file.to_str().expect("a path of a test");
+    let verbs = [&["ls"][..], &["nodes"], &["get", "private/model"], &["put", path, "--name", "mine"]];
+    for outsider in [&stranger, &rival] {
+        for attempt in verbs.map(|verb| outsider.begin(verb)) {
+            let outcome = attempt.wait().expect_code(4);
+            // A put hashes its own file, whatever comes of it.
+            let told = |name| matches!(name, "error" | "progress");
+            assert!(outcome.events.iter().all(|event| told(event.name())), "{:?}", outcome.events);
+        }
+        assert!(!outsider.status().contains("\"held\""), "{}", outsider.status());
+    }
+    let seen = member.run(&["nodes"]).events;
+    assert_eq!(seen.iter().filter(|event| event.name() == "node").count(), 2, "{seen:?}");
+    let names = member.run(&["ls"]).events;
+    assert_eq!(names.iter().filter(|event| event.name() == "listed").count(), 1, "{names:?}");
+}
+
+#[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();
