@@ -390,13 +390,13 @@ pub struct DemoArgs {
 #[derive(Args, Clone, Debug)]
 pub struct DaemonArgs {
     /// Where to keep records and copies [default: dft/HOST in the user's data directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "DFT_STORE")]
     pub store: Option<PathBuf>,
     /// Most bytes of copies in the store: 500G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "DFT_QUOTA")]
     pub quota: Option<u64>,
     /// Keep the catalogue: one node of a LAN does, the others find it
-    #[arg(long)]
+    #[arg(long, env = "DFT_EMBED_TRACKER", value_parser = clap::builder::BoolishValueParser::new())]
     pub embed_tracker: bool,
     /// The file with the token that writing into the catalogue needs
     #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]

@@ -597,6 +597,27 @@ fn verbs_start_a_daemon_where_none_runs() {
 }
 
 #[test]
+fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let store = scene.path("elsewhere");
+    let settings = format!("quota = '3M'\nembed-tracker = true\nstore = '{}'\n", store.display());
+    crate::config::configure(&scene, "configured", &settings);
+    let node = || scene.dft_on(lab.host(0), "configured");
+    node().arg("ls").run().expect_code(0);
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    let status = status.event("status");
+    assert_eq!((status.number("quota"), status.text("store")), (3 * MIB, store.to_str().expect("a path")));
+    assert!(status.value["embeds_tracker"].as_bool().expect("a flag"));
+    node().args(["status", "--stop"]).run().expect_code(0);
+    until("its end", || node().arg("status").run().code == Some(1));
+    let daemon = node().args(["daemon", "--json", "--quota", "4M"]).start();
+    daemon.wait_for("ready");
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    assert_eq!(status.event("status").number("quota"), 4 * MIB);
+}
+
+#[test]
 fn batches_run_verbs_in_order_and_stop_at_the_first_failure() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();
