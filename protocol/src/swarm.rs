@@ -17,8 +17,8 @@
 //!
 //! [`picker`](crate::picker): which piece next. `download`: how many requests to whom, and what
 //! happens when they are late. `upload`: whose request is served next. `inject`: distinct pieces
-//! first from a seeder. `announce`: who is told what. `book`: whom to dial. `invariants`: what
-//! must hold between two events.
+//! first from a seeder. `idle`: whom to ask in a large swarm. `announce`: who is told what. `book`:
+//! whom to dial. `invariants`: what must hold between two events.
 //!
 //! # Invariants
 //!

@@ -13,12 +13,12 @@ use crate::wire::{Message, PieceList};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
+/// How long it waits in a large swarm, where whoever has little to send says what it has before it says
+/// so: nobody asks sooner, and messages are fewer.
+const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
 /// a seeder's patience in the drain.
 const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
-/// How long it waits in a large swarm, where whoever has little to send says what it has before it says
-/// so: nobody asks sooner, and messages are a tenth.
-const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
 /// So many pieces that are here and not there keep a peer busy for a while.
@@ -243,13 +243,13 @@ impl Swarm {
         let due = |link: &Link| link.announce_at.is_some_and(|at| at <= now);
         let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.announce_to(id, now);
+            self.announce_waiting(id, now);
         }
         self.next_announcement = self.links.values().filter_map(|link| link.announce_at).min();
     }
 
-    /// Tells a peer at once what waits to be announced to it.
-    pub(super) fn announce_to(&mut self, id: LinkId, now: Instant) {
+    /// Announces what waits on one link.
+    pub(super) fn announce_waiting(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };

@@ -160,7 +160,7 @@ impl Swarm {
             self.cancel(first, piece, now);
         }
         if !pieces.is_empty() {
-            self.announce_to(id, now);
+            self.announce_waiting(id, now);
         }
         for list in PieceList::split(&pieces) {
             self.send(id, Message::Request(list), now);

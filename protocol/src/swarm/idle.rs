@@ -98,7 +98,7 @@ impl Swarm {
         let told = self.idleness.say(now);
         let (chosen, _) = lack.partial_shuffle(&mut self.rng, told);
         for id in chosen {
-            self.announce_to(*id, now);
+            self.announce_waiting(*id, now);
             self.send(*id, Message::Idle, now);
         }
         self.idleness.waits = !lack.is_empty();
