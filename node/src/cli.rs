@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dft_protocol::geometry::PieceSize;
 use dft_protocol::wire::Site;
+use serde::{Deserialize, Serialize};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -64,6 +65,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show what this node's daemon holds and does
     Status(StatusArgs),
+    /// Show how fast the daemon may send and receive, or change it
+    Limit(LimitArgs),
     /// Publish files or directories under a name, once and for all
     Put(PutArgs),
     /// Fetch a dataset by its name, and share it from then on
@@ -103,9 +106,10 @@ pub enum Switch {
 }
 
 /// Whether data is sent in compressed form.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Compress {
     /// Where it makes a piece smaller and the link is slower than the compressor
+    #[default]
     Auto,
     /// Wherever it makes a piece smaller
     Zstd,
@@ -386,13 +390,13 @@ pub struct DemoArgs {
 #[derive(Args, Clone, Debug)]
 pub struct DaemonArgs {
     /// Where to keep records and copies [default: dft/HOST in the user's data directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "DFT_STORE")]
     pub store: Option<PathBuf>,
     /// Most bytes of copies in the store: 500G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "DFT_QUOTA")]
     pub quota: Option<u64>,
     /// Keep the catalogue: one node of a LAN does, the others find it
-    #[arg(long)]
+    #[arg(long, env = "DFT_EMBED_TRACKER", value_parser = clap::builder::BoolishValueParser::new())]
     pub embed_tracker: bool,
     /// The file with the token that writing into the catalogue needs
     #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
@@ -425,6 +429,20 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// `dft limit`
+#[derive(Args, Debug)]
+pub struct LimitArgs {
+    /// Send at most so much from here on, over all datasets together: 50M, 400Mbit, or off
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub max_upload: Option<ByteRate>,
+    /// Receive at most so much
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub max_download: Option<ByteRate>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `dft put`
 #[derive(Args, Debug)]
 pub struct PutArgs {
@@ -437,6 +455,15 @@ pub struct PutArgs {
     /// Take the data into the store: the paths may then change or go
     #[arg(long)]
     pub copy: bool,
+    /// Compress what is sent: where that is faster, wherever it is smaller, or never
+    #[arg(
+        long,
+        value_name = "auto|zstd|off",
+        default_value = "auto",
+        env = "DFT_COMPRESS",
+        hide_possible_values = true
+    )]
+    pub compress: Compress,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
@@ -459,6 +486,9 @@ pub struct GetArgs {
     /// Replace what is there under its name
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub select: SelectArgs,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,

@@ -11,7 +11,7 @@ use crate::steps::{MIB, Place, Seeder, assert_fetched, fetch, fetch_to_end, rand
 const HERE: Place<'static> = Place::Here;
 
 /// A file that compresses to less than half.
-fn text(scene: &Scene, mib: u64) -> PathBuf {
+pub(crate) fn text(scene: &Scene, mib: u64) -> PathBuf {
     let path = scene.path("text.csv");
     let lines = (0u64..).flat_map(|line| format!("{line},{},{}\n", line * line, line % 97).into_bytes());
     let bytes: Vec<u8> = lines.take(usize::try_from(mib * MIB).expect("it fits memory")).collect();

@@ -8,7 +8,7 @@ use crate::lab::scene::Scene;
 use crate::steps::{Place, Seeder, assert_fetched, fetch, random_dataset};
 
 /// Writes the configuration of the `dft` called `name`.
-fn configure(scene: &Scene, name: &str, text: &str) {
+pub(crate) fn configure(scene: &Scene, name: &str, text: &str) {
     let directory = scene.new_directory(&format!("{name}.state/.config/dft"));
     fs::write(directory.join("config.toml"), text).expect("it is writable");
 }

@@ -297,6 +297,146 @@ fn selfish_get_leaves_no_trace() {
 }
 
 #[test]
+fn part_of_a_dataset_is_fetched_alone_and_a_later_get_adds_the_rest() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["a.raw", "b.raw", "c.log"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, 2 * MIB);
+    }
+    nodes[0].put(&tree, "tree");
+    let there = |directory: &Path| {
+        let entries = std::fs::read_dir(directory.join("tree")).expect("it is there");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    // From another node: only what was selected travels, and nobody counts on it.
+    let got = nodes[1].run(&["get", "tree", "--include", "*.raw", "--exclude", "b*"]);
+    let got = got.event("got");
+    assert_eq!(got.number("bytes"), 2 * MIB);
+    assert!(got.number("received_bytes") < 4 * MIB, "{got:?}");
+    assert_eq!(there(&scene.path("h1")), ["a.raw"]);
+    assert_same(&tree.join("a.raw"), &scene.path("h1/tree/a.raw"));
+    assert_eq!(nodes[0].copies("tree"), Some((1, 0)));
+    assert!(!nodes[1].status().contains("\"held\""), "{}", nodes[1].status());
+    // Two parts at once wait for each other.
+    let parts = ["b.raw", "c.log"].map(|name| {
+        let target = scene.new_directory(name);
+        let into = target.to_str().expect("a path of a test");
+        (name, nodes[1].begin(&["get", "tree", into, "--include", name]), target)
+    });
+    for (name, get, target) in parts {
+        get.wait().expect_code(0);
+        assert_eq!(there(&target), [name]);
+    }
+    // All of it, in the same place; it is shared from then on.
+    assert_same(&tree, &nodes[1].get("tree"));
+    nodes[0].until_copies("tree", 2);
+    // From what is here.
+    let target = scene.new_directory("target");
+    let into = target.to_str().expect("a path of a test");
+    let got = nodes[1].run(&["get", "tree", into, "--exclude", "*.raw"]);
+    assert_eq!((got.event("got").number("received_bytes"), there(&target)), (0, vec!["c.log".into()]));
+    assert!(nodes[1].fails(2, &["get", "tree", into, "--include", "absent"]).contains("selected"));
+    nodes[1].fails(2, &["get", "tree", into, "--exclude", "{"]);
+}
+
+#[test]
+fn limits_of_a_running_daemon_hold_and_are_lifted_for_links_that_wait() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--max-download", "50M"]);
+    let (small, large) = (scene.path("small"), scene.path("large"));
+    data::random_file(&small, 1, MIB);
+    data::random_file(&large, 2, 16 * MIB);
+    nodes[0].put(&small, "small");
+    nodes[0].put(&large, "large");
+    let limited = nodes[0].run(&["limit", "--max-upload", "512K"]);
+    let limits = &limited.event("limits").value;
+    assert_eq!((&limits["max_upload"], &limits["max_download"]), (&(512 << 10).into(), &(50 << 20).into()));
+    let got = nodes[1].run(&["get", "small"]);
+    let seconds = got.event("got").value["seconds"].as_f64().expect("a number");
+    assert!(seconds >= 1.5, "1 MiB at 512 KiB/s takes 2 s, not {seconds}");
+    // So slow that no test could wait for it; then the other end's limit does the same.
+    nodes[0].run(&["limit", "--max-upload", "16K"]);
+    let get = nodes[1].begin(&["get", "large"]);
+    until("a link", || {
+        let status = nodes[1].run(&["status"]).events;
+        let held = status.iter().find(|event| event.name() == "held" && event.text("name") == "large");
+        held.is_some_and(|held| held.number("peers") > 0)
+    });
+    nodes[1].run(&["limit", "--max-download", "16K"]);
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    assert!(nodes[1].status().contains("\"fetching\""), "{}", nodes[1].status());
+    nodes[1].run(&["limit", "--max-download", "off"]);
+    get.wait().expect_code(0);
+    assert_same(&large, &scene.path("h1/large"));
+    let status = nodes[1].run(&["status"]).event("status").value["limits"].clone();
+    assert!(status["max_upload"].is_null() && status["max_download"].is_null(), "{status}");
+    nodes[1].fails(2, &["limit", "--max-upload", "fast"]);
+}
+
+#[test]
+fn data_travel_compressed_as_the_latest_put_says_also_after_a_restart() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = crate::compression::text(&scene, 2);
+    let path = file.to_str().expect("a path of a test");
+    // Nobody keeps a copy, so all comes from where it was put.
+    let saved_by_a_get = |nodes: &[Node<'_>], number: u32| {
+        let target = scene.new_directory(&format!("target {number}"));
+        nodes[1].run(&["get", "table", target.to_str().expect("a path of a test"), "--peek"]);
+        assert_same(&file, &target.join("table"));
+        // What was sent is counted in plain bytes, and told a little later.
+        let held = || nodes[0].run(&["status"]).event("held").clone();
+        until("a count of all that was sent", || held().number("sent_bytes") >= 2 * MIB);
+        held().number("saved_bytes")
+    };
+    nodes[0].run(&["put", path, "--name", "table", "--compress", "zstd"]);
+    assert!(saved_by_a_get(&nodes, 1) > MIB / 2);
+    nodes[0].kill9();
+    nodes[0].start_again();
+    assert!(saved_by_a_get(&nodes, 2) > MIB / 2);
+    nodes[0].run(&["put", path, "--name", "table", "--compress", "off"]);
+    assert_eq!(saved_by_a_get(&nodes, 3), 0);
+}
+
+#[test]
+fn outsiders_reach_neither_a_private_daemon_nor_its_catalogue() {
+    let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
+    let scene = Scene::new();
+    let [secret, other] = ["secret", "other"].map(|name| crate::secret::new_secret(&scene, name));
+    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker", "--secret", &secret]);
+    let member = Node::start(&scene, lab.host(1), &["--secret", &secret]);
+    let tracker = keeper.run(&["status"]).event("status").texts("trackers").remove(0);
+    // One finds whom it can on the LAN; the other knows the tracker, and has a secret of its own.
+    let stranger = Node::start(&scene, lab.host(2), &[]);
+    let rival = Node::start(&scene, lab.host(3), &["--secret", &other, "--tracker", &tracker]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    member.put(&file, "private/model");
+    assert_same(&file, &keeper.get("private/model"));
+    let path = file.to_str().expect("a path of a test");
+    let verbs = [&["ls"][..], &["nodes"], &["get", "private/model"], &["put", path, "--name", "mine"]];
+    for outsider in [&stranger, &rival] {
+        for attempt in verbs.map(|verb| outsider.begin(verb)) {
+            let outcome = attempt.wait().expect_code(4);
+            // A put hashes its own file, whatever comes of it.
+            let told = |name| matches!(name, "error" | "progress");
+            assert!(outcome.events.iter().all(|event| told(event.name())), "{:?}", outcome.events);
+        }
+        assert!(!outsider.status().contains("private/model"), "{}", outsider.status());
+    }
+    let seen = member.run(&["nodes"]).events;
+    assert_eq!(seen.iter().filter(|event| event.name() == "node").count(), 2, "{seen:?}");
+    let names = member.run(&["ls"]).events;
+    assert_eq!(names.iter().filter(|event| event.name() == "listed").count(), 1, "{names:?}");
+}
+
+#[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();
@@ -454,6 +594,27 @@ fn verbs_start_a_daemon_where_none_runs() {
     assert!(node().arg("daemon").run().expect_code(5).stderr.contains("a daemon runs already"));
     node().args(["status", "--stop"]).run().expect_code(0);
     until("its end", || node().arg("status").run().code == Some(1));
+}
+
+#[test]
+fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let store = scene.path("elsewhere");
+    let settings = format!("quota = '3M'\nembed-tracker = true\nstore = '{}'\n", store.display());
+    crate::config::configure(&scene, "configured", &settings);
+    let node = || scene.dft_on(lab.host(0), "configured");
+    node().arg("ls").run().expect_code(0);
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    let status = status.event("status");
+    assert_eq!((status.number("quota"), status.text("store")), (3 * MIB, store.to_str().expect("a path")));
+    assert!(status.value["embeds_tracker"].as_bool().expect("a flag"));
+    node().args(["status", "--stop"]).run().expect_code(0);
+    until("its end", || node().arg("status").run().code == Some(1));
+    let daemon = node().args(["daemon", "--json", "--quota", "4M"]).start();
+    daemon.wait_for("ready");
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    assert_eq!(status.event("status").number("quota"), 4 * MIB);
 }
 
 #[test]

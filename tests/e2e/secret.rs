@@ -15,7 +15,7 @@ use crate::steps::{NO_SOURCE_TIMEOUT, Place, Seeder, assert_fetched, fetch, rand
 const HERE: Place<'static> = Place::Here;
 
 /// A new secret in the scene, as an option's value.
-fn new_secret(scene: &Scene, name: &str) -> String {
+pub(crate) fn new_secret(scene: &Scene, name: &str) -> String {
     let path = scene.path(name);
     scene.dft("maker of secrets").args(["secret", "new"]).arg(&path).run().expect_code(0);
     path.to_str().expect("a test's paths are UTF-8").to_owned()

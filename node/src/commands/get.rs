@@ -2,14 +2,16 @@
 
 use super::ask::{absolute, ask, no_data};
 use super::print_bytes;
-use crate::cli::GetArgs;
+use crate::cli::{GetArgs, SelectArgs};
 use crate::daemon::wire::{Item, Request};
 use crate::failure::Failure;
 use crate::report::human_bytes;
 
 pub(super) async fn run(args: GetArgs) -> Result<(), Failure> {
     let into = absolute(&args.into)?.as_path().into();
-    let request = Request::Get { name: args.name, into, peek: args.peek, id: args.id, force: args.force };
+    let SelectArgs { include, exclude } = args.select;
+    let (name, peek, id, force) = (args.name, args.peek, args.id, args.force);
+    let request = Request::Get { name, into, peek, id, force, include, exclude };
     let show = |item| match item {
         Item::Got(got) => {
             let (bytes, seconds) = (human_bytes(got.bytes), got.seconds);

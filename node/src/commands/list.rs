@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::ask::{ask, no_data};
+use super::limit::limits_text;
 use super::print_bytes;
 use crate::cli::{LsArgs, NodesArgs, StatusArgs};
 use crate::daemon::reach::Connection;
@@ -33,13 +34,14 @@ fn status_text(status: &Status) -> String {
         if status.trackers.is_empty() { "not found yet".into() } else { status.trackers.join(", ") };
     let here = if status.embeds_tracker { " (kept by this node)" } else { "" };
     format!(
-        "node       {} (pid {})\nidentity   {}\nlinks      {}\nstore      {}: {}{quota}\ncatalogue  {catalogue}{here}\n",
+        "node       {} (pid {})\nidentity   {}\nlinks      {}\nstore      {}: {}{quota}\ncatalogue  {catalogue}{here}\nlimits     {}\n",
         status.node,
         status.pid,
         status.peer,
         status.listen.join(", "),
         status.store,
         human_bytes(status.store_bytes),
+        limits_text(&status.limits),
     )
 }
 

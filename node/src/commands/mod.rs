@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod fetch;
 mod get;
+mod limit;
 mod list;
 mod put;
 mod secret;
@@ -24,8 +25,9 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
 
-use crate::cli::{Cli, Command, ConfigCommand, SecretCommand, SelectArgs};
+use crate::cli::{Cli, Command, Compress, ConfigCommand, SecretCommand, SelectArgs};
 use crate::failure::{Failure, Kind};
+use crate::net::link::pack::Packing;
 use crate::storage::{Selection, SelectionError};
 
 /// Does what was typed: one verb, or several.
@@ -49,6 +51,7 @@ pub fn wants_json(command: &Command) -> bool {
         Command::Demo(args) => args.json,
         Command::Daemon(args) => args.json,
         Command::Status(args) => args.json,
+        Command::Limit(args) => args.json,
         Command::Put(args) => args.json,
         Command::Get(args) => args.json,
         Command::Append(args) => args.json,
@@ -81,6 +84,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args).await,
         Command::Daemon(args) => daemon::run(args).await,
         Command::Status(args) => list::status(args).await,
+        Command::Limit(args) => limit::run(args).await,
         Command::Put(args) => put::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Cat(args) => cat::run(args).await,
@@ -160,7 +164,7 @@ fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
 }
 
 /// What was selected of a dataset.
-fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
+pub(crate) fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Failure> {
     Selection::new(manifest, &select.include, &select.exclude).map_err(|error| {
         let failure = Failure::new(Kind::Usage, error.to_string());
         match error {
@@ -168,6 +172,15 @@ fn selection(manifest: &Manifest, select: &SelectArgs) -> Result<Selection, Fail
             _ => failure.hint("a glob is for example '*.csv', 'runs/2024-*' or 'runs/**/log?.txt'"),
         }
     })
+}
+
+/// What a source does with the pieces that it sends.
+pub(crate) fn packing(compress: Compress) -> Packing {
+    match compress {
+        Compress::Off => Packing::Off,
+        Compress::Auto => Packing::Auto,
+        Compress::Zstd => Packing::Always,
+    }
 }
 
 /// Runs blocking work beside the runtime.

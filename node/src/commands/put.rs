@@ -12,7 +12,8 @@ use crate::report::human_bytes;
 pub(super) async fn run(args: PutArgs) -> Result<(), Failure> {
     let (paths, name) = paths_and_name(args.paths, args.name)?;
     let paths = paths.iter().map(|path| absolute(path).map(|path| path.as_path().into()));
-    let request = Request::Put { paths: paths.collect::<Result<_, _>>()?, name, copy: args.copy };
+    let paths = paths.collect::<Result<_, _>>()?;
+    let request = Request::Put { paths, name, copy: args.copy, compress: args.compress };
     let show = |item| match item {
         Item::Put(put) => {
             let what = if put.already { "is there already" } else { "is put" };

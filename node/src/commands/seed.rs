@@ -10,13 +10,12 @@ use dft_protocol::manifest::{Hints, Info, Manifest, PeerAddr, SEEDER_COUNT_MAX, 
 use dft_protocol::path::Name;
 use serde_json::json;
 
-use super::blocking;
-use crate::cli::{Compress, SeedArgs};
+use super::{blocking, packing};
+use crate::cli::SeedArgs;
 use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery;
 use crate::net::identity::display_peer;
-use crate::net::link::pack::Packing;
 use crate::report::{Rate, Reporter, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
@@ -75,12 +74,8 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         output.display(),
         output.display(),
     ));
-    let packing = match args.compress {
-        Compress::Off => Packing::Off,
-        Compress::Auto => Packing::Auto,
-        Compress::Zstd => Packing::Always,
-    };
-    let session = discovering.drive(manifest.clone(), store, Role::Seeder(packing), Vec::new()).await;
+    let role = Role::Seeder(packing(args.compress));
+    let session = discovering.drive(manifest.clone(), store, role, Vec::new()).await;
     serve(session, &manifest, &args, reporter, interrupt).await
 }
 

@@ -336,7 +336,7 @@ fn failure(error: ClientError) -> Failure {
         ClientError::NameTaken { .. } => failure.hint("a name never changes its content: choose another one"),
         ClientError::NotAuthorised => failure.hint("start the daemon with --token FILE"),
         ClientError::Unreachable { .. } => {
-            failure.hint("is the node that keeps the catalogue up? transfers go on without it")
+            failure.hint("is the node that keeps the catalogue up, and has it the same --secret? transfers go on without it")
         }
         _ => failure,
     }

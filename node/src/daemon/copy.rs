@@ -12,28 +12,23 @@ use crate::storage::{FetchOptions, Store};
 /// Bytes that are made durable at once.
 const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Makes `directory` hold what `from` has all of; returns the path of the copy. `progress` hears
-/// how many bytes are there. Blocks.
+/// Makes `directory` hold what `options` select of what `from` has all of; returns the path of the
+/// copy. `progress` hears how many bytes are there. Blocks.
 pub(super) fn copy(
     from: &Store,
     manifest: &Arc<Manifest>,
     directory: &Path,
-    force: bool,
+    options: FetchOptions,
     progress: &dyn Fn(u64),
 ) -> Result<PathBuf, Failure> {
-    let to = Store::fetch(
-        manifest.clone(),
-        directory,
-        FetchOptions { force, ..FetchOptions::default() },
-        &|_| {},
-    )?;
+    let to = Store::fetch(manifest.clone(), directory, options, &|_| {})?;
     if to.is_finished() {
         return Ok(to.final_path().unwrap_or_default());
     }
     let geometry = manifest.geometry();
     let (have, mut bytes, mut unflushed) = (to.durable(), 0, 0);
     let mut buffer = vec![0; geometry.piece_len_max() as usize];
-    for piece in geometry.pieces() {
+    for piece in to.selection().pieces(manifest).iter() {
         let len = geometry.piece_len(piece);
         if !have.contains(piece) {
             let buffer = &mut buffer[..len as usize];

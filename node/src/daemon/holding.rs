@@ -14,12 +14,11 @@ use tokio::task::JoinHandle;
 
 use super::Daemon;
 use super::table::{Place, Record};
-use crate::commands::blocking;
+use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, parse_tracker};
-use crate::net::link::pack::Packing;
-use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Selection, Store};
 use crate::trace::Trace;
 
 /// A use that is so much younger than the one on disk is written there: a sync costs more than it
@@ -90,6 +89,13 @@ pub enum Opening {
     Again,
     /// To be fetched, in place of what is there.
     Over,
+    /// Only these files of it, for one request.
+    Part {
+        /// Which.
+        selection: Selection,
+        /// In place of what is there.
+        force: bool,
+    },
 }
 
 /// Whether the daemon remembers and tells of a dataset.
@@ -107,6 +113,8 @@ pub struct Holding {
     pub manifest: Arc<Manifest>,
     /// Whether others hear of it.
     pub presence: Presence,
+    /// The files that are fetched, where these are not all.
+    part: Option<Selection>,
     record: Mutex<Record>,
     view: watch::Sender<View>,
     task: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -142,9 +150,23 @@ impl Holding {
             .map_or_else(Snapshot::default, |running| running.remote.snapshot())
     }
 
+    /// Whether only some of its files are fetched.
+    pub fn is_part(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// Bytes of the pieces that are wanted.
+    pub fn wanted_bytes(&self) -> u64 {
+        let geometry = self.manifest.geometry();
+        self.part.as_ref().map_or_else(
+            || self.manifest.total_bytes(),
+            |part| part.pieces(&self.manifest).iter().map(|piece| u64::from(geometry.piece_len(piece))).sum(),
+        )
+    }
+
     /// Whether all of it is here.
     pub fn is_complete(&self) -> bool {
-        matches!(self.view.borrow().state, State::Complete(_))
+        !self.is_part() && matches!(self.view.borrow().state, State::Complete(_))
     }
 
     /// Changes what is remembered of it, on disk as well.
@@ -198,9 +220,14 @@ pub fn start(
     presence: Presence,
 ) -> Arc<Holding> {
     let view = View { state: State::Opening, running: None };
+    let part = match &opening {
+        Opening::Part { selection, .. } => Some(selection.clone()),
+        Opening::With(_) | Opening::Again | Opening::Over => None,
+    };
     let holding = Arc::new(Holding {
         manifest,
         presence,
+        part,
         record: Mutex::new(record),
         view: watch::Sender::new(view),
         task: Mutex::default(),
@@ -265,7 +292,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
         endpoint: daemon.endpoint.clone(),
         download: !complete,
         limits: daemon.limits.clone(),
-        packing: Packing::Auto,
+        packing: packing(holding.record().compress),
         trace: Trace::default(),
     });
     if holding.presence == Presence::Shared {
@@ -332,10 +359,13 @@ fn remember_hashes(manifest: &Manifest, paths: &[PathBuf], cache: &Path) {
 }
 
 async fn open(daemon: &Daemon, holding: &Holding, opening: Opening) -> Result<Arc<Store>, Failure> {
-    let force = matches!(opening, Opening::Over);
-    if let Opening::With(store) = opening {
-        return Ok(store);
-    }
+    let (force, selection) = match opening {
+        Opening::With(store) => return Ok(store),
+        Opening::Again => (false, None),
+        Opening::Over => (true, None),
+        Opening::Part { selection, force } => (force, Some(selection)),
+    };
+    let options = FetchOptions { force, selection };
     let (manifest, record) = (holding.manifest.clone(), holding.record());
     let (cache, data) = (daemon.table.directory(holding.id()), daemon.table.data_directory(holding.id()));
     blocking(move || match &record.place {
@@ -343,10 +373,10 @@ async fn open(daemon: &Daemon, holding: &Holding, opening: Opening) -> Result<Ar
             let paths: Vec<PathBuf> = paths.iter().map(super::wire::WirePath::to_path).collect();
             open_in_place(&manifest, &paths, &cache)
         }
-        Place::Fetched(directory) => open_fetched(manifest, &directory.to_path(), &record, &cache, force),
+        Place::Fetched(directory) => open_fetched(manifest, &directory.to_path(), &record, &cache, options),
         Place::Stored => {
             crate::settings::create_private_dir(&data)?;
-            open_fetched(manifest, &data, &record, &cache, force)
+            open_fetched(manifest, &data, &record, &cache, options)
         }
     })
     .await?
@@ -387,7 +417,7 @@ fn open_fetched(
     directory: &Path,
     record: &Record,
     cache: &Path,
-    force: bool,
+    options: FetchOptions,
 ) -> Result<Store, Failure> {
     if record.complete
         && let Ok(scan) = storage::scan(
@@ -403,5 +433,5 @@ fn open_fetched(
         let path = directory.join(file_name(&manifest));
         return Err(Failure::new(Kind::Integrity, format!("{} is gone", path.display())));
     }
-    Ok(Store::fetch(manifest, directory, FetchOptions { force, ..FetchOptions::default() }, &|_| {})?)
+    Ok(Store::fetch(manifest, directory, options, &|_| {})?)
 }

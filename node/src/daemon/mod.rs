@@ -111,7 +111,8 @@ impl Daemon {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a dataset on; what is held of it already stays as it is, and is returned.
+    /// Takes a dataset on; what is held of it already stays as it is, and is returned. A part of a
+    /// dataset stands for nothing else, and nothing else for it.
     pub fn hold(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
@@ -122,6 +123,10 @@ impl Daemon {
         let id = manifest.id();
         let mut holdings = self.table_of_holdings();
         if let Some(held) = holdings.get(&id) {
+            if held.is_part() || matches!(opening, Opening::Part { .. }) {
+                let message = format!("another request just began to fetch {}", record.name);
+                return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
+            }
             return Ok(held.clone());
         }
         if holdings.len() >= discovery::DATASETS_MAX {

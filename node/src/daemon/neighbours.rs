@@ -12,6 +12,7 @@ use super::catalogue::{self, OwnNode};
 use super::holding::{Opening, Presence, Running, now_ms};
 use super::table::{Place, Record};
 use super::{Daemon, Inputs};
+use crate::cli::Compress;
 use crate::net::discovery::{
     self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, socket_addr_of_text,
 };
@@ -231,6 +232,7 @@ impl Daemon {
             complete: false,
             origin: false,
             last_use_ms: now_ms(),
+            compress: Compress::default(),
         };
         self.hold(manifest, record, Opening::Again, Presence::Shared)
     }

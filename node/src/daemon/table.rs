@@ -12,6 +12,7 @@ use dft_protocol::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
 use super::wire::WirePath;
+use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 use crate::settings::{create_private_dir, write_atomically};
 
@@ -42,6 +43,9 @@ pub struct Record {
     pub origin: bool,
     /// When it was last asked for, in milliseconds since 1970.
     pub last_use_ms: u64,
+    /// Whether it is sent in compressed form; records of older builds say nothing of it.
+    #[serde(default)]
+    pub compress: Compress,
 }
 
 /// A dataset as it is remembered.
@@ -219,6 +223,7 @@ mod tests {
             complete: true,
             origin: true,
             last_use_ms: 7,
+            compress: Compress::Off,
         }
     }
 

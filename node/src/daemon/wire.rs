@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 4;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -56,6 +57,13 @@ pub struct Envelope {
 pub enum Request {
     /// How is it?
     Status,
+    /// Change how fast payload may leave and arrive, and tell.
+    Limit {
+        /// What is sent.
+        upload: LimitChange,
+        /// What is received.
+        download: LimitChange,
+    },
     /// Publish what lies at these paths.
     Put {
         /// Files and directories.
@@ -64,6 +72,8 @@ pub enum Request {
         name: Option<String>,
         /// Take the data into the store, so that the paths may change or go.
         copy: bool,
+        /// Whether it is sent in compressed form.
+        compress: Compress,
     },
     /// Fetch a dataset.
     Get {
@@ -77,6 +87,10 @@ pub enum Request {
         id: Option<String>,
         /// Replace what has its name there.
         force: bool,
+        /// Only what these globs match; everything where there are none.
+        include: Vec<String>,
+        /// Nothing that these globs match.
+        exclude: Vec<String>,
     },
     /// Send the bytes of a file of a dataset, in order, as they come.
     Cat {
@@ -125,6 +139,17 @@ pub enum Request {
     Stop,
 }
 
+/// What becomes of a rate limit.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitChange {
+    /// It stays as it is.
+    Keep,
+    /// There is none from here on.
+    Off,
+    /// So many bytes a second.
+    To(u64),
+}
+
 /// What the daemon answers.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub enum Event {
@@ -168,6 +193,8 @@ pub struct Progress {
 pub enum Item {
     /// The daemon and what it holds.
     Status(Status),
+    /// How fast payload may leave and arrive.
+    Limits(Limits),
     /// A dataset that this node holds.
     Held(Held),
     /// A dataset was published.
@@ -207,6 +234,17 @@ pub struct Status {
     pub trackers: Vec<String>,
     /// Whether it runs a tracker.
     pub embeds_tracker: bool,
+    /// How fast payload may leave and arrive.
+    pub limits: Limits,
+}
+
+/// How fast payload may leave and arrive, in bytes a second; `None` where there is no limit.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct Limits {
+    /// What is sent.
+    pub max_upload: Option<u64>,
+    /// What is received.
+    pub max_download: Option<u64>,
 }
 
 /// A dataset on this node.
@@ -234,6 +272,8 @@ pub struct Held {
     pub peers: u64,
     /// Bytes of pieces that were sent.
     pub sent_bytes: u64,
+    /// Bytes that compression spared.
+    pub saved_bytes: u64,
 }
 
 /// What was published.
@@ -422,11 +462,15 @@ mod tests {
     #[tokio::test]
     async fn a_request_arrives_as_it_was_sent_with_any_path() {
         let path = PathBuf::from(OsString::from_vec(vec![b'/', 0xff, b' ', b'\n']));
-        let request = Request::Put { paths: vec![path.as_path().into()], name: None, copy: true };
+        let paths = vec![path.as_path().into()];
+        let request = Request::Put { paths, name: None, copy: true, compress: Compress::Zstd };
         let mut wire = Vec::new();
         send(&mut wire, &envelope(&request).expect("it encodes")).await.expect("memory takes it");
         let received: Envelope = receive(&mut &wire[..]).await.expect("a frame").expect("one");
-        let Ok(Request::Put { paths, name: None, copy: true }) = open(&received) else { panic!("another") };
+        let Ok(Request::Put { paths, name: None, copy: true, compress: Compress::Zstd }) = open(&received)
+        else {
+            panic!("another")
+        };
         assert_eq!(paths[0].to_path(), path);
     }
 

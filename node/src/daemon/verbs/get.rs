@@ -1,7 +1,8 @@
 //! `get`: fetch a dataset to where the user wants it, and serve it from there.
 //!
 //! Nothing is written twice: what is not here yet is fetched in place. What is here already is
-//! copied, each piece checked.
+//! copied, each piece checked. A part of a dataset goes with its request, as what is only peeked
+//! at does: others count on a node that is announced to have, or to get, all of it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::Instant;
 use dft_protocol::manifest::Manifest;
 
 use super::wait;
-use crate::commands::blocking;
+use crate::cli::{Compress, SelectArgs};
+use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
@@ -18,6 +20,7 @@ use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::wire::{self, Event, Item, Progress};
 use crate::failure::{Failure, Kind};
+use crate::storage::{FetchOptions, Selection};
 
 /// What is to be fetched, and where to.
 pub(super) struct Wanted {
@@ -26,25 +29,27 @@ pub(super) struct Wanted {
     pub(super) peek: bool,
     pub(super) id: Option<String>,
     pub(super) force: bool,
+    pub(super) select: SelectArgs,
 }
 
 pub(super) async fn run(daemon: &Arc<Daemon>, wanted: Wanted, reply: &Reply) -> Result<(), Failure> {
     let started = Instant::now();
     let manifest = find(daemon, &wanted).await?;
+    let selection = selection(&manifest, &wanted.select)?;
     if !wanted.into.is_dir() {
         let message = format!("there is no directory {}", wanted.into.display());
         return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one"));
     }
     let (path, received) = match daemon.usable_holding(manifest.id()).await {
-        Some(holding) => (from_here(daemon, &holding, &wanted, reply).await?, 0),
-        None => from_others(daemon, &manifest, &wanted, reply).await?,
+        Some(holding) => (from_here(daemon, &holding, &wanted, &selection, reply).await?, 0),
+        None => from_others(daemon, &manifest, &wanted, &selection, reply).await?,
     };
     reply
         .item(Item::Got(wire::Got {
             name: wanted.name,
             id: manifest.id().to_string(),
             path: path.display().to_string(),
-            bytes: manifest.total_bytes(),
+            bytes: selection.bytes(&manifest),
             received_bytes: received,
             seconds: started.elapsed().as_secs_f64(),
         }))
@@ -69,6 +74,7 @@ async fn from_here(
     daemon: &Arc<Daemon>,
     holding: &Arc<Holding>,
     wanted: &Wanted,
+    selection: &Selection,
     reply: &Reply,
 ) -> Result<PathBuf, Failure> {
     holding.touch(daemon);
@@ -80,15 +86,15 @@ async fn from_here(
         return Ok(path);
     }
     let store = wait::running(holding).await?.store;
-    let (manifest, into, force, events) =
-        (holding.manifest.clone(), wanted.into.clone(), wanted.force, reply.sender());
+    let (manifest, into, events) = (holding.manifest.clone(), wanted.into.clone(), reply.sender());
+    let options = FetchOptions { force: wanted.force, selection: Some(selection.clone()) };
     blocking(move || {
         let total = manifest.total_bytes();
         let progress = |bytes| {
             let progress = Progress { verb: "copying".into(), bytes, total, peers: 0 };
             let _ = events.try_send(Event::Progress(progress));
         };
-        crate::daemon::copy::copy(&store, &manifest, &into, force, &progress)
+        crate::daemon::copy::copy(&store, &manifest, &into, options, &progress)
     })
     .await?
 }
@@ -105,6 +111,7 @@ async fn from_others(
     daemon: &Arc<Daemon>,
     manifest: &Arc<Manifest>,
     wanted: &Wanted,
+    selection: &Selection,
     reply: &Reply,
 ) -> Result<(PathBuf, u64), Failure> {
     let record = Record {
@@ -113,9 +120,15 @@ async fn from_others(
         complete: false,
         origin: false,
         last_use_ms: now_ms(),
+        compress: Compress::default(),
     };
-    let presence = if wanted.peek { Presence::Selfish } else { Presence::Shared };
-    let opening = if wanted.force { Opening::Over } else { Opening::Again };
+    let (is_part, force) = (!selection.is_all(), wanted.force);
+    let presence = if wanted.peek || is_part { Presence::Selfish } else { Presence::Shared };
+    let opening = match (is_part, force) {
+        (true, force) => Opening::Part { selection: selection.clone(), force },
+        (false, true) => Opening::Over,
+        (false, false) => Opening::Again,
+    };
     let holding = daemon.hold(manifest.clone(), record, opening, presence)?;
     let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding));
     if let Err(failure) = wait::complete(&holding, reply).await {

@@ -34,6 +34,7 @@ pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure
             listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
             trackers: trackers.unwrap_or_default(),
             embeds_tracker: !daemon.own_tracker.is_empty(),
+            limits: super::limit::limits(daemon),
         }))
         .await;
     for holding in daemon.holdings() {
@@ -44,7 +45,7 @@ pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure
 
 fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
     let (record, view, snapshot) = (holding.record(), holding.view(), holding.snapshot());
-    let bytes = holding.manifest.total_bytes();
+    let bytes = holding.wanted_bytes();
     let (state, problem) = match &view.state {
         State::Opening => ("opening", None),
         State::Fetching => ("fetching", None),
@@ -70,6 +71,7 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
         origin: record.origin,
         peers: snapshot.stats.links as u64,
         sent_bytes: snapshot.stats.sent,
+        saved_bytes: snapshot.saved_bytes,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cat;
 mod get;
+mod limit;
 mod list;
 mod put;
 mod spread;
@@ -11,16 +12,25 @@ use std::sync::Arc;
 
 use super::Daemon;
 use super::serve::Reply;
-use super::wire::Request;
+use super::wire::{Request, WirePath};
+use crate::cli::SelectArgs;
 use crate::failure::Failure;
 
 /// Does what was asked for; what there is to say goes to `reply`.
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Result<(), Failure> {
     match request {
         Request::Status => list::status(daemon, reply).await,
-        Request::Put { paths, name, copy } => put::run(daemon, &paths, name, copy, reply).await,
-        Request::Get { name, into, peek, id, force } => {
-            let wanted = get::Wanted { name, into: into.to_path(), peek, id, force };
+        Request::Limit { upload, download } => {
+            limit::run(daemon, upload, download, reply).await;
+            Ok(())
+        }
+        Request::Put { paths, name, copy, compress } => {
+            let paths = paths.iter().map(WirePath::to_path).collect();
+            put::run(daemon, &put::Wanted { paths, name, copy, compress }, reply).await
+        }
+        Request::Get { name, into, peek, id, force, include, exclude } => {
+            let select = SelectArgs { include, exclude };
+            let wanted = get::Wanted { name, into: into.to_path(), peek, id, force, select };
             get::run(daemon, wanted, reply).await
         }
         Request::Cat { name, path, from, to } => {

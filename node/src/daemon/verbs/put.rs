@@ -9,30 +9,32 @@ use dft_protocol::manifest::{Hints, Info, Manifest};
 use dft_protocol::path::Name;
 
 use super::wait;
+use crate::cli::Compress;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::{Holding, Opening, Presence, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
-use crate::daemon::wire::{self, Event, Item, Progress, WirePath};
+use crate::daemon::wire::{self, Event, Item, Progress};
 use crate::failure::{Failure, Kind};
-use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
 
-pub(super) async fn run(
-    daemon: &Arc<Daemon>,
-    paths: &[WirePath],
-    name: Option<String>,
-    copy: bool,
-    reply: &Reply,
-) -> Result<(), Failure> {
+/// What is to be published, and how.
+pub(super) struct Wanted {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) name: Option<String>,
+    pub(super) copy: bool,
+    pub(super) compress: Compress,
+}
+
+pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) -> Result<(), Failure> {
     let catalogue = daemon.catalogue().await?;
-    let paths: Vec<PathBuf> = paths.iter().map(WirePath::to_path).collect();
-    let given = name.as_deref().map(parse_name).transpose()?;
+    let given = wanted.name.as_deref().map(parse_name).transpose()?;
     // The files are called as the last part of the name says.
     let root = given.as_ref().and_then(|name| name.as_str().rsplit('/').next()).map(Name::new);
     let root = root.transpose().map_err(|error| Failure::new(Kind::Usage, format!("not a name: {error}")))?;
-    let (scan, info) = hash(paths.clone(), root, reply).await?;
+    let (scan, info) = hash(wanted.paths.clone(), root, reply).await?;
     let skipped = scan.skipped.len() as u64;
     for left_out in &scan.skipped {
         let text = format!("left out {}: {}", left_out.path.display(), left_out.reason);
@@ -49,10 +51,10 @@ pub(super) async fn run(
     let held = daemon.usable_holding(manifest.id()).await;
     let new = held.is_none();
     let holding = match held {
-        Some(holding) => holding,
-        None => take_on(daemon, &manifest, scan, &paths, name.as_str(), copy, reply).await?,
+        Some(holding) => recompress(daemon, holding, wanted.compress).await?,
+        None => take_on(daemon, &manifest, scan, wanted, name.as_str(), reply).await?,
     };
-    if let (true, Some(cache)) = (new && !copy, cache) {
+    if let (true, Some(cache)) = (new && !wanted.copy, cache) {
         let directory = daemon.table.directory(manifest.id());
         // Only a speed-up: without it, the next start hashes again.
         let _ = blocking(move || cache.store(&directory)).await?;
@@ -110,20 +112,41 @@ async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<
     Ok((scan, info?))
 }
 
+/// What is held already is sent as the latest put says. Its driver takes that only when it starts:
+/// it starts again, and goes on from the record.
+async fn recompress(
+    daemon: &Arc<Daemon>,
+    holding: Arc<Holding>,
+    compress: Compress,
+) -> Result<Arc<Holding>, Failure> {
+    if holding.presence == Presence::Selfish || holding.record().compress == compress {
+        return Ok(holding);
+    }
+    holding.remember(daemon, |record| record.compress = compress)?;
+    let (manifest, record) = (holding.manifest.clone(), holding.record());
+    daemon.let_go(&holding).await;
+    daemon.hold(manifest, record, Opening::Again, Presence::Shared)
+}
+
 async fn take_on(
     daemon: &Arc<Daemon>,
     manifest: &Arc<Manifest>,
     scan: Scan,
-    paths: &[PathBuf],
+    wanted: &Wanted,
     name: &str,
-    copy: bool,
     reply: &Reply,
 ) -> Result<Arc<Holding>, Failure> {
     let original = Arc::new(Store::seed(manifest.clone(), scan)?);
-    let record =
-        |place| Record { name: name.to_owned(), place, complete: true, origin: true, last_use_ms: now_ms() };
-    if !copy {
-        let place = Place::Put(paths.iter().map(|path| path.as_path().into()).collect());
+    let record = |place| Record {
+        name: name.to_owned(),
+        place,
+        complete: true,
+        origin: true,
+        last_use_ms: now_ms(),
+        compress: wanted.compress,
+    };
+    if !wanted.copy {
+        let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
         return daemon.hold(manifest.clone(), record(place), Opening::With(original), Presence::Shared);
     }
     let _room = daemon.room.lock().await;
@@ -137,7 +160,7 @@ async fn take_on(
             let progress = Progress { verb: "copying".into(), bytes, total, peers: 0 };
             let _ = events.try_send(Event::Progress(progress));
         };
-        crate::daemon::copy::copy(&original, &copied, &directory, false, &progress)
+        crate::daemon::copy::copy(&original, &copied, &directory, FetchOptions::default(), &progress)
     })
     .await??;
     // The copy was checked piece by piece; it is opened as it will be after a restart.

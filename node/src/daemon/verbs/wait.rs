@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
-use crate::daemon::holding::{Holding, Running, State};
+use crate::daemon::holding::{Holding, Running, State, View};
 use crate::daemon::serve::Reply;
 use crate::daemon::wire::Progress;
 use crate::failure::{Failure, Kind};
@@ -87,7 +87,7 @@ fn tell(holding: &Holding, state: &State, reply: &Reply) {
     reply.progress(Progress {
         verb: verb.into(),
         bytes: snapshot.have_bytes,
-        total: holding.manifest.total_bytes(),
+        total: holding.wanted_bytes(),
         peers: snapshot.stats.links as u64,
     });
 }
@@ -133,19 +133,29 @@ fn gone(holding: &Holding) -> Failure {
 
 impl Daemon {
     /// What is held of a dataset, where it is of use: what failed is let go, what was changed is
-    /// given up, so that it can be taken on again.
+    /// given up, so that it can be taken on again. A part is of use to its own request alone: it is
+    /// waited for.
     pub(in crate::daemon) async fn usable_holding(
         self: &Arc<Self>,
         id: dft_protocol::id::ManifestId,
     ) -> Option<Arc<Holding>> {
-        let holding = self.holding(id)?;
-        match holding.view().state {
-            State::Failed(_) => self.let_go(&holding).await,
-            State::Damaged(_) => {
-                let _ = self.give_up(&holding).await;
+        loop {
+            let holding = self.holding(id)?;
+            match holding.view().state {
+                State::Failed(_) => self.let_go(&holding).await,
+                State::Damaged(_) => {
+                    let _ = self.give_up(&holding).await;
+                }
+                State::Opening | State::Fetching | State::Complete(_) if holding.is_part() => {
+                    // It ends with its request, which has a bound of its own.
+                    let mut views = holding.watch();
+                    let ends = |view: &View| matches!(view.state, State::Failed(_) | State::Damaged(_));
+                    let _ = views.wait_for(ends).await;
+                    continue;
+                }
+                State::Opening | State::Fetching | State::Complete(_) => return Some(holding),
             }
-            State::Opening | State::Fetching | State::Complete(_) => return Some(holding),
+            return None;
         }
-        None
     }
 }
