@@ -597,6 +597,23 @@ fn verbs_start_a_daemon_where_none_runs() {
 }
 
 #[test]
+fn a_catalogue_comes_back_with_its_node() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let data = scene.path("data");
+    data::random_file(&data, 3, MIB);
+    nodes[0].put(&data, "kept");
+    nodes[0].kill9();
+    // A verb starts the daemon, with no option: it keeps the catalogue as before.
+    let status = nodes[0].run(&["ls"]);
+    assert_eq!(status.event("listed").text("name"), "kept");
+    until("the other node's reach", || nodes[1].begin(&["ls"]).wait().code == Some(0));
+    assert_same(&data, &nodes[1].get("kept"));
+    nodes[0].run(&["status", "--stop"]);
+}
+
+#[test]
 fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub use dft_tracker::catalogue::token::Token;
 use dft_tracker::client::{Client, ClientConfig, ClientError, PutOutcome, RemoveOutcome};
 use dft_tracker::registry::LinkAddrs;
 use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -280,7 +281,35 @@ fn install_token(path: &Path, state: &Path) -> Result<(), Failure> {
         write_atomically(path, format!("{}\n", token.to_hex()).as_bytes(), 0o600)?;
     }
     let token = Token::read(path).map_err(|error| broken(&error))?;
-    write_atomically(&state.join(TOKEN_FILE), format!("{}\n", token.to_hex()).as_bytes(), 0o600)
+    write_atomically(&token_of(state), format!("{}\n", token.to_hex()).as_bytes(), 0o600)
+}
+
+/// How the catalogue in a store was kept: a daemon that starts again, by itself or after a crash,
+/// keeps it the same way.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kept {
+    /// Whoever reaches it may write.
+    pub open: bool,
+    /// It was the catalogue of a private cluster.
+    pub private: bool,
+}
+
+impl Kept {
+    const FILE: &'static str = "kept";
+
+    /// How the catalogue whose state is in this directory was kept; `None` where there is none.
+    pub(super) fn read(state: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(state.join(Self::FILE)).ok()?).ok()
+    }
+
+    fn write(self, state: &Path) -> Result<(), Failure> {
+        write_atomically(&state.join(Self::FILE), serde_json::json!(self).to_string().as_bytes(), 0o600)
+    }
+}
+
+/// Where the token of the tracker in this directory is.
+pub(super) fn token_of(state: &Path) -> PathBuf {
+    state.join(TOKEN_FILE)
 }
 
 /// Starts a tracker in this process; returns its addresses once it listens.
@@ -293,9 +322,12 @@ pub(super) async fn start_tracker(
     crate::settings::create_private_dir(state)?;
     // Links have the port that was asked for, discovery the next one.
     let port = net.port.filter(|port| *port != 0).and_then(|port| port.checked_add(2)).unwrap_or(0);
-    if let Some(token) = token {
+    if let Some(token) = token
+        && token != token_of(state)
+    {
         install_token(token, state)?;
     }
+    Kept { open: token.is_none(), private: network_key.is_some() }.write(state)?;
     let catalogue = Some(CatalogueSettings { open: token.is_none(), start_as: StartAs::AsBefore });
     let listen = SocketAddr::new(net.listen, port);
     let config = ServerConfig { listen, state: state.to_owned(), network_key, catalogue };

@@ -24,7 +24,7 @@ pub mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -252,17 +252,18 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let mut net = args.net.clone();
     let secret = net.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
-    let (tracker, own_tracker) = if args.embed_tracker {
+    let tracker_state = store.join("tracker");
+    let (embeds, token) = keeps_catalogue(args, &tracker_state, network_key.is_some(), &reporter);
+    let (tracker, own_tracker) = if embeds {
         let (task, addrs) =
-            catalogue::start_tracker(&net, &store.join("tracker"), args.token.as_deref(), network_key)
-                .await?;
+            catalogue::start_tracker(&net, &tracker_state, token.as_deref(), network_key).await?;
         net.tracker.extend(addrs.iter().cloned());
         (Some(task), addrs)
     } else {
         (None, Vec::new())
     };
     // A tracker in this process may just have written it.
-    let token = catalogue::read_token(args.token.as_deref())?;
+    let token = catalogue::read_token(token.as_deref())?;
     let access = catalogue::Access { token, network_key };
     let listening = Listening::start(&net, &state.identity()?, state.ports(), Trace::default())?;
     let (neighbourly, heard) = mpsc::channel(NEIGHBOURLY_QUEUE_LEN);
@@ -291,6 +292,33 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         reporter,
     });
     Ok((daemon, Inputs { events, neighbourly: heard, _tasks: tasks, _tracker: tracker }))
+}
+
+/// Whether this daemon keeps the catalogue, and the file of its token: as it was told, or else as
+/// the one before it that used this store.
+fn keeps_catalogue(
+    args: &DaemonArgs,
+    state: &Path,
+    private: bool,
+    reporter: &Reporter,
+) -> (bool, Option<PathBuf>) {
+    let token = args.token.clone();
+    if args.embed_tracker || !args.net.tracker.is_empty() {
+        return (args.embed_tracker, token);
+    }
+    match catalogue::Kept::read(state) {
+        None => (false, token),
+        Some(kept) if kept.private != private => {
+            reporter.warn(if kept.private {
+                "this node keeps the catalogue of a private cluster, but not without its --secret"
+            } else {
+                "this node keeps a catalogue that is not private: with --secret, say --embed-tracker to go on with it"
+            });
+            (false, token)
+        }
+        Some(kept) if kept.open => (true, None),
+        Some(_) => (true, token.or_else(|| Some(catalogue::token_of(state)))),
+    }
 }
 
 fn announce(daemon: &Daemon, args: &DaemonArgs) {
