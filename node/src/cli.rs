@@ -481,7 +481,7 @@ pub struct GetArgs {
     #[arg(long)]
     pub peek: bool,
     /// Refuse anything but the manifest with this id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_parser = parse_id, value_name = "ID")]
     pub id: Option<String>,
     /// Replace what is there under its name
     #[arg(long)]
@@ -608,6 +608,18 @@ fn parse_site(text: &str) -> Result<Site, String> {
     Site::new(text).ok_or_else(|| "a site is 1 to 64 printable ASCII characters without spaces".into())
 }
 
+/// A manifest id, or its beginning as `ls -l` prints it.
+fn parse_id(text: &str) -> Result<String, String> {
+    const DIGITS_MIN: usize = 8;
+    const DIGITS_MAX: usize = 64;
+    let is_hex = text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if is_hex && (DIGITS_MIN..=DIGITS_MAX).contains(&text.len()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("an id is {DIGITS_MIN} to {DIGITS_MAX} hexadecimal digits, as dft ls -l prints them"))
+    }
+}
+
 fn parse_piece_size(text: &str) -> Result<PieceSize, String> {
     PieceSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
@@ -706,6 +718,14 @@ mod tests {
         }
         for text in ["", "5", "2-1", "a-b", "1-2-3"] {
             assert!(parse_range(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_whole_or_long_enough_to_tell_apart() {
+        assert_eq!(parse_id("8608EE83508c"), Ok("8608ee83508c".into()));
+        for text in ["", "8608ee8", "8608ee83508g", &"0".repeat(65)] {
+            assert!(parse_id(text).is_err(), "{text}");
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: Wanted, reply: &Reply) -> 
 async fn find(daemon: &Daemon, wanted: &Wanted) -> Result<Arc<Manifest>, Failure> {
     let (_, manifest) = daemon.catalogue().await?.get(&parse_name(&wanted.name)?).await?;
     match &wanted.id {
-        Some(id) if *id != manifest.id().to_string() => {
+        Some(id) if !manifest.id().to_string().starts_with(id) => {
             let message = format!("{} is {} in the catalogue, not {id}", wanted.name, manifest.id());
             Err(Failure::new(Kind::Name, message)
                 .hint("ask who put it; without --id, the catalogue is trusted"))
