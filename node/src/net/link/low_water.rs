@@ -33,9 +33,13 @@ impl Incoming for tls::Reader<OwnedReadHalf> {
     }
 }
 
+/// The highest mark, in bytes: half of the window with which a connection starts. With more, the
+/// sender may have filled the window before the mark is reached, and both ends wait.
+const MARK_MAX: usize = 32 * 1024;
+
 /// A mark that cannot be set costs no more than waking.
 fn set_mark(socket: &OwnedReadHalf, bytes: usize) {
-    let _ = set_receive_low_water(socket.as_ref(), bytes.max(1));
+    let _ = set_receive_low_water(socket.as_ref(), bytes.clamp(1, MARK_MAX));
 }
 
 #[allow(unsafe_code, reason = "no library that we use has this socket option")]
