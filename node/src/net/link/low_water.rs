@@ -2,7 +2,7 @@
 //!
 //! A reader that is woken for each segment of a piece spends more on waking than on reading. The
 //! low-water mark of a socket (`SO_RCVLOWAT`, socket(7)) says how many bytes must be there; the
-//! end of the stream and errors wake the reader all the same. It is set to what is left of a block
+//! end of the stream and errors wake the reader all the same. It is set to what is left of a block, within limits,
 //! and taken back behind it, so that a message is never waited for.
 
 use std::io;
