@@ -2,7 +2,7 @@
 //!
 //! A reader that is woken for each segment of a piece spends more on waking than on reading. The
 //! low-water mark of a socket (`SO_RCVLOWAT`, socket(7)) says how many bytes must be there; the
-//! end of the stream and errors wake the reader all the same. It is set to what is left of a block, within limits,
+//! end of the stream and errors wake the reader all the same. It is set to what is left of a block
 //! and taken back behind it, so that a message is never waited for.
 
 use std::io;
@@ -33,13 +33,9 @@ impl Incoming for tls::Reader<OwnedReadHalf> {
     }
 }
 
-/// The highest mark, in bytes: half of the window with which a connection starts. With more, the
-/// sender may have filled the window before the mark is reached, and both ends wait.
-const MARK_MAX: usize = 32 * 1024;
-
 /// A mark that cannot be set costs no more than waking.
 fn set_mark(socket: &OwnedReadHalf, bytes: usize) {
-    let _ = set_receive_low_water(socket.as_ref(), bytes.clamp(1, MARK_MAX));
+    let _ = set_receive_low_water(socket.as_ref(), bytes.max(1));
 }
 
 #[allow(unsafe_code, reason = "no library that we use has this socket option")]
