@@ -8,19 +8,18 @@
 //! SHA-256, one copy into the page cache; no allocation once the pool is warm.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::swarm::{Event, LinkId, Violation};
 use dft_protocol::wire::{self, DATA_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, Message, WireError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::intake::{Intake, Storing};
+use super::low_water::Mark;
 use super::{ReadHalf, WriteHalf};
 use crate::buffers::Buffer;
 use crate::sha256::Sha256;
@@ -37,8 +36,6 @@ const CONTROL_QUEUE_MAX: usize = 4096;
 const PIECE_QUEUE_MAX: usize = 8;
 /// The version of the peer protocol in which pieces may come packed.
 const PACKED_SINCE: u8 = 2;
-/// Less payload than this is not worth two calls of the system to be woken once.
-const WAKE_LEN_MIN: usize = 16 * 1024;
 /// While payload trickles in or out, the driver is told at least this often.
 const MOVING_EVERY: Duration = Duration::from_millis(500);
 
@@ -416,20 +413,12 @@ async fn fill(
     arriving_at: &mut Instant,
 ) -> Result<(), End> {
     let limit = &intake.limits().download;
-    let (mut filled, mut marked) = (0, false);
+    let mut mark = Mark::default();
+    let mut filled = 0;
     while filled < buffer.len() {
         let len_max = u32::try_from(buffer.len() - filled).unwrap_or(u32::MAX);
         let rest = limit.step_len(len_max) as usize;
-        let read_some = poll_fn(|cx| {
-            let mut room = ReadBuf::new(&mut buffer[filled..filled + rest]);
-            let polled = Pin::new(&mut *read).poll_read(cx, &mut room);
-            if polled.is_pending() && rest >= WAKE_LEN_MIN {
-                read.wake_at(rest);
-                marked = true;
-            }
-            polled.map_ok(|()| room.filled().len())
-        });
-        let len = read_some.await?;
+        let len = mark.read(&mut **read, &mut buffer[filled..filled + rest]).await?;
         if len == 0 {
             return Err(End::Closed);
         }
@@ -447,9 +436,7 @@ async fn fill(
             reports.send(Report::Event(Event::DataArriving { link })).await?;
         }
     }
-    if marked {
-        read.wake_at(1);
-    }
+    mark.take_back(&mut **read);
     Ok(())
 }
 
