@@ -122,13 +122,13 @@ impl Config {
 pub enum PieceState {
     /// Not here, and not asked for.
     Missing,
-    /// Asked of one peer, or of two where the first is late.
+    /// Asked of one peer, or of two where one was late.
     Requested {
-        /// Who was asked first.
+        /// Who was asked, of two the one that has been waited for longer.
         first: LinkId,
         /// Who was asked as well.
         second: Option<LinkId>,
-        /// When the latest request was made.
+        /// When `first` was asked.
         since: Instant,
     },
     /// All its bytes arrived and are being hashed.

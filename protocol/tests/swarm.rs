@@ -29,6 +29,18 @@ fn one_link(have: PieceSet) -> (Swarm, LinkId) {
     (swarm, link)
 }
 
+/// One more link, to a peer of its own that has everything.
+fn link_to(swarm: &mut Swarm, number: u8, time: f64) -> LinkId {
+    let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, 1 + number], 4000)));
+    let manifest = ManifestId::from_bytes([0; 32]);
+    let hello = Hello { version: 2, manifest, complete: true, listen_port: 4000, site: None };
+    let peer = PeerId::from_bytes(&[1 + number]).unwrap();
+    swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, neighbour: true, hello }, at(time));
+    let message = Message::Bitfield(PieceSet::full(swarm.geometry().piece_count()));
+    swarm.handle(Event::Message { link, message }, at(time));
+    link
+}
+
 /// The commands that wait.
 fn commands(swarm: &mut Swarm) -> Vec<Command> {
     std::iter::from_fn(|| swarm.poll_command()).collect()
@@ -155,4 +167,38 @@ fn a_peer_that_wants_a_part_is_offered_only_that_and_then_told_of_everything() {
         }
     }
     panic!("it was told of everything in the end; it got {got:?}");
+}
+
+#[test]
+fn a_piece_that_two_peers_are_late_with_is_asked_of_a_third() {
+    let (mut swarm, first) = one_link(PieceSet::empty(1));
+    let asked = |swarm: &mut Swarm| -> Vec<(LinkId, bool)> {
+        let sent = commands(swarm).into_iter().filter_map(|command| match command {
+            Command::Send { link, message: Message::Request(_) } => Some((link, true)),
+            Command::Send { link, message: Message::Cancel(_) } => Some((link, false)),
+            _ => None,
+        });
+        sent.collect()
+    };
+    assert_eq!(asked(&mut swarm), [(first, true)]);
+    let second = link_to(&mut swarm, 2, 0.1);
+    let third = link_to(&mut swarm, 3, 0.1);
+    assert_eq!(asked(&mut swarm), [], "it is not late yet");
+
+    // Nobody answers; the links live on keep-alives.
+    let mut log = Vec::new();
+    for tick in 1..120 {
+        let now = at(f64::from(tick) * 0.25);
+        for link in [first, second, third] {
+            swarm.handle(Event::Message { link, message: Message::KeepAlive }, now);
+        }
+        swarm.handle_timeout(now);
+        log.extend(asked(&mut swarm));
+        if log.len() == 3 {
+            break;
+        }
+    }
+    let other = if log[0].0 == second { third } else { second };
+    assert_eq!(log[1..], [(first, false), (other, true)], "the older one is taken back: {log:?}");
+    swarm.check_invariants();
 }

@@ -5,7 +5,8 @@
 //! queue; so a link's pipe is full, and a peer that is slow or busy holds few of our requests.
 //!
 //! When no open piece is left for a link (the *end-game*), it may be asked for a piece that
-//! another peer is late with; whoever is second is cancelled.
+//! another peer is late with; whoever comes second is cancelled. Where two are late, the one that has
+//! been waited for longer is given up for a third.
 
 use super::site::{Reach, is_near};
 use super::{Command, LinkId, Notification, PieceState, Swarm, Violation};
@@ -85,6 +86,12 @@ pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1))
 }
 
+/// Whom a late piece was asked of, and since when: of two, the older is given up.
+struct Late {
+    older: (LinkId, Instant),
+    newer: Option<(LinkId, Instant)>,
+}
+
 impl Swarm {
     // ---- asking ----
 
@@ -127,10 +134,10 @@ impl Swarm {
                 }
                 Reach::Nothing => None,
             };
-            let (piece, first) = match pick {
+            let (piece, late) = match pick {
                 Some(piece) => (piece, None),
                 None => match self.late_piece(id, now) {
-                    Some((piece, first)) => (piece, Some(first)),
+                    Some((piece, late)) => (piece, Some(late)),
                     None => break,
                 },
             };
@@ -144,15 +151,20 @@ impl Swarm {
             link.requested.insert(piece, Outstanding { since: now, cancelled: false });
             link.in_flight += len;
             pieces.push(piece);
-            let state = match first {
+            let state = match late {
                 None => PieceState::Requested { first: id, second: None, since: now },
-                // Blocks of a long piece are written as they arrive, by one source only.
-                Some(first) if len > u64::from(DATA_LEN_MAX) => {
-                    *self.source_changes.entry(piece).or_default() += 1;
-                    cancels.push((first, piece));
-                    PieceState::Requested { first: id, second: None, since: now }
+                Some(Late { older, newer: None }) if len <= u64::from(DATA_LEN_MAX) => {
+                    PieceState::Requested { first: older.0, second: Some(id), since: older.1 }
                 }
-                Some(first) => PieceState::Requested { first, second: Some(id), since: now },
+                Some(Late { older, newer }) => {
+                    *self.source_changes.entry(piece).or_default() += 1;
+                    cancels.push((older.0, piece));
+                    match newer {
+                        Some((first, since)) => PieceState::Requested { first, second: Some(id), since },
+                        // Blocks of a long piece are written as they arrive, by one source only.
+                        None => PieceState::Requested { first: id, second: None, since: now },
+                    }
+                }
             };
             self.set_piece(piece, state);
         }
@@ -188,24 +200,32 @@ impl Swarm {
         self.latencies.late_after().max(limited.unwrap_or(Duration::ZERO))
     }
 
-    /// A piece that another peer is late with and `id` has: the one that waits longest.
-    fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, LinkId)> {
+    /// A piece that all its sources are late with and `id` has: the one that waits longest.
+    fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, Late)> {
         let link = self.links.get(&id)?;
         let late_after = self.late_after();
-        let mut latest: Option<(Instant, PieceIndex, LinkId)> = None;
+        let mut latest: Option<(PieceIndex, Late)> = None;
         for &piece in &self.requested {
-            let PieceState::Requested { first, second: None, since } = self.pieces[piece.index()] else {
+            let PieceState::Requested { first, second, since } = self.pieces[piece.index()] else {
                 continue;
             };
+            if first == id || link.requested.contains_key(&piece) || !link.have.contains(piece) {
+                continue;
+            }
+            let newer = second.and_then(|second| {
+                let request = self.links.get(&second)?.requested.get(&piece)?;
+                Some((second, request.since))
+            });
             // A source that was changed in vain wasted what had arrived: more patience each time.
             let changes = self.source_changes.get(&piece).copied().unwrap_or(0);
-            let late = now.since(since) >= late_after * 2u32.pow(changes.min(CHANGES_DOUBLED_MAX));
-            let other = first != id && !link.requested.contains_key(&piece);
-            if late && other && link.have.contains(piece) && latest.is_none_or(|(at, ..)| since < at) {
-                latest = Some((since, piece, first));
+            let patience = late_after * 2u32.pow(changes.min(CHANGES_DOUBLED_MAX));
+            let asked_last = newer.map_or(since, |(_, since)| since);
+            let waits_longest = latest.as_ref().is_none_or(|(_, late)| since < late.older.1);
+            if now.since(asked_last) >= patience && waits_longest {
+                latest = Some((piece, Late { older: (first, since), newer }));
             }
         }
-        latest.map(|(_, piece, first)| (piece, first))
+        latest
     }
 
     fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
@@ -408,7 +428,11 @@ impl Swarm {
             return;
         };
         let state = match (first == id, second) {
-            (true, Some(other)) => PieceState::Requested { first: other, second: None, since },
+            (true, Some(other)) => {
+                let request = self.links.get(&other).and_then(|link| link.requested.get(&piece));
+                let since = request.map_or(since, |request| request.since);
+                PieceState::Requested { first: other, second: None, since }
+            }
             (true, None) => PieceState::Missing,
             (false, Some(other)) if other == id => PieceState::Requested { first, second: None, since },
             (false, _) => return,
