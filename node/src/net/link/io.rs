@@ -22,6 +22,7 @@ use super::intake::{Intake, Storing};
 use super::low_water::Mark;
 use super::{ReadHalf, WriteHalf};
 use crate::buffers::Buffer;
+use crate::net::congestion::Pacing;
 use crate::sha256::Sha256;
 use crate::storage::StorageError;
 use crate::trace;
@@ -112,6 +113,7 @@ impl LinkHandle {
             leaving_at: Instant::now(),
             packs: version >= PACKED_SINCE,
             rate: None,
+            pacing: Pacing::default(),
         };
         let reader = Reader {
             id,
@@ -464,6 +466,7 @@ struct Writer {
     packs: bool,
     /// Bytes per second of the latest pieces, while there was something to send.
     rate: Option<u64>,
+    pacing: Pacing,
 }
 
 impl Writer {
@@ -547,6 +550,9 @@ impl Writer {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let rate = u64::from(bytes).saturating_mul(1_000_000_000) / nanos;
         self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
+        if let Some(socket) = self.write.socket() {
+            self.pacing.count(bytes, took, socket);
+        }
     }
 
     /// The packed form of a piece, where it is at hand or worth its making.
