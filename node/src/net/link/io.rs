@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::intake::{Intake, Storing};
 use super::low_water::Mark;
+use super::stream::Stream;
 use super::{ReadHalf, WriteHalf};
 use crate::buffers::Buffer;
 use crate::sha256::Sha256;
@@ -67,19 +68,43 @@ pub enum Report {
 }
 
 /// The requests that wait on one link, shared by the driver (which makes them) and the reader
-/// (which lets only them in). True: cancelled, its data is to be dropped.
+/// (which lets only them in).
 #[derive(Clone, Default)]
-struct Expected(Arc<Mutex<HashMap<PieceIndex, bool>>>);
+struct Expected(Arc<Mutex<HashMap<PieceIndex, Asked>>>);
+
+/// A request that waits.
+struct Asked {
+    /// It was taken back: its data is to be dropped.
+    cancelled: bool,
+    /// The turn to write it, where it is a long piece.
+    stream: Option<Stream>,
+}
 
 impl Expected {
-    fn lock(&self) -> MutexGuard<'_, HashMap<PieceIndex, bool>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PieceIndex, Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, pieces: &[PieceIndex], intake: &Intake) {
+        let asked = |piece: &PieceIndex| Asked { cancelled: false, stream: intake.begin_stream(*piece) };
+        self.lock().extend(pieces.iter().map(|piece| (*piece, asked(piece))));
+    }
+
+    fn cancel(&self, pieces: &[PieceIndex]) {
+        let mut expected = self.lock();
+        for piece in pieces {
+            if let Some(asked) = expected.get_mut(piece) {
+                asked.cancelled = true;
+                asked.stream.as_ref().inspect(|stream| stream.give_up());
+            }
+        }
     }
 }
 
 /// The driver's hold on a link. Dropped, the link ends at once.
 pub struct LinkHandle {
     expected: Expected,
+    intake: Arc<Intake>,
     control: mpsc::Sender<Message>,
     pieces: mpsc::Sender<PieceIndex>,
     reader: JoinHandle<()>,
@@ -116,7 +141,7 @@ impl LinkHandle {
         let reader = Reader {
             id,
             read,
-            intake,
+            intake: intake.clone(),
             reports,
             expected: expected.clone(),
             body: Vec::new(),
@@ -124,24 +149,15 @@ impl LinkHandle {
             arriving_at: Instant::now(),
         };
         let writer = tokio::spawn(writer.run(control_queue, piece_queue));
-        Self { expected, control, pieces, reader: tokio::spawn(reader.run()), writer: Some(writer) }
+        let reader = tokio::spawn(reader.run());
+        Self { expected, intake, control, pieces, reader, writer: Some(writer) }
     }
 
     /// Queues a message.
     pub fn send(&self, message: Message) -> Result<(), TooSlow> {
         match &message {
-            Message::Request(list) => {
-                let mut expected = self.expected.lock();
-                expected.extend(list.pieces().iter().map(|piece| (*piece, false)));
-            }
-            Message::Cancel(list) => {
-                let mut expected = self.expected.lock();
-                for piece in list.pieces() {
-                    if let Some(cancelled) = expected.get_mut(piece) {
-                        *cancelled = true;
-                    }
-                }
-            }
+            Message::Request(list) => self.expected.ask(list.pieces(), &self.intake),
+            Message::Cancel(list) => self.expected.cancel(list.pieces()),
             _ => {}
         }
         self.control.try_send(message).map_err(|_| TooSlow)
@@ -229,8 +245,8 @@ enum Assembly {
     /// The packed form of this length, in memory.
     Packed { buffer: Buffer, total: u32 },
     /// Hashed and written block by block: the last block.
-    Streamed { storing: Option<Storing> },
-    /// Dropped: the request was cancelled.
+    Streamed { stream: Stream, storing: Option<Storing> },
+    /// Dropped: the request was cancelled, or is another link's turn.
     Dropped,
 }
 
@@ -294,7 +310,11 @@ impl Reader {
         packed: Option<u32>,
     ) -> Result<(), End> {
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
-        let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
+        let (cancelled, stream) = {
+            let expected = self.expected.lock();
+            let asked = expected.get(&piece).ok_or(Violation::UnrequestedData)?;
+            (asked.cancelled, asked.stream.as_ref().filter(|_| offset == 0).cloned())
+        };
         if offset == 0 {
             self.intake.trace().record(|| trace::Event::Arriving { link: self.id.0, piece: piece.to_u32() });
         }
@@ -306,10 +326,10 @@ impl Reader {
             {
                 Assembly::Packed { buffer: self.intake.buffer().await, total }
             }
-            None if offset == 0 && piece_len <= DATA_LEN_MAX => {
-                Assembly::Whole { buffer: self.intake.buffer().await }
-            }
-            None if offset == 0 => Assembly::Streamed { storing: None },
+            None if offset == 0 => match stream {
+                Some(stream) => Assembly::Streamed { stream, storing: None },
+                None => Assembly::Whole { buffer: self.intake.buffer().await },
+            },
             _ => return Err(Violation::UnrequestedData.into()),
         };
         let form = match &assembly {
@@ -329,7 +349,7 @@ impl Reader {
                 let range = offset as usize..(offset + len) as usize;
                 self.fill(&mut buffer[range]).await?;
             }
-            Assembly::Streamed { storing } => {
+            Assembly::Streamed { stream, storing } => {
                 let mut buffer = self.intake.buffer().await;
                 let part = &mut buffer[..len as usize];
                 self.fill(part).await?;
@@ -337,7 +357,12 @@ impl Reader {
                     Some(storing) => stored(storing).await?,
                     None => Sha256::new(),
                 };
-                *storing = Some(self.intake.store_block(self.id, hash, (buffer, len), piece, offset));
+                // While it arrived, somebody else may have been asked.
+                if stream.is_current() {
+                    *storing = Some(self.intake.store_block(stream.clone(), hash, (buffer, len), offset));
+                } else {
+                    assembly = Assembly::Dropped;
+                }
             }
             Assembly::Dropped => self.skip(len).await?,
         }
@@ -355,7 +380,7 @@ impl Reader {
     /// All bytes of a piece arrived.
     async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
         let link = self.id;
-        let cancelled = self.expected.lock().remove(&piece).unwrap_or(true);
+        let cancelled = self.expected.lock().remove(&piece).is_none_or(|asked| asked.cancelled);
         let dropped = cancelled || matches!(assembly, Assembly::Dropped);
         let bytes = self.intake.manifest().geometry().piece_len(piece);
         self.intake.trace().record(|| trace::Event::Arrived {
@@ -374,12 +399,15 @@ impl Reader {
             Assembly::Packed { buffer, total } => {
                 self.intake.check_piece(link, piece, (buffer, Some(total)), self.reports.clone());
             }
-            Assembly::Streamed { storing: Some(storing) } => {
+            Assembly::Streamed { stream, storing: Some(storing) } => {
                 let hash = stored(storing).await?;
-                let valid = self.intake.finish_stream(link, piece, hash);
-                self.reports.send(Report::Piece { link, piece, valid }).await?;
+                match self.intake.finish_stream(&stream, hash) {
+                    Some(valid) => self.reports.send(Report::Piece { link, piece, valid }).await?,
+                    // Nobody's fault: it came too late.
+                    None => self.report(Event::PieceDiscarded { link, piece }).await?,
+                }
             }
-            Assembly::Streamed { storing: None } | Assembly::Dropped => {
+            Assembly::Streamed { storing: None, .. } | Assembly::Dropped => {
                 unreachable!("a piece has at least one block, and dropped ones were reported")
             }
         }
@@ -680,3 +708,6 @@ impl Writer {
         tokio::task::spawn_blocking(read).await.map_err(|_| End::Closed)
     }
 }
+
+#[cfg(test)]
+mod tests;
