@@ -60,7 +60,7 @@ pub enum Update {
     },
     /// The disk failed.
     StorageFailed(StorageError),
-    /// A peer has every piece, and had not before.
+    /// A peer says that it has every piece; it may say so more than once.
     PeerCompleted(PeerId),
     /// A peer broke the rules.
     Banned {
