@@ -412,7 +412,12 @@ impl Driver {
             pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
         self.have_bytes = self.have_bytes.saturating_sub(bytes);
         self.complete.store(false, Ordering::Relaxed);
-        self.event(Event::PiecesLost(pieces));
+        if self.finished {
+            // What has its final name is never written to.
+            self.event(Event::PiecesDropped(pieces));
+        } else {
+            self.event(Event::PiecesLost(pieces));
+        }
     }
 
     fn handle_opened(&mut self, open: Open) {

@@ -461,12 +461,7 @@ impl Swarm {
         if let Some(link) = self.links.get_mut(&id) {
             link.window = window;
         }
-        if self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
-            && let Some(wanted) = &self.config.wanted
-        {
-            let message = Message::Wanted(wanted.clone());
-            self.send(id, message, now);
-        }
+        self.tell_wanted(id, now);
         self.introduce(id, now);
         self.announce_at_link_up(id, now);
     }

@@ -243,3 +243,24 @@ fn what_was_cancelled_leaves_room_for_other_requests_under_a_limit() {
     }
     assert!(swarm.is_satisfied(), "{} of 12 pieces came", swarm.have().count());
 }
+
+#[test]
+fn a_piece_that_is_given_up_is_asked_of_nobody_and_wanted_no_more() {
+    let (mut swarm, link) = one_link(PieceSet::full(4));
+    commands(&mut swarm);
+    let piece = swarm.geometry().piece(2).unwrap();
+    swarm.handle(Event::PiecesDropped(vec![piece]), at(1.0));
+    swarm.handle_timeout(at(2.0));
+    let said: Vec<Message> = (commands(&mut swarm).into_iter())
+        .filter_map(|command| match command {
+            Command::Send { link: to, message } if to == link => Some(message),
+            _ => None,
+        })
+        .collect();
+    let wanted = said.iter().any(|message| matches!(message, Message::Wanted(set) if !set.contains(piece)));
+    let lost = said.iter().any(|message| matches!(message, Message::Lost(list) if list.pieces() == [piece]));
+    let asked = said.iter().any(|message| matches!(message, Message::Request(_)));
+    assert!(wanted && lost && !asked, "{said:?}");
+    assert!(swarm.is_satisfied(), "nothing more is waited for");
+    swarm.check_invariants();
+}
