@@ -416,6 +416,7 @@ impl Driver {
             // What has its final name is never written to.
             self.event(Event::PiecesDropped(pieces));
         } else {
+            self.store.forget(&pieces);
             self.event(Event::PiecesLost(pieces));
         }
     }

@@ -243,6 +243,14 @@ impl Store {
         }
     }
 
+    /// Pieces that were verified are not there after all: they may be written again. Means nothing
+    /// for what is served in place.
+    pub fn forget(&self, pieces: &[PieceIndex]) {
+        if let Phase::Assembling(assembly) = &*self.phase() {
+            assembly.forget(pieces);
+        }
+    }
+
     /// All bytes of `piece` are written and hash right: the next flush makes it durable.
     pub fn verified(&self, piece: PieceIndex) {
         if let Phase::Assembling(assembly) = &*self.phase() {
