@@ -214,6 +214,12 @@ impl Intake {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether something waits to be hashed and written, or is being.
+    #[cfg(test)]
+    pub(super) fn is_at_work(&self) -> bool {
+        self.queue().workers > 0
+    }
+
     fn push(self: &Arc<Self>, job: Job) {
         let mut queue = self.queue();
         queue.jobs.push_back(job);
