@@ -466,6 +466,17 @@ impl Swarm {
         self.announce_at_link_up(id, now);
     }
 
+    /// Says what this node fetches, where that is not everything.
+    fn tell_wanted(&mut self, id: LinkId, now: Instant) {
+        if self.config.download
+            && self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
+            && let Some(wanted) = &self.config.wanted
+        {
+            let message = Message::Wanted(wanted.clone());
+            self.send(id, message, now);
+        }
+    }
+
     /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link
     /// that the lower identity dialled.
     fn reason_to_refuse(&self, peer: PeerId, dialled: bool) -> Option<DisconnectReason> {

@@ -5,7 +5,7 @@
 //! who only keep count, bundled over longer. A request takes along what waits. On a shaped
 //! 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of the bytes.
 
-use super::{Command, Injector, Link, LinkId, Notification, Swarm, WANTED_SINCE};
+use super::{Command, Injector, Link, LinkId, Notification, Swarm};
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
@@ -51,17 +51,6 @@ impl Swarm {
         }
         if other_seeder && self.injector.is_some() {
             self.stop_injecting(now);
-        }
-    }
-
-    /// Says what this node fetches, where that is not everything.
-    pub(super) fn tell_wanted(&mut self, id: LinkId, now: Instant) {
-        if self.config.download
-            && self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
-            && let Some(wanted) = &self.config.wanted
-        {
-            let message = Message::Wanted(wanted.clone());
-            self.send(id, message, now);
         }
     }
 
