@@ -13,12 +13,13 @@ use dft_protocol::wire::{PieceList, RejectReason, frame};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256StarStar;
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, DuplexStream, ReadBuf, duplex, split};
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split};
 
 use super::*;
 use crate::net::link::Incoming;
 use crate::net::link::pack::Packing;
 use crate::rate::RateLimits;
+use crate::sha256::Sha256;
 use crate::storage::{FetchOptions, ScanOptions, Store, hash, scan};
 use crate::trace::Trace;
 

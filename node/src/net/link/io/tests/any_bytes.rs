@@ -1,6 +1,7 @@
 //! Whatever a peer sends after the handshake, and whenever the swarm changes its mind meanwhile:
 //! the link ends in good order, within its memory, and no wrong byte is taken for a right one.
 
+use dft_protocol::wire::{DATA_LEN_MAX, FRAME_LEN_MAX};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -106,7 +107,7 @@ impl AsyncRead for Script {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        while let Some(&(at, act)) = self.acts.last()
+        if let Some(&(at, act)) = self.acts.last()
             && at <= self.read
         {
             self.acts.pop();
@@ -169,16 +170,8 @@ proptest! {
             let (expected, intake) = (Expected::default(), fetch.intake.clone());
             let script =
                 Script { bytes, read: 0, chunk, acts, expected: expected.clone(), intake: intake.clone() };
-            let mut reader = Reader {
-                id: LinkId(1),
-                read: Box::new(script),
-                intake,
-                reports: fetch.reports.0.clone(),
-                expected: expected.clone(),
-                body: Vec::new(),
-                assembly: None,
-                arriving_at: Instant::now(),
-            };
+            let shared = (intake, fetch.reports.0.clone());
+            let mut reader = Reader::new(LinkId(1), Box::new(script), shared, expected.clone());
             let reading = tokio::spawn(async move {
                 let ended = reader.read_messages().await;
                 (matches!(ended, Err(End::Closed | End::Violation(_))), reader.body.capacity())
