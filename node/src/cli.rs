@@ -201,7 +201,7 @@ pub struct SeedArgs {
         hide_possible_values = true
     )]
     pub compress: Compress,
-    /// Leave when N peers have everything
+    /// Leave when N peers have said that they have everything; each counts once
     #[arg(long, value_name = "N")]
     pub exit_after_copies: Option<u64>,
     /// Hash everything again, even what looks unchanged

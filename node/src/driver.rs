@@ -60,7 +60,7 @@ pub enum Update {
     },
     /// The disk failed.
     StorageFailed(StorageError),
-    /// A peer has every piece, and had not before.
+    /// A peer says that it has every piece; it may say so more than once.
     PeerCompleted(PeerId),
     /// A peer broke the rules.
     Banned {
@@ -412,7 +412,13 @@ impl Driver {
             pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
         self.have_bytes = self.have_bytes.saturating_sub(bytes);
         self.complete.store(false, Ordering::Relaxed);
-        self.event(Event::PiecesLost(pieces));
+        if self.finished {
+            // What has its final name is never written to.
+            self.event(Event::PiecesDropped(pieces));
+        } else {
+            self.store.forget(&pieces);
+            self.event(Event::PiecesLost(pieces));
+        }
     }
 
     fn handle_opened(&mut self, open: Open) {

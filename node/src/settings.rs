@@ -110,18 +110,27 @@ impl NodeState {
     }
 }
 
+/// The identity in this directory; a new one only where there is none. Others name a node by its
+/// identity: one that cannot be read for a moment must not be replaced.
 fn identity_in(directory: &Path) -> Result<Identity, Failure> {
     let path = directory.join("identity");
-    if let Ok(bytes) = std::fs::read(&path)
-        && let Ok(keypair) = Keypair::from_protobuf_encoding(&bytes)
-    {
-        return Ok(Identity::from_keypair(keypair));
+    match std::fs::read(&path) {
+        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map(Identity::from_keypair).map_err(|error| {
+            Failure::new(Kind::Other, format!("{} holds no identity: {error}", path.display())).hint(
+                "put its backup back; or remove it for a new one, which manifests and addresses of before do not name",
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_identity(&path),
+        Err(error) => Err(Failure::io("read", &path, &error)),
     }
+}
+
+fn new_identity(path: &Path) -> Result<Identity, Failure> {
     let identity = Identity::generate();
     let bytes = identity.keypair().to_protobuf_encoding();
     let bytes =
         bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
-    write_atomically(&path, &bytes, 0o600)?;
+    write_atomically(path, &bytes, 0o600)?;
     Ok(identity)
 }
 
@@ -190,4 +199,28 @@ pub fn reachable_addrs(listen: IpAddr, port: u16) -> Vec<SocketAddr> {
     others.sort_by_key(IpAddr::is_ipv6);
     let chosen = if others.is_empty() { loopback } else { others };
     chosen.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_only_where_there_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("identity");
+        let made = identity_in(directory.path()).expect("there was none").peer();
+        assert_eq!(identity_in(directory.path()).expect("there is one").peer(), made);
+
+        std::fs::write(&path, b"half of").expect("it can be written");
+        let failure = identity_in(directory.path()).err().expect("it is no identity");
+        assert!(failure.message.contains("identity") && failure.hint.is_some(), "{failure:?}");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"half of", "it is left for whoever mends it");
+
+        // What cannot be read at all, whoever runs this.
+        std::fs::remove_file(&path).expect("it is a file");
+        std::fs::create_dir(&path).expect("the name is free");
+        assert!(identity_in(directory.path()).is_err());
+        assert!(path.is_dir());
+    }
 }

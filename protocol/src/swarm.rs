@@ -461,14 +461,20 @@ impl Swarm {
         if let Some(link) = self.links.get_mut(&id) {
             link.window = window;
         }
-        if self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
+        self.tell_wanted(id, now);
+        self.introduce(id, now);
+        self.announce_at_link_up(id, now);
+    }
+
+    /// Says what this node fetches, where that is not everything.
+    fn tell_wanted(&mut self, id: LinkId, now: Instant) {
+        if self.config.download
+            && self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
             && let Some(wanted) = &self.config.wanted
         {
             let message = Message::Wanted(wanted.clone());
             self.send(id, message, now);
         }
-        self.introduce(id, now);
-        self.announce_at_link_up(id, now);
     }
 
     /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link

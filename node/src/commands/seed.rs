@@ -1,11 +1,13 @@
 //! `dft seed`: hash, write the manifest, serve.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Hints, Info, Manifest, PeerAddr, SEEDER_COUNT_MAX, TRACKER_COUNT_MAX};
 use dft_protocol::path::Name;
 use serde_json::json;
@@ -233,16 +235,18 @@ async fn serve(
     let started = Instant::now();
     let mut rate = Rate::default();
     let mut ticks = tokio::time::interval(crate::report::PROGRESS_EVENT_EVERY);
-    let mut copies = 0;
-    while args.exit_after_copies.is_none_or(|wanted| copies < wanted) {
+    let mut copies = Copies::default();
+    while args.exit_after_copies.is_none_or(|wanted| copies.count() < wanted) {
         tokio::select! {
             () = &mut interrupt => break,
-            _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies, &mut rate),
+            _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies.count(), &mut rate),
             happening = session.next() => match happening {
                 None => return Err(Failure::new(Kind::Other, "the driver ended unexpectedly")),
                 Some(Happening::Update(Update::PeerCompleted(peer))) => {
-                    copies += 1;
-                    let peer = display_peer(&peer);
+                    if !copies.add(peer) {
+                        continue;
+                    }
+                    let (peer, copies) = (display_peer(&peer), copies.count());
                     reporter.event(&json!({"event": "peer_complete", "peer": peer, "copies": copies}));
                     reporter.say(&format!("{peer} has everything ({copies} so far)"));
                 }
@@ -251,7 +255,7 @@ async fn serve(
         }
     }
     reporter.end();
-    let snapshot = session.shutdown().await;
+    let (snapshot, copies) = (session.shutdown().await, copies.count());
     let (sent, total) = (snapshot.stats.sent, manifest.total_bytes());
     reporter.event(&json!({
         "event": "done", "sent_bytes": sent, "saved_bytes": snapshot.saved_bytes, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
@@ -264,6 +268,25 @@ async fn serve(
         human_time(started.elapsed()),
     ));
     Ok(())
+}
+
+/// The peers that have everything: each counts once, however often it says so.
+#[derive(Default)]
+struct Copies(BTreeSet<PeerId>);
+
+impl Copies {
+    /// Most that are counted, so that made-up identities fill no memory: more than any network of
+    /// these has machines.
+    const MAX: usize = 1 << 16;
+
+    /// Whether it is one more.
+    fn add(&mut self, peer: PeerId) -> bool {
+        self.0.len() < Self::MAX && self.0.insert(peer)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
 }
 
 fn show_progress(reporter: &mut Reporter, snapshot: &Snapshot, copies: u64, rate: &mut Rate) {
@@ -312,5 +335,18 @@ pub(super) fn tell(reporter: &Reporter, happening: Happening) {
             | Update::Complete { .. }
             | Update::StorageFailed(_),
         ) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_is_one_copy_however_often_it_says_so() {
+        let peer = |number: u8| PeerId::from_bytes(&[number]).expect("short enough");
+        let mut copies = Copies::default();
+        let added = [1, 1, 2, 1].map(|number| copies.add(peer(number)));
+        assert_eq!((added, copies.count()), ([true, false, true, false], 2));
     }
 }

@@ -297,9 +297,18 @@ pub(super) struct Kept {
 impl Kept {
     const FILE: &'static str = "kept";
 
-    /// How the catalogue whose state is in this directory was kept; `None` where there is none.
-    pub(super) fn read(state: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(state.join(Self::FILE)).ok()?).ok()
+    /// How the catalogue whose state is in this directory was kept; `None` where there is none. What
+    /// cannot be read is an error: without it, a node would keep its catalogue no more, unsaid.
+    pub(super) fn read(state: &Path) -> Result<Option<Self>, Failure> {
+        let path = state.join(Self::FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                Failure::new(Kind::Other, format!("{} is damaged: {error}", path.display()))
+                    .hint("it says how this node keeps its catalogue: remove it, and say --embed-tracker")
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io("read", &path, &error)),
+        }
     }
 
     fn write(self, state: &Path) -> Result<(), Failure> {
@@ -385,6 +394,17 @@ fn kind_of(error: &ClientError) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_catalogue_was_kept_is_forgotten_only_where_no_file_says_it() {
+        let state = tempfile::tempdir().expect("a directory");
+        assert_eq!(Kept::read(state.path()).expect("there is none"), None);
+        let kept = Kept { open: true, private: false };
+        kept.write(state.path()).expect("it can be written");
+        assert_eq!(Kept::read(state.path()).expect("it is there"), Some(kept));
+        std::fs::write(state.path().join(Kept::FILE), b"half").expect("it can be written");
+        assert!(Kept::read(state.path()).is_err());
+    }
 
     #[test]
     fn a_tracker_with_many_addresses_is_asked_at_the_first() {

@@ -7,6 +7,7 @@
 //! Pieces are whole, so a pack may hold selected and other files: it is fetched whole, and what was
 //! not selected goes before the tree gets its final name.
 
+use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::SafePath;
 use dft_protocol::piece_set::PieceSet;
@@ -158,6 +159,11 @@ impl Selection {
     /// The pieces that hold a part of any selected file: what is to be fetched.
     pub fn pieces(&self, manifest: &Manifest) -> PieceSet {
         self.pieces_where(manifest, |selected, _| selected)
+    }
+
+    /// Whether `piece` is one of [`pieces`](Selection::pieces).
+    pub(super) fn needs(&self, manifest: &Manifest, piece: PieceIndex) -> bool {
+        manifest.layout().spans(piece).any(|span| self.contains(span.entry))
     }
 
     /// The pieces that hold parts of selected files only: what can be read from their tree.

@@ -232,11 +232,22 @@ impl Store {
     }
 
     /// Writes part of a piece at its place. Safe to repeat; bytes of a piece that is verified
-    /// already are dropped.
+    /// already are dropped, as are all of a fetch that is finished: a piece may come twice.
     pub fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.write(piece, offset, data),
+            Phase::Serving(_) if self.target.is_some() && self.selection.needs(&self.manifest, piece) => {
+                Ok(())
+            }
             Phase::Serving(_) => Err(StorageError::ReadOnly),
+        }
+    }
+
+    /// Pieces that were verified are not there after all: they may be written again. Means nothing
+    /// for what is served in place.
+    pub fn forget(&self, pieces: &[PieceIndex]) {
+        if let Phase::Assembling(assembly) = &*self.phase() {
+            assembly.forget(pieces);
         }
     }
 

@@ -74,6 +74,9 @@ impl Swarm {
         }
         let in_flight: u64 = link.requested.keys().map(|piece| self.piece_bytes(*piece)).sum();
         assert_eq!(link.in_flight, in_flight, "{id:?}: bytes of the requests that wait");
+        let cancelled = link.requested.iter().filter(|(_, request)| request.cancelled);
+        let cancelled: u64 = cancelled.map(|(piece, _)| self.piece_bytes(*piece)).sum();
+        assert_eq!(link.cancelled, cancelled, "{id:?}: bytes of those that were cancelled");
         assert!(link.requested.len() <= REQUESTS_PER_LINK_MAX / 2, "{id:?}: requests are bounded");
         let refused = link.refused.keys().any(|piece| link.have.contains(*piece));
         assert!(!refused, "{id:?}: a refused piece is not asked for");

@@ -10,6 +10,7 @@ pub mod io;
 mod low_water;
 pub mod pack;
 mod plain;
+mod stream;
 pub mod tls;
 
 use std::net::SocketAddr;
