@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  anything that has no code of its own
-  2  wrong usage
+  1  anything that has no code of its own, as a port that is taken
+  2  wrong usage: also a path that is not there
   3  the manifest is missing, damaged or not valid
   4  no source: nobody has the data, or all refuse
-  5  the disk: full, read-only, in use, or failing
+  5  the disk: full, read-only, in use, or failing, or it may not be read
   6  integrity: the data is not what the manifest says
   7  the catalogue does not know the name, or has other content under it
   130  interrupted before it was complete; run the same command again to go on";
@@ -376,7 +376,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub peers: u16,
     /// The size of the generated dataset
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, conflicts_with = "path")]
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_some_size, conflicts_with = "path")]
     pub size: u64,
     /// Encrypt links
     #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
@@ -630,6 +630,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|error| format!("{error}; for example 30s, 5m, 1h"))
+}
+
+/// A size that is not 0.
+fn parse_some_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("it is at least 1 byte".into()),
+        size => Ok(size),
+    }
 }
 
 /// «65536», «64K», «64KiB», «16M», «1G»: powers of 1024.

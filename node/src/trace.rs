@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use event::{Event, Phase, Record};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, shown};
 
 /// Events that wait to be written, about 100 bytes each. A busy node makes some 10,000 a second,
 /// so this is seconds of a disk that does not answer.
@@ -106,7 +106,7 @@ impl Recording {
             return Ok(Self { trace: Trace::default(), finished: None });
         };
         let failure = |error: std::io::Error| {
-            Failure::new(Kind::Disk, format!("cannot write the trace {}: {error}", path.display()))
+            Failure::given("write the trace", path, &error)
                 .hint("--trace takes the name of a file in a directory that you may write to")
         };
         let mut file = BufWriter::new(File::create(path).map_err(failure)?);
@@ -188,7 +188,7 @@ fn write_until_ended(shared: &Shared, file: &mut BufWriter<File>) -> std::io::Re
 
 /// The run goes on without its trace.
 fn report_failed(path: &Path, error: &std::io::Error) {
-    eprintln!("warning: cannot write the trace {} any more: {error}", path.display());
+    crate::report::to_stderr(&format!("warning: cannot write the trace {} any more: {error}", shown(path)));
 }
 
 #[cfg(test)]

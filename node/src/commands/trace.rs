@@ -20,14 +20,14 @@ const MATRIX_NODES_MAX: usize = 16;
 
 pub(super) fn run(args: &TraceArgs) -> Result<(), Failure> {
     let run = Run::read(&args.files).map_err(|error| match &error {
-        ReadError::Io { .. } => Failure::new(Kind::Disk, error.to_string()),
-        _ => Failure::new(Kind::Integrity, error.to_string())
+        ReadError::Io { path, source } => Failure::given("read the trace", path, source),
+        _ => Failure::new(Kind::Usage, error.to_string())
             .hint("dft seed and dft fetch write a trace with --trace FILE"),
     })?;
     let summary = Summary::of(&run, args.rate);
     if let Some(path) = &args.plot {
         let svg = plot::svg(&run, args.rate);
-        std::fs::write(path, svg).map_err(|error| Failure::io("write", path, &error))?;
+        std::fs::write(path, svg).map_err(|error| Failure::given("write", path, &error))?;
     }
     let text = if args.json { format!("{}\n", serde_json::json!(summary)) } else { as_text(&summary) };
     print_bytes(text.as_bytes())

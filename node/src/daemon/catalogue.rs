@@ -26,6 +26,7 @@ use crate::cli::NetArgs;
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{parse_tracker, socket_addr_of_text};
 use crate::net::identity::Identity;
+use crate::report::to_stderr;
 use crate::settings::write_atomically;
 
 /// How long a verb waits for a catalogue to be found on the LAN.
@@ -335,9 +336,9 @@ pub(super) async fn start_tracker(
     let (failed, failure) = oneshot::channel();
     let task = tokio::spawn(async move {
         let ready = |up: server::Ready| drop(ready.send(up.addrs));
-        let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
+        let notices = |notice: dft_tracker::service::Notice| to_stderr(&format!("warning: {notice}"));
         if let Err(error) = server::run(config, ready, notices, std::future::pending()).await {
-            eprintln!("error: the tracker: {error}");
+            to_stderr(&format!("error: the tracker: {error}"));
             let _ = failed.send(error.to_string());
         }
     });
@@ -346,7 +347,9 @@ pub(super) async fn start_tracker(
         Some(addrs) => Ok((task, addrs.iter().map(ToString::to_string).collect())),
         None => {
             let reason = failure.await.unwrap_or_else(|_| "it does not listen".into());
-            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")))
+            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")).hint(
+                "a tracker that runs here already may have the port or the store: see --port and --store",
+            ))
         }
     }
 }

@@ -555,10 +555,10 @@ fn slices(run: &Run, end: i64) -> Vec<Slice> {
         let to = from + length;
         let up = |verb: &str| -> f64 {
             let nodes = run.nodes.iter().filter(|node| node.verb == verb);
-            nodes.flat_map(|node| &node.uploads).map(|it| part(it.first, it.last, it.bytes, from, to)).sum()
+            added(nodes.flat_map(|node| &node.uploads).map(|it| part(it.first, it.last, it.bytes, from, to)))
         };
         let down = run.fetchers().flat_map(|node| &node.downloads);
-        let down: f64 = down.map(|it| part(it.first, it.last, it.bytes, from, to)).sum();
+        let down = added(down.map(|it| part(it.first, it.last, it.bytes, from, to)));
         Slice {
             from_s: seconds(from),
             seeders_up: rate(up("seed")),
@@ -568,6 +568,11 @@ fn slices(run: &Run, end: i64) -> Vec<Slice> {
         }
     };
     (0..SLICES).map(|number| slice(number * length)).collect()
+}
+
+/// The sum; of nothing it is 0, and not -0 as that of the standard library.
+pub(super) fn added(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, std::ops::Add::add)
 }
 
 /// How many of a piece's bytes moved between two moments, if they moved evenly.
