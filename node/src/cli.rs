@@ -11,10 +11,11 @@ use dft_protocol::geometry::PieceSize;
 use dft_protocol::wire::Site;
 use serde::{Deserialize, Serialize};
 
-use self::values::{
-    parse_duration, parse_id, parse_piece_size, parse_range, parse_rate, parse_site, parse_size, parse_some_size,
-};
 pub use self::values::{ByteRange, ByteRate};
+use self::values::{
+    parse_duration, parse_id, parse_piece_size, parse_range, parse_rate, parse_site, parse_size,
+    parse_some_size,
+};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
