@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::values::{ByteRange, ByteRate};
 use self::values::{
     parse_duration, parse_id, parse_piece_size, parse_range, parse_rate, parse_site, parse_size,
-    parse_some_size,
+    parse_socket_addr, parse_some_size,
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -263,7 +263,7 @@ pub struct FetchArgs {
 #[derive(Args, Debug)]
 pub struct TrackerArgs {
     /// Where to listen
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4711")]
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:4711", value_parser = parse_socket_addr)]
     pub listen: SocketAddr,
     /// Where its state is kept [default: dft/tracker in the user's state directory]
     #[arg(long, value_name = "DIR")]

@@ -100,19 +100,76 @@ fn tree_that_is_not_the_dataset_is_told_from_one_that_differs() {
     let verify = |path: &str| dft(&scene, &["verify", "data.dft", path]);
     verify(".").expect_code(0);
     verify("data").expect_code(0);
-    let elsewhere = scene.new_directory("here/elsewhere/deeper");
+    scene.new_directory("here/elsewhere/deeper");
     assert_helpful(&verify("elsewhere").expect_code(2), "there is no data in elsewhere");
     assert_helpful(&verify("data.dft").expect_code(2), "there is no data in data.dft");
     // A copy may have another name, and may lack something.
-    let renamed = elsewhere.join("renamed");
+    let renamed = scene.path("renamed");
     fs::rename(&dataset, &renamed).expect("it was there");
-    verify("elsewhere/deeper/renamed").expect_code(0);
-    let inside = scene.dft("here/elsewhere/deeper/renamed").args(["verify", "../../../data.dft"]).run();
-    inside.expect_code(0);
+    verify("../renamed").expect_code(0);
+    scene.dft("renamed").args(["verify", "../here/data.dft"]).run().expect_code(0);
     assert_helpful(&dft(&scene, &["verify", "data.dft"]).expect_code(2), "there is no data in .");
     fs::remove_file(renamed.join("large.bin")).expect("it was there");
-    let outcome = verify("elsewhere/deeper/renamed").expect_code(6);
+    let outcome = verify("../renamed").expect_code(6);
     assert!(outcome.stdout.contains("large.bin"), "{}", outcome.stdout);
+}
+
+#[test]
+fn no_file_is_written_over_that_is_not_of_its_kind() {
+    let scene = Scene::new();
+    let dataset = seeded(&scene);
+    let precious = ["data.dft", "data/large.bin"].map(|path| scene.path("here").join(path));
+    let before = precious.each_ref().map(|path| fs::read(path).expect("it is there"));
+    let trace = scene.path("here/run.trace");
+    let traced = ["--trace", "run.trace", "--exit-after-copies", "0", "--listen", "127.0.0.1"];
+    // Twice: a trace may be replaced by the next one.
+    for _ in 0..2 {
+        scene.dft("here").args(["seed", "-o", "traced.dft"]).arg(&dataset).args(traced).run().expect_code(0);
+    }
+    for arguments in [
+        &["fetch", "data.dft", "--trace", "data.dft"][..],
+        &["seed", "data", "--trace", "data/large.bin"],
+        &["seed", "data", "-o", "data/large.bin"],
+        &["trace", "run.trace", "--plot", "data/large.bin"],
+        &["trace", "run.trace", "--plot", "run.trace"],
+    ] {
+        let outcome = dft(&scene, arguments).expect_code(2);
+        assert_helpful(&outcome, "left alone");
+    }
+    assert!(precious.map(|path| fs::read(path).expect("it is there")) == before, "nothing was written");
+    assert!(!fs::read(&trace).expect("it is there").starts_with(b"<svg"));
+    for _ in 0..2 {
+        dft(&scene, &["trace", "run.trace", "--plot", "run.svg"]).expect_code(0);
+    }
+}
+
+#[test]
+fn endless_file_is_no_manifest() {
+    let scene = Scene::new();
+    for arguments in [&["show", "/dev/zero"][..], &["fetch", "/dev/zero"], &["verify", "/dev/zero"]] {
+        assert_helpful(&dft(&scene, arguments).expect_code(3), "/dev/zero");
+    }
+    scene.new_directory("here/data");
+    assert_helpful(&dft(&scene, &["seed", "data", "-o", "/dev/zero"]).expect_code(2), "left alone");
+}
+
+#[test]
+fn what_was_meant_is_guessed_where_that_is_easy() {
+    let scene = Scene::new();
+    seeded(&scene);
+    fs::rename(scene.path("here/data"), scene.path("here/elsewhere")).expect("it was there");
+    let outcome = dft(&scene, &["show", "data"]).expect_code(3);
+    assert!(outcome.stderr.contains("hint: did you mean data.dft?"), "{}", outcome.stderr);
+    let outcome = dft(&scene, &["verify", "elsewhere", "data.dft"]).expect_code(3);
+    assert!(outcome.stderr.contains("comes first"), "{}", outcome.stderr);
+    let options = ["--exit-after-copies", "0", "--listen", "127.0.0.1"];
+    let outcome = scene.dft("here").args(["seed", "data.dft"]).args(options).run().expect_code(0);
+    assert!(outcome.stderr.contains("dft fetch data.dft"), "{}", outcome.stderr);
+    let outcome = dft(&scene, &["tracker", "--listen", "4711"]).expect_code(2);
+    assert!(outcome.stderr.contains("IP:PORT, for example"), "{}", outcome.stderr);
+    let empty = scene.new_directory("here/empty");
+    let outcome = scene.dft("here").args(["demo", "--peers", "1"]).arg(&empty).run().expect_code(0);
+    assert!(!outcome.stderr.contains("bound"), "nothing bounds the copying of nothing: {}", outcome.stderr);
 }
 
 #[test]
@@ -166,6 +223,7 @@ fn output_that_nobody_reads_is_no_failure() {
 fn data_that_changed_under_its_seeder_is_what_the_fetcher_hears_of() {
     let scene = Scene::new();
     let dataset = scene.path("data");
+    fs::create_dir(&dataset).expect("a new directory");
     data::random_file(&dataset.join("stays.bin"), 1, MIB);
     data::random_file(&dataset.join("changes.bin"), 2, 4 * MIB);
     let seeder = Seeder::start(&scene, HERE, &dataset, &[]);

@@ -1,5 +1,6 @@
 //! What options take: sizes, rates, durations, ranges, as people write them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dft_protocol::geometry::PieceSize;
@@ -30,6 +31,10 @@ pub(super) fn parse_range(text: &str) -> Result<ByteRange, String> {
         return Err("a range does not end before it begins".into());
     }
     Ok(ByteRange { from, to })
+}
+
+pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it is IP:PORT, for example 0.0.0.0:4711 or [::]:4711".into())
 }
 
 pub(super) fn parse_site(text: &str) -> Result<Site, String> {

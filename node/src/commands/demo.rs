@@ -514,22 +514,29 @@ impl DemoResult {
         )]
         let rate = human_bytes(delivered as u64);
         let first = self.fetched.first().map_or(0.0, |fetched| fetched.seconds);
+        let bound = match self.total {
+            // Of nothing, nothing bounds the rate.
+            0 => String::new(),
+            _ => format!(
+                "\x20 bound            about {:.2} s: hashing all copies takes these cores {:.2} s, writing them this disk {:.2} s\n\
+                 \x20                  (measured just now); took {:.1} x that\n",
+                self.bound_seconds(),
+                self.hash_bound_seconds(),
+                self.disk_bound_seconds(),
+                self.last_seconds() / self.bound_seconds().max(1e-9),
+            ),
+        };
         format!(
             "\n{} identical copies of {}\n\
              \x20 hashing          {:.2} s\n\
              \x20 first complete   {first:.2} s\n\
              \x20 last complete    {:.2} s ({rate}/s delivered in all)\n\
-             \x20 bound            about {:.2} s: hashing all copies takes these cores {:.2} s, writing them this disk {:.2} s\n\
-             \x20                  (measured just now); took {:.1} x that\n\
+             {bound}\
              \x20 the seeder sent  {} ({:.2} copies); {:.0}% of all bytes came from other peers",
             self.fetched.len(),
             human_bytes(self.total),
             self.hash_seconds,
             self.last_seconds(),
-            self.bound_seconds(),
-            self.hash_bound_seconds(),
-            self.disk_bound_seconds(),
-            self.last_seconds() / self.bound_seconds().max(1e-9),
             human_bytes(self.sent),
             self.copies(),
             self.share_of_peers(),

@@ -129,7 +129,9 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Kind::Other, format!("cannot write to stdout: {error}")))
+            let kind = if error.kind() == ErrorKind::StorageFull { Kind::Disk } else { Kind::Other };
+            let failure = Failure::new(kind, format!("cannot write to stdout: {error}"));
+            Err(failure.hint(hint_for(error.kind()).unwrap_or("redirect it to another place")))
         }
         _ => Ok(()),
     }

@@ -7,9 +7,9 @@ use crate::cli::TraceArgs;
 use crate::failure::{Failure, Kind};
 use crate::report::human_bytes;
 use crate::trace::event::Phase;
-use crate::trace::plot;
 use crate::trace::read::{ReadError, Run};
 use crate::trace::summary::{NodeSummary, Quantiles, Summary};
+use crate::trace::{check_replaceable, plot};
 
 /// Links of one end that the text names: the busiest.
 const LINKS_SHOWN_MAX: usize = 12;
@@ -27,6 +27,7 @@ pub(super) fn run(args: &TraceArgs) -> Result<(), Failure> {
     let summary = Summary::of(&run, args.rate);
     if let Some(path) = &args.plot {
         let svg = plot::svg(&run, args.rate);
+        check_replaceable(path, b"<svg", "a picture in SVG")?;
         std::fs::write(path, svg).map_err(|error| Failure::given("write", path, &error))?;
     }
     let text = if args.json { format!("{}\n", serde_json::json!(summary)) } else { as_text(&summary) };

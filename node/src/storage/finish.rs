@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use dft_protocol::manifest::Entry;
 use dft_protocol::path::SafePath;
+use dft_protocol::piece_set::PieceSet;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -28,7 +29,7 @@ const OWNER_WRITE: u16 = 0o200;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Replace {
     Nothing,
-    /// The tree that this one grew from: the record is true of both.
+    /// The tree that this one grew from. The record must still say that the final name holds a part.
     Grown,
     Anything,
 }
@@ -129,9 +130,10 @@ impl Assembly {
         let (from, to) = ((&*self.part.directory, DATA), (&*self.part.target, name));
         let there = Attributes::at(to.0, name).map_err(StorageError::at("look at", &shown))?;
         if let Some(there) = there.filter(|_| replace != Replace::Nothing) {
-            if replace == Replace::Anything {
-                // What is called `data` afterwards is the old content.
-                self.part.remove_record()?;
+            // What is called `data` afterwards is the old content.
+            match replace {
+                Replace::Grown => self.part.write_record(&self.record_of_grown())?,
+                _ => self.part.remove_record()?,
             }
             make_movable(to, there).map_err(StorageError::at("open up", &shown))?;
             return match disk::rename(from, to, IfExists::Exchange) {
@@ -144,6 +146,12 @@ impl Assembly {
             io::ErrorKind::AlreadyExists => StorageError::Exists { path: shown },
             _ => StorageError::new("rename to", shown, error),
         })
+    }
+
+    /// Says what the final name holds, and trusts nothing that is called `data`.
+    fn record_of_grown(&self) -> Record {
+        let pieces = PieceSet::empty(self.manifest.geometry().piece_count()).to_bytes();
+        Record::Durable { manifest: self.manifest.id(), pieces, kept: Some(self.selection.to_bytes()) }
     }
 
     /// For filesystems that cannot exchange two names: there is a moment without either.

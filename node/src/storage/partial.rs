@@ -86,8 +86,13 @@ impl Partial {
         self.there.includes(selection)
     }
 
-    /// Makes what it holds the data of its part directory as well; the tree stays as it is.
-    pub(super) fn into_growing(mut self, manifest: &Manifest, tree: &Tree) -> Result<Part, StorageError> {
+    /// Makes what it holds the data of its part directory as well; the tree stays as it is. Returns
+    /// the pieces that are there by that, where the files got their names.
+    pub(super) fn into_growing(
+        mut self,
+        manifest: &Manifest,
+        tree: &Tree,
+    ) -> Result<(Part, PieceSet), StorageError> {
         let entries = &manifest.info().entries;
         for path in &self.stale {
             if let Ok(index) = entries.binary_search_by(|entry| entry.path().cmp(path)) {
@@ -95,16 +100,17 @@ impl Partial {
                 let _ = repair(tree, &entries[index]);
             }
         }
-        let whole = self.there.whole_pieces(manifest);
-        for piece in whole.iter() {
-            self.recorded.insert(piece);
+        let data = self.part.data();
+        if !self.part.has_data()? {
+            // It is of the tree itself; from here on it is of what is put together.
+            self.recorded = PieceSet::empty(manifest.geometry().piece_count());
         }
         let (id, pieces, kept) = (manifest.id(), self.recorded.to_bytes(), Some(self.there.to_bytes()));
         self.part.write_record(&Record::Durable { manifest: id, pieces, kept })?;
-        let data = self.part.data();
         sweep(manifest, &data)?;
+        let whole = self.there.whole_pieces(manifest);
         self.link(manifest, tree, &data, &whole)?;
-        Ok(self.part)
+        Ok((self.part, whole))
     }
 
     /// Gives the files whose pieces are all there a name in `data`, and makes their directories.

@@ -63,6 +63,8 @@ pub(super) struct Place<'a> {
     pub(super) force: bool,
     /// The directory of the final name.
     pub(super) target: &'a Path,
+    /// Pieces that are durable as well, where their files are there: those of a tree that grows.
+    pub(super) grown: Option<PieceSet>,
 }
 
 fn prepare(
@@ -71,7 +73,7 @@ fn prepare(
     selection: &Selection,
     progress: &dyn Fn(CheckProgress),
 ) -> Result<(Aim, Initial), StorageError> {
-    let Place { part, force, target } = place;
+    let Place { part, force, target, grown } = place;
     let piece_count = manifest.geometry().piece_count();
     let record = part.read_record()?;
     let mut kept = None;
@@ -89,6 +91,10 @@ fn prepare(
             return Err(StorageError::OtherManifest { path: part.path.clone(), found });
         }
     };
+    let mut vouched = recorded.clone();
+    for piece in grown.iter().flat_map(PieceSet::iter) {
+        vouched.insert(piece);
+    }
     let is_fresh = !part.has_data()?;
     // Whoever removed the tree that was kept does not want it back.
     let kept = kept.filter(|_| !is_fresh);
@@ -97,10 +103,10 @@ fn prepare(
     let tree = part.data();
     let Swept { mut files, allocated, linked } = sweep(manifest, &tree)?;
     check_space(manifest, &aim.selection, part, target, (allocated, is_fresh))?;
-    let mut trusted = trusted(manifest, &recorded, &files);
+    let mut trusted = trusted(manifest, &vouched, &files);
     if !linked.is_empty() {
         remove_unsettled(manifest, &tree, &linked, &trusted, &mut files)?;
-        trusted = self::trusted(manifest, &recorded, &files);
+        trusted = self::trusted(manifest, &vouched, &files);
     }
     if trusted != recorded || trusted.is_empty() {
         // Before any file gets its length here: from then on a lost file looks like one that is

@@ -111,8 +111,8 @@ impl Store {
         let target =
             |tree, grows| Target { tree, directory: directory.to_owned(), force: options.force, grows };
         let selection = options.selection.unwrap_or_else(|| Selection::all(&manifest));
-        let assemble = |part, target| {
-            let place = resume::Place { part, force: options.force, target: directory };
+        let assemble = |part, target, grown| {
+            let place = resume::Place { part, force: options.force, target: directory, grown };
             let assembly = resume::open(manifest.clone(), place, &selection, progress)?;
             let selection = assembly.selection.clone();
             let phase = RwLock::new(Phase::Assembling(Box::new(assembly)));
@@ -135,8 +135,8 @@ impl Store {
                         let (there, target) = (partial.there, Some(target(tree, false)));
                         return Ok(Self::serving(manifest, there, partial.sources, tops, target));
                     }
-                    let part = partial.into_growing(&manifest, &tree)?;
-                    return assemble(part, target(tree, true));
+                    let (part, grown) = partial.into_growing(&manifest, &tree)?;
+                    return assemble(part, target(tree, true), Some(grown));
                 }
                 if !options.force {
                     return Err(StorageError::Exists { path });
@@ -150,7 +150,7 @@ impl Store {
                 }
                 continue;
             }
-            return assemble(part, target(tree, false));
+            return assemble(part, target(tree, false), None);
         }
         Err(StorageError::Busy { path })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Gap, Slice, Tail, TailNode, duplicated, incoming, ms, outgoing, seconds};
 use crate::trace::event::Phase;
-use crate::trace::read::{Download, Node, Run, Upload};
+use crate::trace::read::{Download, Node, Run};
 
 /// Gaps that are named.
 const GAPS_MAX: usize = 20;
