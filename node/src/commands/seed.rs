@@ -19,7 +19,7 @@ use crate::net::identity::display_peer;
 use crate::report::{Rate, Reporter, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
-use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, Scan, ScanOptions, SeedCache, StorageError, Store};
 use crate::trace::{Phase, Recording};
 
 /// Mode of the manifest: to be copied and read by others.
@@ -44,11 +44,11 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         prepared = prepare(&args, name, &output, &state, &reporter) => prepared?,
         () = &mut interrupt => {
             reporter.end();
-            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing"));
+            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing")
+                .hint("run the same command again: it begins anew"));
         }
     };
-    let manifest = Manifest::new(info, Hints::default())
-        .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
+    let manifest = Manifest::new(info, Hints::default()).map_err(StorageError::from)?;
 
     trace.phase(Phase::Manifest);
     let listening = Listening::start(&args.net, &state.identity()?, state.ports(), trace)?;
