@@ -365,6 +365,9 @@ impl Swarm {
 
     /// How many pieces are wanted that some peer took back, and that no linked peer offers.
     pub fn taken_back(&self) -> usize {
+        if self.taken_back.is_empty() {
+            return 0;
+        }
         let offered = |piece: &PieceIndex| self.picker.availability(*piece) > 0;
         let wanted = self.taken_back.iter().filter(|piece| self.config.wants(*piece));
         wanted.filter(|piece| !offered(piece)).count()

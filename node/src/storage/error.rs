@@ -139,7 +139,7 @@ pub enum StorageError {
         found: ManifestId,
     },
     /// The part directory's name is taken by something that this user did not make.
-    #[error("{path:?} is not a directory of this user")]
+    #[error("{path:?} is not a directory that this user alone may write to")]
     ForeignPart {
         /// The part directory.
         path: PathBuf,
