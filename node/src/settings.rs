@@ -8,7 +8,7 @@ use libp2p::identity::Keypair;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::identity::Identity;
 
 /// Where this user's state lies: `$XDG_STATE_HOME/dft`, else `~/.local/state/dft`.
@@ -50,7 +50,7 @@ impl SeedState {
         let path = directory.join("lock");
         let lock = std::fs::File::create(&path).map_err(|error| Failure::io("create", &path, &error))?;
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            let message = format!("another process seeds {} already", manifest.display());
+            let message = format!("another process seeds {} already", shown(manifest));
             return Err(Failure::new(Kind::Disk, message).hint("stop it, or write another manifest with -o"));
         }
         Ok(Self { directory, _lock: lock })
@@ -149,6 +149,20 @@ pub fn create_private_dir(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|error| Failure::io("create", path, &error))
+}
+
+/// The same for a directory that somebody named: a file in its way is wrong usage.
+pub fn create_given_dir(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Ok(there) if !there.is_dir() => {
+            let message = format!("{} is a file, not a directory", shown(path));
+            Err(Failure::new(Kind::Usage, message).hint("name another directory"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(Failure::given("create", path, &error))
+        }
+        _ => create_private_dir(path),
+    }
 }
 
 /// Writes a file such that its name never holds anything but the old or the new content.

@@ -186,6 +186,8 @@ pub struct Swarm {
     injector: Option<Injector>,
     /// Pieces from other sites of which one peer of the own one was told alone: who, and when.
     entrusted: BTreeMap<PieceIndex, (LinkId, Instant)>,
+    /// Pieces that are not here and that a peer took back, whoever else may have them.
+    taken_back: PieceSet,
     latencies: Latencies,
     turn: u64,
     /// Requests of all links that wait to be served.
@@ -248,6 +250,7 @@ impl Swarm {
             book: AddressBook::default(),
             injector,
             entrusted: BTreeMap::new(),
+            taken_back: PieceSet::empty(geometry.piece_count()),
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
@@ -358,6 +361,16 @@ impl Swarm {
     pub fn stats(&self) -> Stats {
         let complete_links = self.links.values().filter(|link| link.complete()).count();
         Stats { links: self.links.len(), complete_links, ..self.stats }
+    }
+
+    /// How many pieces are wanted that some peer took back, and that no linked peer offers.
+    pub fn taken_back(&self) -> usize {
+        if self.taken_back.is_empty() {
+            return 0;
+        }
+        let offered = |piece: &PieceIndex| self.picker.availability(*piece) > 0;
+        let wanted = self.taken_back.iter().filter(|piece| self.config.wants(*piece));
+        wanted.filter(|piece| !offered(piece)).count()
     }
 
     /// Whether some linked peer lacks a piece that is here and that it wants.
@@ -629,6 +642,7 @@ impl Swarm {
             }
             PieceState::Received { .. } => {}
             PieceState::Verified | PieceState::Durable => {
+                self.taken_back.remove(piece);
                 if self.have.insert(piece) && self.config.wants(piece) {
                     self.lacking -= 1;
                 }

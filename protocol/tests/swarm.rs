@@ -8,7 +8,7 @@ use dft_protocol::manifest::PeerAddr;
 use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{Command, Config, Event, LinkId, Notification, Swarm, Violation};
 use dft_protocol::time::{Duration, Instant};
-use dft_protocol::wire::{Hello, Message, RejectReason};
+use dft_protocol::wire::{Hello, Message, PieceList, RejectReason};
 
 fn at(time: f64) -> Instant {
     Instant::START + Duration::from_secs_f64(time)
@@ -44,6 +44,21 @@ fn link_to(swarm: &mut Swarm, number: u8, time: f64) -> LinkId {
 /// The commands that wait.
 fn commands(swarm: &mut Swarm) -> Vec<Command> {
     std::iter::from_fn(|| swarm.poll_command()).collect()
+}
+
+#[test]
+fn pieces_that_a_peer_took_back_are_missed_until_somebody_offers_them() {
+    let (mut swarm, link) = one_link(PieceSet::empty(8));
+    let lost = [2, 5].map(|index| swarm.geometry().piece(index).unwrap());
+    for list in PieceList::split(&lost) {
+        swarm.handle(Event::Message { link, message: Message::Lost(list) }, at(0.1));
+    }
+    swarm.check_invariants();
+    assert_eq!(swarm.taken_back(), 2);
+    let other = link_to(&mut swarm, 2, 0.2);
+    assert_eq!(swarm.taken_back(), 0);
+    swarm.handle(Event::LinkDown { link: other }, at(0.3));
+    assert_eq!(swarm.taken_back(), 2);
 }
 
 #[test]

@@ -12,16 +12,16 @@ use dft_protocol::manifest::{Hints, Info, Manifest, PeerAddr, SEEDER_COUNT_MAX, 
 use dft_protocol::path::Name;
 use serde_json::json;
 
-use super::{blocking, packing};
+use super::{blocking, packing, read_bounded};
 use crate::cli::SeedArgs;
 use crate::driver::{Snapshot, Update};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::discovery;
 use crate::net::identity::display_peer;
 use crate::report::{Rate, Reporter, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
-use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, Scan, ScanOptions, SeedCache, StorageError, Store};
 use crate::trace::{Phase, Recording};
 
 /// Mode of the manifest: to be copied and read by others.
@@ -32,19 +32,25 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let trace = recording.trace();
     let reporter = Reporter::new(args.json);
     let output = output_path(&args)?;
+    let name = dataset_name(&args, &output)?;
+    check_paths(&args.paths)?;
+    for path in args.paths.iter().filter(|path| is_manifest(path)) {
+        let path = shown(path);
+        reporter.warn(&format!("{path} is a manifest; to get what it describes: dft fetch {path}"));
+    }
     check_output(&output)?;
     let state = SeedState::open(&output)?;
     // One wait for the whole run: a signal between two waits would go unnoticed.
     let mut interrupt = std::pin::pin!(interrupted());
     let (scan, info) = tokio::select! {
-        prepared = prepare(&args, &output, &state, &reporter) => prepared?,
+        prepared = prepare(&args, name, &output, &state, &reporter) => prepared?,
         () = &mut interrupt => {
             reporter.end();
-            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing"));
+            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing")
+                .hint("run the same command again: it begins anew"));
         }
     };
-    let manifest = Manifest::new(info, Hints::default())
-        .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
+    let manifest = Manifest::new(info, Hints::default()).map_err(StorageError::from)?;
 
     trace.phase(Phase::Manifest);
     let listening = Listening::start(&args.net, &state.identity()?, state.ports(), trace)?;
@@ -52,7 +58,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let mut discovering = listening.discover(&manifest, true, Some(state.tracker())).await?;
     let manifest = Arc::new(with_hints(manifest, &args, endpoint.port(), &endpoint, &mut discovering).await?);
     state.remember(Ports { link: endpoint.port(), control: control_port(&manifest) })?;
-    write_atomically(&output, &manifest.encode(), MANIFEST_MODE)?;
+    write_atomically(&output, &manifest.encode_with_sum(), MANIFEST_MODE)?;
 
     let store = Arc::new(Store::seed(manifest.clone(), scan)?);
     let listen: Vec<String> = endpoint.listen_addrs().iter().map(ToString::to_string).collect();
@@ -73,8 +79,8 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         manifest.info().name,
         human_bytes(manifest.total_bytes()),
         manifest.geometry().piece_count(),
-        output.display(),
-        output.display(),
+        shown(&output),
+        shown(&output),
     ));
     let role = Role::Seeder(packing(args.compress));
     let session = discovering.drive(manifest.clone(), store, role, Vec::new()).await;
@@ -89,11 +95,9 @@ fn output_path(args: &SeedArgs) -> Result<PathBuf, Failure> {
     let name = match (&args.name, &args.paths[..]) {
         (Some(name), _) => name.into(),
         (None, [path]) => {
-            let real = path.canonicalize().map_err(|error| {
-                Failure::new(Kind::Disk, format!("cannot seed {}: {error}", path.display()))
-            })?;
+            let real = path.canonicalize().map_err(|error| Failure::given("seed", path, &error))?;
             real.file_name().map(ToOwned::to_owned).ok_or_else(|| {
-                Failure::new(Kind::Usage, format!("{} has no name", path.display()))
+                Failure::new(Kind::Usage, format!("{} has no name", shown(path)))
                     .hint("give one with --name NAME")
             })?
         }
@@ -107,23 +111,40 @@ fn output_path(args: &SeedArgs) -> Result<PathBuf, Failure> {
     Ok(PathBuf::from(file))
 }
 
+/// What is not there is said before anything is made for it.
+fn check_paths(paths: &[PathBuf]) -> Result<(), Failure> {
+    paths.iter().try_for_each(|path| match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::given("seed", path, &error)),
+    })
+}
+
+/// Whether somebody may have meant to fetch.
+fn is_manifest(path: &Path) -> bool {
+    let is_named_so = path.extension().is_some_and(|extension| extension == "dft");
+    is_named_so && read_bounded(path).is_ok_and(|bytes| Manifest::decode(&bytes).is_ok())
+}
+
 /// An existing file is replaced only where it is a manifest.
 fn check_output(output: &Path) -> Result<(), Failure> {
-    let failure = |text: &str| {
-        Failure::new(Kind::Disk, format!("{} {text}", output.display()))
+    let failure = |kind, text: &str| {
+        Failure::new(kind, format!("{} {text}", shown(output)))
             .hint("write the manifest elsewhere with -o NAME.dft")
     };
-    match std::fs::read(output) {
+    match read_bounded(output) {
         Ok(bytes) if Manifest::decode(&bytes).is_ok() => Ok(()),
-        Ok(_) => Err(failure("exists and is not a manifest; it is left alone")),
+        Ok(_) => Err(failure(Kind::Usage, "exists and is not a manifest; it is left alone")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
             match directory.map(Path::is_dir) {
-                Some(false) => Err(failure("cannot be written: its directory does not exist")),
+                Some(false) => Err(failure(Kind::Usage, "cannot be written: its directory does not exist")),
                 _ => Ok(()),
             }
         }
-        Err(error) => Err(failure(&format!("cannot be written: {error}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+            Err(failure(Kind::Usage, "is a directory: the manifest needs a name of its own"))
+        }
+        Err(error) => Err(failure(Kind::Disk, &format!("cannot be written: {error}"))),
     }
 }
 
@@ -134,24 +155,26 @@ fn dataset_name(args: &SeedArgs, output: &Path) -> Result<Option<Name>, Failure>
         None if args.paths.len() == 1 => return Ok(None),
         None => output.file_stem().unwrap_or_default().as_bytes().to_vec(),
     };
-    let shown = bytes.escape_ascii().to_string();
+    let printable = bytes.escape_ascii().to_string();
     Name::new(bytes).map(Some).map_err(|error| {
-        Failure::new(Kind::Usage, format!("«{shown}» cannot be the name of a dataset: {error}"))
+        Failure::new(Kind::Usage, format!("«{printable}» cannot be the name of a dataset: {error}"))
+            .hint("a name has no slash in it, is not empty, and has at most 255 bytes: --name results")
     })
 }
 
 /// Scans and hashes, or finds that nothing has changed.
 async fn prepare(
     args: &SeedArgs,
+    name: Option<Name>,
     output: &Path,
     state: &SeedState,
     reporter: &Reporter,
 ) -> Result<(Scan, Info), Failure> {
-    let (paths, name) = (args.paths.clone(), dataset_name(args, output)?);
+    let paths = args.paths.clone();
     let options = ScanOptions { skip_unsafe: args.skip_unsafe, exclude: vec![output.to_owned()] };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
     for skipped in &scan.skipped {
-        reporter.warn(&format!("skipped {}: {}", skipped.path.display(), skipped.reason));
+        reporter.warn(&format!("skipped {}: {}", shown(&skipped.path), skipped.reason));
     }
     let started = Instant::now();
     let cached = SeedCache::load(state.cache()).and_then(|cache| cache.matches(&scan));

@@ -41,6 +41,9 @@ pub(super) struct Assembly {
     /// What the final name is to hold. Other files are here only while their packs are served.
     pub(super) selection: Selection,
     kept: Option<Selection>,
+    /// For each entry, whether it is a file of `kept` that nobody writes to: it may have another name,
+    /// in the tree that grows.
+    settled: Vec<bool>,
     /// Those other files are gone, and must not be made again.
     pub(super) reduced: AtomicBool,
     pub(super) tree: Tree,
@@ -118,6 +121,10 @@ impl Assembly {
             touched.extend(manifest.layout().spans(piece).map(|span| span.entry));
         }
         let Initial { durable, blank, .. } = initial;
+        let settled = match &aim.kept {
+            Some(kept) => kept.settled(&manifest, &durable),
+            None => vec![false; manifest.info().entries.len()],
+        };
         let tree = part.data();
         let progress = Progress {
             durable,
@@ -131,7 +138,8 @@ impl Assembly {
         let progress = Mutex::new(progress);
         let (files, flushing) = (OpenFiles::default(), Mutex::default());
         let (Aim { selection, kept }, reduced) = (aim, AtomicBool::new(false));
-        let assembly = Self { manifest, part, selection, kept, reduced, tree, files, progress, flushing };
+        let assembly =
+            Self { manifest, part, selection, kept, settled, reduced, tree, files, progress, flushing };
         assembly.flush()?;
         Ok(assembly)
     }
@@ -272,6 +280,10 @@ impl Assembly {
         let entry = &self.manifest.info().entries[index];
         if self.reduced.load(Ordering::Acquire) && !self.selection.contains(index) {
             return Err(StorageError::Changed { path: self.path(index), entry: index });
+        }
+        if self.settled[index] {
+            return open_own(&self.tree, entry.path(), OFlags::RDONLY)
+                .map_err(StorageError::at("read", &self.path(index)));
         }
         open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
     }

@@ -49,6 +49,10 @@ impl Swarm {
         assert_eq!(self.picker.open().contains(piece), open, "piece {piece}, {state:?}: open");
         let here = matches!(state, PieceState::Verified | PieceState::Durable);
         assert_eq!(self.have.contains(piece), here, "piece {piece}, {state:?}: here");
+        assert!(
+            !here || !self.taken_back.contains(piece),
+            "piece {piece}, {state:?}: what is here is not missed"
+        );
         let requested = matches!(state, PieceState::Requested { .. });
         assert_eq!(self.requested.contains(&piece), requested, "piece {piece}, {state:?}: requested");
         let holders = self.links.values().filter(|link| link.have.contains(piece)).count();
