@@ -397,7 +397,7 @@ impl Swarm {
         if !self.dials() {
             return;
         }
-        let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links_that_count());
         self.dial_some(wanted, now);
     }
 
@@ -440,7 +440,8 @@ impl Swarm {
         if dialled {
             self.book.succeeded(remote, peer);
         }
-        if let Some(reason) = self.reason_to_refuse(peer, dialled) {
+        self.make_room_for(&link, now);
+        if let Some(reason) = self.reason_to_refuse(&link) {
             let hopeless = matches!(reason, DisconnectReason::Oneself | DisconnectReason::Violation(_));
             let wait = Duration::from_secs(if hopeless { 600 } else { 10 });
             self.book.link_ended(remote, wait, now);
@@ -473,7 +474,8 @@ impl Swarm {
 
     /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link
     /// that the lower identity dialled.
-    fn reason_to_refuse(&self, peer: PeerId, dialled: bool) -> Option<DisconnectReason> {
+    fn reason_to_refuse(&self, link: &Link) -> Option<DisconnectReason> {
+        let (peer, dialled) = (link.peer, link.dialled);
         if peer == self.config.local {
             return Some(DisconnectReason::Oneself);
         }
@@ -485,7 +487,8 @@ impl Swarm {
             let keeps_old = old.dialled != dialled && dialler_of_new > peer.min(self.config.local);
             return keeps_old.then_some(DisconnectReason::Duplicate);
         }
-        (self.links.len() >= LINKS_MAX).then_some(DisconnectReason::Full)
+        let full = self.links.len() >= LINKS_MAX || (!link.same_site && self.has_enough_far());
+        full.then_some(DisconnectReason::Full)
     }
 
     /// Tells a new peer of others, and each other node later of it: by the tracker, or when they
