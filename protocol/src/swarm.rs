@@ -192,6 +192,8 @@ pub struct Swarm {
     queued: usize,
     /// Uploads of all links that run.
     uploads: usize,
+    /// How long uploads lately took, smoothed.
+    upload_takes: Duration,
     /// What is remembered of telling others that this node has little to send.
     idleness: Idleness,
     /// Since when nothing is asked of anybody though pieces are wanted.
@@ -252,6 +254,7 @@ impl Swarm {
             turn: 0,
             queued: 0,
             uploads: 0,
+            upload_takes: upload::UPLOAD_TAKES,
             idleness: Idleness::default(),
             starved_since: None,
             fetches_far_until: Instant::START,

@@ -137,7 +137,7 @@ impl Link {
             told_all: false,
             offers: BTreeSet::new(),
             taken: BTreeMap::new(),
-            offers_max: super::inject::OFFERS_MIN,
+            offers_max: super::inject::offers_min(piece_count),
         }
     }
 
