@@ -646,8 +646,8 @@ impl Swarm {
         if self.next_tick.is_some_and(|planned| planned <= now + TICK_BUSY) {
             return;
         }
-        let offers = self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
-        let busy = !self.requested.is_empty() || self.queued > 0 || offers || self.waits_for_its_site();
+        let offers = || self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
+        let busy = !self.requested.is_empty() || self.queued > 0 || offers() || self.waits_for_its_site();
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()

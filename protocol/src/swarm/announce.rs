@@ -323,7 +323,9 @@ impl Swarm {
         for &piece in pieces {
             if !link.refused.contains_key(&piece) && link.have.insert(piece) {
                 self.picker.add(piece);
-                link.told.insert(piece);
+                if !link.same_site {
+                    link.told.insert(piece);
+                }
             }
             link.entrusted.remove(&piece);
             let offered = link.offers.remove(&piece);
