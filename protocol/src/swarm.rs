@@ -194,6 +194,8 @@ pub struct Swarm {
     queued: usize,
     /// Uploads of all links that run.
     uploads: usize,
+    /// How long uploads lately took, smoothed.
+    upload_takes: Duration,
     /// What is remembered of telling others that this node has little to send.
     idleness: Idleness,
     /// Since when nothing is asked of anybody though pieces are wanted.
@@ -255,6 +257,7 @@ impl Swarm {
             turn: 0,
             queued: 0,
             uploads: 0,
+            upload_takes: upload::UPLOAD_TAKES,
             idleness: Idleness::default(),
             starved_since: None,
             fetches_far_until: Instant::START,
@@ -410,7 +413,7 @@ impl Swarm {
         if !self.dials() {
             return;
         }
-        let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links.len());
+        let wanted = LINKS_DIALLED_MAX.saturating_sub(self.links_that_count());
         self.dial_some(wanted, now);
     }
 
@@ -453,7 +456,8 @@ impl Swarm {
         if dialled {
             self.book.succeeded(remote, peer);
         }
-        if let Some(reason) = self.reason_to_refuse(peer, dialled) {
+        self.make_room_for(&link, now);
+        if let Some(reason) = self.reason_to_refuse(&link) {
             let hopeless = matches!(reason, DisconnectReason::Oneself | DisconnectReason::Violation(_));
             let wait = Duration::from_secs(if hopeless { 600 } else { 10 });
             self.book.link_ended(remote, wait, now);
@@ -492,7 +496,8 @@ impl Swarm {
 
     /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link
     /// that the lower identity dialled.
-    fn reason_to_refuse(&self, peer: PeerId, dialled: bool) -> Option<DisconnectReason> {
+    fn reason_to_refuse(&self, link: &Link) -> Option<DisconnectReason> {
+        let (peer, dialled) = (link.peer, link.dialled);
         if peer == self.config.local {
             return Some(DisconnectReason::Oneself);
         }
@@ -504,7 +509,8 @@ impl Swarm {
             let keeps_old = old.dialled != dialled && dialler_of_new > peer.min(self.config.local);
             return keeps_old.then_some(DisconnectReason::Duplicate);
         }
-        (self.links.len() >= LINKS_MAX).then_some(DisconnectReason::Full)
+        let full = self.links.len() >= LINKS_MAX || (!link.same_site && self.has_enough_far());
+        full.then_some(DisconnectReason::Full)
     }
 
     /// Tells a new peer of others, and each other node later of it: by the tracker, or when they
@@ -660,8 +666,8 @@ impl Swarm {
         if self.next_tick.is_some_and(|planned| planned <= now + TICK_BUSY) {
             return;
         }
-        let offers = self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
-        let busy = !self.requested.is_empty() || self.queued > 0 || offers || self.waits_for_its_site();
+        let offers = || self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
+        let busy = !self.requested.is_empty() || self.queued > 0 || offers() || self.waits_for_its_site();
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
         if self.dials()
             && let Some(due) = self.book.next_due()

@@ -8,7 +8,7 @@ use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{Command, Config, Event, LinkId, Swarm};
 use dft_protocol::time::{Duration, Instant};
-use dft_protocol::wire::{Hello, Message, PROTOCOL_VERSION, PieceList};
+use dft_protocol::wire::{Hello, Message, PROTOCOL_VERSION, PieceList, Site};
 
 const PIECES: usize = 100;
 const LINKS: u64 = 20;
@@ -23,13 +23,18 @@ fn piece(index: u64) -> PieceIndex {
 
 /// A swarm that has `have`, with 20 links to peers that have nothing.
 fn swarm(have: &[u64]) -> Swarm {
+    swarm_of(have, LINKS)
+}
+
+/// A swarm that has `have`, with links to peers that have nothing.
+fn swarm_of(have: &[u64], links: u64) -> Swarm {
     let geometry = Geometry::new(vec![1000; PIECES]).unwrap();
     let local = PeerId::from_bytes(&[200]).unwrap();
     let config = Config { local, site: None, download: true, wanted: None, upload_slots: 2, seed: 1 };
     let mut set = PieceSet::empty(PIECES);
     have.iter().for_each(|index| assert!(set.insert(piece(*index))));
     let mut swarm = Swarm::new(config, geometry, set);
-    for link in 0..LINKS {
+    for link in 0..links {
         let number = u8::try_from(link).unwrap();
         let remote = SocketAddr::from(([10, 0, 0, number + 1], 4000));
         let peer = PeerId::from_bytes(&[number]).unwrap();
@@ -130,4 +135,70 @@ fn a_node_that_is_asked_does_not_say_it() {
     swarm.handle_timeout(at(100));
     let idle = sent(&mut swarm).into_iter().filter(|(_, message)| *message == Message::Idle);
     assert_eq!(idle.count(), 0);
+}
+
+#[test]
+fn a_node_with_few_links_says_it_where_its_peers_do() {
+    let mut swarm = swarm_of(&[1, 2, 3], 2);
+    swarm.handle_timeout(at(100));
+    let idle = |sent: Vec<(LinkId, Message)>| {
+        sent.into_iter().filter(|(_, message)| *message == Message::Idle).count()
+    };
+    assert_eq!(idle(sent(&mut swarm)), 0);
+    assert_eq!(idle(hears(&mut swarm, 0, Message::Idle, 101)), 2);
+}
+
+/// One more link, to a peer of another site.
+fn link_to(swarm: &mut Swarm, link: u64, site: &str, complete: bool) {
+    let number = u8::try_from(link).unwrap();
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        manifest: ManifestId::from_bytes([0; 32]),
+        complete,
+        listen_port: 4000,
+        site: Site::new(site.to_owned()),
+    };
+    let (link, peer) = (LinkId(link), PeerId::from_bytes(&[number]).unwrap());
+    let remote = SocketAddr::from(([10, 0, 1, number], 4000));
+    swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, neighbour: true, hello }, at(0));
+}
+
+#[test]
+fn what_a_seeder_brings_in_one_peer_of_each_other_site_hears_of_at_once() {
+    let mut swarm = swarm(&[]);
+    for (link, site) in [(30, "b"), (31, "b"), (32, "c"), (33, "c")] {
+        link_to(&mut swarm, link, site, false);
+    }
+    // Another site's seeder offers a piece.
+    link_to(&mut swarm, 40, "d", true);
+    sent(&mut swarm);
+    let link = LinkId(40);
+    let asked = hears(&mut swarm, 40, Message::Have(PieceList::one(piece(7))), 1);
+    assert_eq!(asked, [(link, Message::Request(PieceList::one(piece(7))))]);
+    swarm.handle(Event::PieceReceived { link, piece: piece(7) }, at(2));
+    swarm.handle(Event::PieceChecked { link, piece: piece(7), valid: true }, at(2));
+    let told = |sent: Vec<(LinkId, Message)>| -> Vec<u64> {
+        let have = Message::Have(PieceList::one(piece(7)));
+        let far = sent.into_iter().filter(|(link, message)| link.0 >= 30 && *message == have);
+        far.map(|(link, _)| link.0).filter(|link| *link != 40).collect()
+    };
+    assert_eq!(told(sent(&mut swarm)), [30, 32]);
+    let mut late = Vec::new();
+    while let Some(due) = swarm.poll_timeout().filter(|due| *due <= at(7000)) {
+        swarm.handle_timeout(due);
+        let told = told(sent(&mut swarm));
+        assert!(told.is_empty() || due >= at(2000), "{told:?} heard of it at {due}");
+        late.extend(told);
+    }
+    late.sort_unstable();
+    assert_eq!(late, [30, 31, 32, 33]);
+}
+
+#[test]
+fn a_large_site_keeps_its_room_for_its_own() {
+    let mut swarm = swarm(&[]);
+    for link in 30..60 {
+        link_to(&mut swarm, link, "b", false);
+    }
+    assert_eq!(swarm.stats().links, 28, "the site is large, and has enough links to others");
 }

@@ -481,3 +481,21 @@ fn pieces_entrusted_to_a_peer_that_dies_reach_its_site() {
     }
     world.run_until_complete(&[far[0], far[3]], seconds(60.0));
 }
+
+#[test]
+fn each_piece_crosses_to_another_large_site_about_once() {
+    let mut world = World::new(large(), pieces(16 * MIB, 64 * KIB), 1);
+    world.add_trunk(0, 1, mbit(400), Duration::from_millis(1));
+    let seeder = world.seeder(mbit(100));
+    let hosts: Vec<usize> = (0..100)
+        .map(|number| world.host(Plan { site: number % 2, ..Plan::new(mbit(100), PieceSet::empty(256)) }))
+        .collect();
+    world.add_tracker();
+    for host in &hosts {
+        world.introduce(*host, &[seeder]);
+    }
+    world.run_until_complete(&hosts, seconds(60.0));
+    let crossed = ratio(world.record.total.crossed, 16 * MIB);
+    println!("{crossed:.2} copies over the trunk");
+    assert!(crossed < 1.25, "{crossed}");
+}

@@ -5,7 +5,7 @@
 //! who only keep count, bundled over longer. A request takes along what waits. On a shaped
 //! 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of the bytes.
 
-use super::{Command, Injector, Link, LinkId, Notification, Swarm};
+use super::{Command, Injector, Link, LinkId, Notification, Swarm, site};
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
@@ -202,6 +202,8 @@ impl Swarm {
             }
             link.unannounced.push(piece);
             let at = match link.announce_at {
+                Some(planned) if large && link.hears_late() => planned,
+                None if large && link.hears_late() => now + site::hears_after(&mut self.rng),
                 _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
                 Some(planned) => planned,
                 None if link.complete() => now + ANNOUNCE_LATER,
@@ -250,11 +252,21 @@ impl Swarm {
 
     /// Announces what waits on one link.
     pub(super) fn announce_waiting(&mut self, id: LinkId, now: Instant) {
+        let large = self.is_large();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        link.announce_at = None;
-        let mut pieces = std::mem::take(&mut link.unannounced);
+        let mut pieces = if large && link.hears_late() {
+            if link.announce_at.is_some_and(|at| at > now) {
+                return;
+            }
+            let ripe = link.take_ripe();
+            link.announce_at = (!link.unannounced.is_empty()).then(|| now + site::hears_after(&mut self.rng));
+            ripe
+        } else {
+            link.announce_at = None;
+            std::mem::take(&mut link.unannounced)
+        };
         // The peer may have got some elsewhere meanwhile.
         let complete = link.complete();
         pieces.retain(|piece| self.have.contains(*piece) && (complete || !link.have.contains(*piece)));
@@ -311,6 +323,9 @@ impl Swarm {
         for &piece in pieces {
             if !link.refused.contains_key(&piece) && link.have.insert(piece) {
                 self.picker.add(piece);
+                if !link.same_site {
+                    link.told.insert(piece);
+                }
             }
             link.entrusted.remove(&piece);
             let offered = link.offers.remove(&piece);

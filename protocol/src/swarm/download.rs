@@ -132,6 +132,10 @@ impl Swarm {
                     let allowed = |piece| !asked(piece) && !is_near(&self.links, piece);
                     self.picker.pick(&link.have, allowed, &mut self.rng)
                 }
+                Reach::Told => {
+                    let has = |piece| link.have.contains(piece) && !is_near(&self.links, piece);
+                    self.picker.pick(&link.told, |piece| !asked(piece) && has(piece), &mut self.rng)
+                }
                 Reach::Nothing => None,
             };
             let (piece, late) = match pick {
@@ -381,6 +385,7 @@ impl Swarm {
         self.set_piece(piece, PieceState::Verified);
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
         let alone = self.entrust(piece, id, now);
+        self.tell_other_sites(piece, id, now);
         self.announce(piece, alone, now);
         if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));

@@ -5,6 +5,8 @@
 //! site's rate is soon more than one uplink. So the piece is *entrusted* to one peer of the site, and
 //! announced to it alone; the others get it from there. As with a seeder's offers (`inject`), it
 //! is two hops, with every uplink busy.
+//! In a large swarm all of the site are told: few ask before they hear `idle`, and what one peer alone knows
+//! of spreads late.
 //!
 //! A peer that does not announce what it was entrusted with in time, is gone, or does not pass it on
 //! keeps it from nobody for long: everybody is told then. And all are told of everything when
@@ -23,7 +25,7 @@ const PASSED_ON_WITHIN: Duration = Duration::from_secs(10);
 impl Swarm {
     /// Chooses who alone is told of `piece`, which came over `from`. `None` where all are.
     pub(super) fn entrust(&mut self, piece: PieceIndex, from: LinkId, now: Instant) -> Option<LinkId> {
-        if self.links.get(&from).is_none_or(|link| link.same_site) {
+        if self.is_large() || self.links.get(&from).is_none_or(|link| link.same_site) {
             return None;
         }
         let near = self.links.iter_mut().filter(|(_, link)| {

@@ -52,6 +52,8 @@ pub(super) struct Idleness {
     next_at: Instant,
     /// How often it was said, and nobody asked.
     in_vain: u32,
+    /// Some peer said it: it is in a large swarm, and asks nobody who does not.
+    expected: bool,
     /// It is to be said at `next_at`.
     waits: bool,
 }
@@ -87,12 +89,15 @@ impl Swarm {
     /// Tells some peers that this node has little to send, where that is so.
     pub(super) fn say_idle(&mut self, now: Instant) {
         let little = self.queued + self.uploads < LITTLE;
-        self.idleness.waits = little && self.is_large() && self.injector.is_none() && !self.have.is_empty();
+        self.idleness.waits = little
+            && (self.is_large() || self.idleness.expected)
+            && self.injector.is_none()
+            && !self.have.is_empty();
         if !self.idleness.waits || self.idleness.next_at > now {
             return;
         }
         let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
-        let hears = |link: &Link| link.version >= IDLE_SINCE && !link.complete();
+        let hears = |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete();
         let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link));
         let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();
         let told = self.idleness.say(now);
@@ -108,6 +113,7 @@ impl Swarm {
     pub(super) fn handle_idle(&mut self, id: LinkId, now: Instant) {
         if let Some(link) = self.links.get_mut(&id) {
             link.idle_at = Some(now);
+            self.idleness.expected = true;
             self.ask_idle(now);
         }
     }

@@ -21,8 +21,10 @@ use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 
-/// Offers that a peer may leave unrequested at first: one to ask for, one to keep it busy.
-pub(super) const OFFERS_MIN: usize = 2;
+/// Offers that a peer may leave unrequested at first: one to ask for, one to keep it busy …
+const OFFERS_MIN: usize = 2;
+/// … but where pieces are fewer than this: the first peers must not get all of them.
+const PIECES_FEW: usize = 64;
 /// Most offers that a peer may leave unrequested: what a fast peer asks for in one round trip.
 pub(super) const OFFERS_MAX: usize = 64;
 
@@ -31,6 +33,11 @@ pub(super) const OFFERS_MAX: usize = 64;
 const DRAIN_PATIENCE_MIN: Duration = Duration::from_millis(50);
 /// … and at most so long, so that a slow receiver does not keep the last pieces from all others.
 const DRAIN_PATIENCE_MAX: Duration = Duration::from_millis(500);
+
+/// Offers that a peer may leave unrequested at first.
+pub(super) const fn offers_min(piece_count: usize) -> usize {
+    if piece_count < PIECES_FEW { 1 } else { OFFERS_MIN }
+}
 
 /// The pieces that no peer has.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::geometry::PieceIndex;
 use crate::id::PeerId;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
-use crate::wire::Hello;
+use crate::wire::{Hello, Site};
 
 /// A request that waits for its answer.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Link {
     /// Complete when the link came up: a seeder, in this swarm's eyes.
     pub seeder: bool,
     pub same_site: bool,
+    /// The label of its site, where it names one.
+    pub site: Option<Site>,
     /// The pieces that it wants; `None` for all.
     pub wanted: Option<PieceSet>,
     /// When something arrived last, and when something was sent last.
@@ -40,6 +42,8 @@ pub(super) struct Link {
     // Download: what we want from it.
     /// The pieces that we may request.
     pub have: PieceSet,
+    /// What it announced piece by piece, not in a bitfield.
+    pub told: PieceSet,
     pub requested: BTreeMap<PieceIndex, Outstanding>,
     /// Bytes of all requests that wait for their answer.
     pub in_flight: u64,
@@ -73,6 +77,8 @@ pub(super) struct Link {
     pub corrupt_reports: u32,
     /// Pieces to announce to it.
     pub unannounced: Vec<PieceIndex>,
+    /// How many of these waited at the last announcement already, where it hears late.
+    pub ripe: usize,
     pub announce_at: Option<Instant>,
     /// Pieces from another site that it alone was told of, and did not announce yet.
     pub entrusted: BTreeSet<PieceIndex>,
@@ -105,10 +111,12 @@ impl Link {
             version: hello.version,
             seeder: hello.complete,
             same_site: true,
+            site: hello.site.clone(),
             wanted: None,
             heard_at: now,
             sent_at: now,
             have: PieceSet::empty(piece_count),
+            told: PieceSet::empty(piece_count),
             requested: BTreeMap::new(),
             in_flight: 0,
             cancelled: 0,
@@ -127,11 +135,12 @@ impl Link {
             corrupt_reports: 0,
             unannounced: Vec::new(),
             announce_at: None,
+            ripe: 0,
             entrusted: BTreeSet::new(),
             told_all: false,
             offers: BTreeSet::new(),
             taken: BTreeMap::new(),
-            offers_max: super::inject::OFFERS_MIN,
+            offers_max: super::inject::offers_min(piece_count),
         }
     }
 
@@ -144,6 +153,18 @@ impl Link {
     /// pieces in, for nobody else was told of what it offers; and other sites, of which few ask.
     pub(super) fn is_asked_freely(&self) -> bool {
         !self.same_site || (self.seeder && !self.have.is_full())
+    }
+
+    /// Whether it hears of pieces late in a large swarm: others of its site fetch them, and pass them on.
+    pub(super) fn hears_late(&self) -> bool {
+        !self.same_site && !self.complete()
+    }
+
+    /// Of the pieces to announce, those that waited at the last announcement already.
+    pub(super) fn take_ripe(&mut self) -> Vec<PieceIndex> {
+        let young = self.unannounced.split_off(self.ripe.min(self.unannounced.len()));
+        self.ripe = young.len();
+        std::mem::replace(&mut self.unannounced, young)
     }
 
     /// Whether another request may be made, of some length: cheap to ask before a piece is picked.

@@ -6,14 +6,23 @@
 //! or bring nothing: so whoever has nothing to ask for during a moment fetches from afar as well, for
 //! a while; that moment is longer for higher identities, so that few begin.
 //!
+//! In a large site, of whose members a node is linked to some, many would take themselves for the lowest. So
+//! there the sending end chooses: whoever was first to get a piece from a seeder that offers it to nobody
+//! else tells one peer of each other site at once. That peer fetches it, whoever else is linked, and passes it
+//! on. All others hear of it when they had time to get it at home.
+//!
 //! A seeder offers distinct pieces to its own site as long as that keeps it busy.
 
 use std::collections::BTreeMap;
 
+use rand::RngExt;
+use rand_xoshiro::Xoshiro256StarStar;
+
 use super::link::Link;
-use super::{LinkId, Swarm};
+use super::{DisconnectReason, LINKS_MAX, LinkId, Swarm};
 use crate::geometry::PieceIndex;
 use crate::time::{Duration, Instant};
+use crate::wire::{Message, PieceList, Site};
 
 /// Whoever has nothing to ask for during this time fetches from other sites …
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -22,6 +31,12 @@ const PATIENCE_PER_RANK: Duration = Duration::from_millis(50);
 /// … and for so long.
 const FETCHES_FAR_FOR: Duration = Duration::from_secs(5);
 
+/// A node of a large site has no more links to others than this, where those of its own need the room.
+const FAR_LINKS: usize = 8;
+/// In a large swarm a peer of another site hears of a piece so much later, twice, than one of the own site;
+/// three times as much at most, so that not all ask at the same moment.
+const HEARS_AFTER: Duration = Duration::from_secs(1);
+
 /// What may be asked of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reach {
@@ -29,8 +44,15 @@ pub(super) enum Reach {
     All,
     /// What no linked peer of the own site has.
     NotNear,
+    /// Of these, what it announced piece by piece.
+    Told,
     /// Nothing, but what is late.
     Nothing,
+}
+
+/// How long announcements to another site are put off in a large swarm, this time.
+pub(super) fn hears_after(rng: &mut Xoshiro256StarStar) -> Duration {
+    HEARS_AFTER.mul_f64(rng.random_range(1.0..3.0))
 }
 
 /// Whether a linked peer of the own site has `piece`.
@@ -45,9 +67,55 @@ impl Swarm {
             Reach::All
         } else if self.rank() == 0 || now < self.fetches_far_until {
             Reach::NotNear
+        } else if self.is_large() {
+            Reach::Told
         } else {
             Reach::Nothing
         }
+    }
+
+    /// Tells one peer of each other site of `piece`, which a seeder offered over `from` to nobody else.
+    pub(super) fn tell_other_sites(&mut self, piece: PieceIndex, from: LinkId, now: Instant) {
+        let offered = self.links.get(&from).is_some_and(|link| link.seeder && !link.have.is_full());
+        if !offered || !self.is_large() {
+            return;
+        }
+        let mut chosen: BTreeMap<&Option<Site>, (u64, LinkId)> = BTreeMap::new();
+        for (id, link) in &self.links {
+            let wants = link.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece));
+            if link.hears_late() && wants && !link.have.contains(piece) {
+                // Whoever was served longest ago, as far as this end knows.
+                let best = chosen.entry(&link.site).or_insert((link.turn, *id));
+                *best = (*best).min((link.turn, *id));
+            }
+        }
+        let chosen: Vec<LinkId> = chosen.into_values().map(|(_, id)| id).collect();
+        for id in chosen {
+            self.send(id, Message::Have(PieceList::one(piece)), now);
+        }
+    }
+
+    /// Whether another link to another site would take the room of one to the own site.
+    pub(super) fn has_enough_far(&self) -> bool {
+        self.is_large() && self.links.len() - self.near >= FAR_LINKS
+    }
+
+    /// Closes a link to another site, where there are many, for `new`, which leads to the own one.
+    pub(super) fn make_room_for(&mut self, new: &Link, now: Instant) {
+        let full = self.links.len() >= LINKS_MAX && self.links.len() - self.near > FAR_LINKS;
+        if !full || !new.same_site || self.peers.contains_key(&new.peer) || self.banned.contains(&new.peer) {
+            return;
+        }
+        let far = self.links.iter().filter(|(_, link)| !link.same_site);
+        let least = far.min_by_key(|(_, link)| (link.requested.len() + link.queue.len(), link.have.count()));
+        if let Some((id, _)) = least {
+            self.close(*id, DisconnectReason::Full, Duration::from_secs(10), now);
+        }
+    }
+
+    /// Links that count where a node looks for others: where its site is not small, those to it.
+    pub(super) fn links_that_count(&self) -> usize {
+        if self.near > FAR_LINKS { self.near } else { self.links.len() }
     }
 
     fn near_links(&self) -> impl Iterator<Item = &Link> {

@@ -1,7 +1,7 @@
 //! Whose request is served next.
 //!
 //! Few uploads run at a time, so that each piece arrives soon and its receiver can pass it on:
-//! ten pieces sent side by side all arrive late. A free slot goes to the peer that has waited
+//! ten pieces sent side by side all arrive late. Where uploads take long, it is one at a time. A free slot goes to the peer that has waited
 //! longest for its turn; a newcomer that has nothing goes first, and of one peer's requests the
 //! rarest piece. An upload that takes much longer than others keeps no slot: a stuck peer must
 //! not keep the rest waiting.
@@ -22,8 +22,16 @@ pub(super) const NEWCOMER_PIECES: u32 = 4;
 const CORRUPT_REPORTS_MAX: u32 = 4;
 /// Most uploads that run at once, those that gave up their slot included.
 const UPLOADS_MAX: usize = 64;
-/// An upload counts against the slots for so long.
+/// An upload counts against the slots for so long, or for so many times what uploads lately took …
 const SLOT_HELD_MAX: Duration = Duration::from_millis(100);
+/// … of which this many: other swarms share the wire …
+const SLOT_HELD_UPLOADS: u32 = 4;
+/// … and at most for so long: a stuck peer must not keep the rest waiting.
+const SLOT_HELD_LONGEST: Duration = Duration::from_secs(1);
+/// What an upload is taken to last, before any did.
+pub(super) const UPLOAD_TAKES: Duration = Duration::from_millis(50);
+/// Where uploads take longer, one runs at a time: it keeps the wire busy, and arrives sooner.
+const UPLOAD_LONG: Duration = Duration::from_millis(60);
 
 impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
@@ -76,11 +84,12 @@ impl Swarm {
     /// Starts uploads while slots are free.
     pub(super) fn serve(&mut self, now: Instant) {
         while self.queued > 0 {
-            if self.uploads >= self.config.upload_slots {
+            let slots = self.slots();
+            if self.uploads >= slots {
                 let held_max = self.slot_held_max();
                 let sends = self.links.values().flat_map(|link| &link.sending);
                 let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
-                if held >= self.config.upload_slots || self.uploads >= UPLOADS_MAX {
+                if held >= slots || self.uploads >= UPLOADS_MAX {
                     return;
                 }
             }
@@ -97,11 +106,17 @@ impl Swarm {
         }
     }
 
+    /// How many uploads run at once.
+    fn slots(&self) -> usize {
+        if self.upload_takes > UPLOAD_LONG { 1 } else { self.config.upload_slots }
+    }
+
     /// How long an upload counts against the slots: with a limit at this end, as long as all slots
     /// need for a piece each.
     fn slot_held_max(&self) -> Duration {
         let Some(rate) = self.limits.upload else {
-            return SLOT_HELD_MAX;
+            let held = (self.upload_takes * SLOT_HELD_UPLOADS).min(SLOT_HELD_LONGEST);
+            return SLOT_HELD_MAX.max(held);
         };
         let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
         SLOT_HELD_MAX + time_at(rate, bytes)
@@ -130,7 +145,9 @@ impl Swarm {
 
     pub(super) fn handle_piece_sent(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         self.stats.sent += self.piece_bytes(piece);
-        self.end_upload(id, piece);
+        if let Some(since) = self.end_upload(id, piece) {
+            self.upload_takes = (self.upload_takes * 7 + now.since(since)) / 8;
+        }
         self.offer(id, now);
         self.serve(now);
     }
@@ -149,13 +166,13 @@ impl Swarm {
         self.serve(now);
     }
 
-    fn end_upload(&mut self, id: LinkId, piece: PieceIndex) {
-        if let Some(link) = self.links.get_mut(&id)
-            && let Some(position) = link.sending.iter().position(|(sent, _)| *sent == piece)
-        {
-            link.sending.remove(position);
-            self.uploads -= 1;
-        }
+    /// Ends an upload; since when it ran.
+    fn end_upload(&mut self, id: LinkId, piece: PieceIndex) -> Option<Instant> {
+        let link = self.links.get_mut(&id)?;
+        let position = link.sending.iter().position(|(sent, _)| *sent == piece)?;
+        let (_, since) = link.sending.remove(position);
+        self.uploads -= 1;
+        Some(since)
     }
 
     /// Somebody got this piece with a wrong hash: from here, perhaps.

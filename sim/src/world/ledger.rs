@@ -95,7 +95,7 @@ pub(super) struct Ledger {
     pages: Vec<Page>,
     accounts: Vec<Option<Account>>,
     /// Hosts whose swarm took an event since the last check.
-    touched: BTreeSet<usize>,
+    touched: Vec<bool>,
     /// The network was not whole at some time: silence is nobody's fault.
     pub(super) was_separated: bool,
 }
@@ -126,7 +126,10 @@ impl Ledger {
     }
 
     pub(super) fn touched(&mut self, host: usize) {
-        self.touched.insert(host);
+        if self.touched.len() <= host {
+            self.touched.resize(host + 1, false);
+        }
+        self.touched[host] = true;
     }
 
     fn account(&mut self, host: usize) -> &mut Account {
@@ -181,7 +184,8 @@ impl World {
 
     /// Checks all swarms that took an event since the last time.
     pub fn check(&mut self) {
-        for host in std::mem::take(&mut self.ledger.touched) {
+        let touched = std::mem::take(&mut self.ledger.touched);
+        for (host, _) in touched.into_iter().enumerate().filter(|(_, touched)| *touched) {
             let place = &self.hosts[host];
             let Some(swarm) = &place.swarm else {
                 continue;

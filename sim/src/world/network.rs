@@ -109,8 +109,14 @@ fn slot(link: LinkId) -> usize {
 
 /// The time that `bytes` take at `rate` bytes per second.
 fn transfer_time(bytes: u64, rate: u64) -> Duration {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    const SECOND: u64 = 1_000_000_000;
+    // What is on the wire as one is short: 64 bits do, and are divided sooner.
+    let nanos = match bytes.checked_mul(SECOND) {
+        Some(product) => product / rate.max(1),
+        None => u64::try_from(u128::from(bytes) * u128::from(SECOND) / u128::from(rate.max(1)))
+            .unwrap_or(u64::MAX),
+    };
+    Duration::from_nanos(nanos)
 }
 
 /// The length of a message's frame. Short lists, which are nearly all there is, are not encoded for

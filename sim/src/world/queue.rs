@@ -6,10 +6,15 @@ use std::collections::BinaryHeap;
 
 use dft_protocol::time::Instant;
 
+/// A key holds the time, the number of the plan and that of the slot, the last in so many bits.
+const SLOT_BITS: u32 = 24;
+/// And a number of a plan has so many.
+const PLAN_BITS: u32 = 64 - SLOT_BITS;
+
 /// Happenings and their times. Small keys are sorted, the happenings stay where they are.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    heap: BinaryHeap<Reverse<u128>>,
     slots: Vec<Option<T>>,
     free: Vec<usize>,
     planned: u64,
@@ -29,20 +34,28 @@ impl<T> Queue<T> {
         });
         self.slots[slot] = Some(happening);
         self.planned += 1;
-        self.heap.push(Reverse((at, self.planned, slot)));
+        let slot = u64::try_from(slot).expect("slots can be counted");
+        assert!(slot >> SLOT_BITS == 0 && self.planned >> PLAN_BITS == 0, "what is planned can be numbered");
+        let order = self.planned << SLOT_BITS | slot;
+        self.heap.push(Reverse(u128::from(at.as_nanos()) << 64 | u128::from(order)));
     }
 
     /// When the next thing happens.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, ..))| *at)
+        self.heap.peek().map(|Reverse(key)| time_of(*key))
     }
 
     pub(super) fn pop(&mut self) -> Option<(Instant, T)> {
-        let Reverse((at, _, slot)) = self.heap.pop()?;
+        let Reverse(key) = self.heap.pop()?;
+        let slot = usize::try_from(key & ((1 << SLOT_BITS) - 1)).expect("slots can be counted");
         self.free.push(slot);
         let happening = self.slots[slot].take().expect("what is in the heap is in its slot");
-        Some((at, happening))
+        Some((time_of(key), happening))
     }
+}
+
+fn time_of(key: u128) -> Instant {
+    Instant::from_nanos(u64::try_from(key >> 64).expect("half of a key"))
 }
 
 #[cfg(test)]
