@@ -151,8 +151,9 @@ impl Daemon {
     pub async fn give_up(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
         let (daemon, holding) = (self.clone(), holding.clone());
         let given_up = tokio::spawn(async move {
-            daemon.end_holding(&holding).await;
-            if holding.presence == Presence::Shared {
+            let was_held = daemon.end_holding(&holding).await;
+            // Else another request gives it up as well, or has taken it on anew.
+            if was_held && holding.presence == Presence::Shared {
                 let id = holding.id();
                 return blocking(move || daemon.table.remove(id)).await?;
             }
@@ -170,13 +171,16 @@ impl Daemon {
         let _ = tokio::spawn(async move { daemon.end_holding(&holding).await }).await;
     }
 
-    async fn end_holding(&self, holding: &Arc<Holding>) {
+    /// Ends its task; true where it was held until then.
+    async fn end_holding(&self, holding: &Arc<Holding>) -> bool {
         holding.stop().await;
         let mut holdings = self.table_of_holdings();
-        if holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding)) {
+        let was_held = holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding));
+        if was_held {
             holdings.remove(&holding.id());
         }
         self.news.notify_one();
+        was_held
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.
