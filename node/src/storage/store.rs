@@ -327,9 +327,8 @@ impl Store {
     /// where these files are [`StorageError::Changed`].
     pub fn pieces_of(&self, entries: &[usize]) -> Vec<PieceIndex> {
         let layout = self.manifest.layout();
-        let holds = |piece: &PieceIndex| {
-            layout.spans(*piece).any(|span| entries.binary_search(&span.entry).is_ok())
-        };
+        let holds =
+            |piece: &PieceIndex| layout.spans(*piece).any(|span| entries.binary_search(&span.entry).is_ok());
         self.manifest.geometry().pieces().filter(holds).collect()
     }
 

@@ -62,8 +62,7 @@ impl Patience {
         let snapshot = holding.snapshot();
         let idle = self.idle(&snapshot);
         let alone = idle.min(self.linked.elapsed());
-        let (idle_max, alone_max) =
-            self.limit.map_or((NO_PROGRESS_MAX, NO_PEER_MAX), |limit| (limit, limit));
+        let (idle_max, alone_max) = self.limit.map_or((NO_PROGRESS_MAX, NO_PEER_MAX), |limit| (limit, limit));
         if alone < alone_max && idle < idle_max {
             return Ok(());
         }
