@@ -46,7 +46,7 @@ pub(super) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let manifest = read_manifest(&args.manifest)?;
     if !args.output.is_dir() {
         let message = format!("there is no directory {}", args.output.display());
-        return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
+        return Err(Failure::new(Kind::Usage, message).hint("create it, or name another one with -o"));
     }
     selection(&manifest, &args.select)?;
     let SelectArgs { include, exclude } = args.select;
