@@ -327,9 +327,8 @@ impl Store {
     /// where these files are [`StorageError::Changed`].
     pub fn pieces_of(&self, entries: &[usize]) -> Vec<PieceIndex> {
         let layout = self.manifest.layout();
-        let holds = |piece: &PieceIndex| {
-            layout.spans(*piece).any(|span| entries.binary_search(&span.entry).is_ok())
-        };
+        let holds =
+            |piece: &PieceIndex| layout.spans(*piece).any(|span| entries.binary_search(&span.entry).is_ok());
         self.manifest.geometry().pieces().filter(holds).collect()
     }
 
@@ -350,6 +349,14 @@ impl Store {
             }
         }
         first.map(|error| (error, self.pieces_of(&changed)))
+    }
+
+    /// Closes the files that are kept open for the next read; it opens them again.
+    pub fn close_files(&self) {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.files.close(),
+            Phase::Serving(served) => served.files.close(),
+        }
     }
 
     /// Removes what a fetch of this dataset into `directory` that will not go on left there; nothing
