@@ -257,8 +257,12 @@ fn push_waits_until_the_copies_are_there_and_nodes_tell_of_this_moment() {
         nodes[1].run(&["nodes"]).events.iter().filter(|event| event.name() == "node").count() == 3
     });
     let pushed = nodes[1].run(&["push", "model", "--all", "--wait"]);
-    let outcomes: Vec<&str> =
-        pushed.events.iter().filter(|event| event.name() == "pushed").map(|event| event.text("outcome")).collect();
+    let outcomes: Vec<&str> = pushed
+        .events
+        .iter()
+        .filter(|event| event.name() == "pushed")
+        .map(|event| event.text("outcome"))
+        .collect();
     assert_eq!(outcomes, ["complete", "complete"]);
     for node in [&nodes[0], &nodes[2]] {
         assert_eq!(node.run(&["status"]).event("held").text("state"), "complete");

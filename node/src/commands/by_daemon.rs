@@ -62,8 +62,9 @@ pub(super) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let reporter = Reporter::new(args.json);
     let show = |item| {
         match item {
-            Item::Fetching(fetching) if (1..fetching.pieces).contains(&fetching.have_pieces) => reporter
-                .say(&format!("going on with {} of {} pieces", fetching.have_pieces, fetching.pieces)),
+            Item::Fetching(fetching) if (1..fetching.pieces).contains(&fetching.have_pieces) => {
+                reporter.say(&format!("going on with {} of {} pieces", fetching.have_pieces, fetching.pieces))
+            }
             Item::Complete(complete) => reporter.say(&line(&complete)),
             _ => {}
         }

@@ -127,10 +127,7 @@ impl Catalogue {
         (questions.open > 0).then(|| questions.since.elapsed())
     }
 
-    async fn answer<T>(
-        &self,
-        question: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, Failure> {
+    async fn answer<T>(&self, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
         let _open = self.questions.ask();
         question.await.map_err(failure)
     }
@@ -273,13 +270,18 @@ impl Daemon {
         match self.known_catalogue() {
             None if self.looking.load(Ordering::Relaxed) > 0 => {
                 let seconds = FIND_MAX.as_secs();
-                Some(format!("no catalogue is known yet; looking for one on the LAN, for {seconds} s at most"))
+                Some(format!(
+                    "no catalogue is known yet; looking for one on the LAN, for {seconds} s at most"
+                ))
             }
             None => None,
             Some(catalogue) => {
                 let silent = catalogue.silent_for()? >= SILENT_MAX;
                 silent.then(|| {
-                    format!("waiting for the catalogue at {}: it does not answer", catalogue.trackers.join(", "))
+                    format!(
+                        "waiting for the catalogue at {}: it does not answer",
+                        catalogue.trackers.join(", ")
+                    )
                 })
             }
         }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::catalogue::{self, OwnNode};
 use super::holding::{Opening, Presence, Running, now_ms};
 use super::table::{Place, Record};
+use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};
 use crate::cli::Compress;
 use crate::net::discovery::{
@@ -210,7 +211,7 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
+    Ok(daemon.fetch_into_store(name, manifest, Asker::Node).await?.is_complete())
 }
 
 impl Daemon {
@@ -219,12 +220,19 @@ impl Daemon {
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,
+        asker: Asker,
     ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
-        if let Some(holding) = self.usable_holding(manifest.id()).await {
+        if let Held::Usable(holding) = self.usable_holding(manifest.id(), asker).await? {
             holding.touch(self);
             return Ok(holding);
         }
         let _room = self.room.lock().await;
+        // Another request may have been faster.
+        let useless = match self.usable_holding(manifest.id(), asker).await? {
+            Held::Usable(holding) => return Ok(holding),
+            Held::Useless(holding) => Some(holding),
+            Held::Nothing => None,
+        };
         self.make_room(manifest.total_bytes()).await?;
         let record = Record {
             name: name.to_owned(),
@@ -232,9 +240,11 @@ impl Daemon {
             complete: false,
             origin: false,
             last_use_ms: now_ms(),
+            force: false,
             compress: Compress::default(),
         };
-        self.hold(manifest, record, Opening::Again, Presence::Shared)
+        let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;
+        Ok(taken.holding)
     }
 }
 

@@ -77,11 +77,14 @@ impl From<std::fs::File> for DaemonLock {
     }
 }
 
+/// The name of a store's lock.
+pub(super) const STORE_LOCK: &str = "lock";
+
 /// Held by the one daemon that uses a store.
 pub fn lock_store(store: &Path) -> Result<std::fs::File, Failure> {
     create_private_dir(store)?;
     let message = format!("another daemon uses the store {}", store.display());
-    lock(&store.join("lock"), &message, "name another one: --store DIR")
+    lock(&store.join(STORE_LOCK), &message, "name another one: --store DIR")
 }
 
 fn lock(path: &Path, taken: &str, hint: &str) -> Result<std::fs::File, Failure> {

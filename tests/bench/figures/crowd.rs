@@ -68,7 +68,12 @@ fn measure_in(lab: &Lab, runs: usize) -> Vec<Table> {
 }
 
 fn daemon(scene: &Scene, host: Host<'_>, more: &[&str]) -> Process {
-    scene.dft_on(host, &host.name()).args(["daemon", "--json"]).args(["--name", &host.name()]).args(more).start()
+    scene
+        .dft_on(host, &host.name())
+        .args(["daemon", "--json"])
+        .args(["--name", &host.name()])
+        .args(more)
+        .start()
 }
 
 fn run(scene: &Scene, host: Host<'_>, verb: &[&str]) -> crate::lab::process::Outcome {
