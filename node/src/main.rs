@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::Parser;
 use dft::cli::Cli;
 use dft::config::ConfigFile;
 use dft::failure::{Failure, Kind};
@@ -13,12 +13,11 @@ use dft::{commands, report};
 const BLOCKING_MAX: usize = 32;
 
 fn main() -> ExitCode {
-    let file = match ConfigFile::load(&Cli::command()) {
+    let file = match ConfigFile::of_process() {
         Ok(file) => file,
-        Err(failure) => return refuse_config(&failure),
+        Err(failure) => return refuse_config(failure),
     };
-    let matches = file.apply(Cli::command()).try_get_matches();
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match file.read_words(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap says which it is.
