@@ -15,7 +15,7 @@ use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};
 use crate::cli::Compress;
 use crate::net::discovery::{
-    self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, socket_addr_of_text,
+    self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, parse_tracker, socket_addr_of_text,
 };
 use crate::report::Rate;
 use crate::settings::reachable_addrs;
@@ -135,7 +135,9 @@ fn look_for_catalogue(daemon: &Arc<Daemon>) {
         tokio::spawn(async move {
             let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
             if let Ok(NodeResponse::Node { trackers, .. }) = answer {
-                let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
+                let usable = |tracker: &String| {
+                    parse_tracker(tracker).is_ok() && catalogue::is_for(tracker, Some(addr.ip()))
+                };
                 let mut trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
                 // What answered here can be reached here.
                 let elsewhere =
