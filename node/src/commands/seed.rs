@@ -1,5 +1,6 @@
 //! `dft seed`: hash, write the manifest, serve.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -222,6 +223,9 @@ fn control_port(manifest: &Manifest) -> u16 {
     port.unwrap_or(0)
 }
 
+/// Peers that are remembered to have everything.
+const COMPLETE_PEERS_MAX: usize = 65_536;
+
 /// Serves until interrupted, or until enough copies exist.
 async fn serve(
     mut session: Session,
@@ -234,13 +238,19 @@ async fn serve(
     let mut rate = Rate::default();
     let mut ticks = tokio::time::interval(crate::report::PROGRESS_EVENT_EVERY);
     let mut copies = 0;
+    // One that lost pieces and got them again is no other copy.
+    let mut complete = BTreeSet::new();
     while args.exit_after_copies.is_none_or(|wanted| copies < wanted) {
         tokio::select! {
             () = &mut interrupt => break,
             _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies, &mut rate),
             happening = session.next() => match happening {
                 None => return Err(Failure::new(Kind::Other, "the driver ended unexpectedly")),
+                Some(Happening::Update(Update::PeerCompleted(peer))) if complete.contains(&peer) => {}
                 Some(Happening::Update(Update::PeerCompleted(peer))) => {
+                    if complete.len() < COMPLETE_PEERS_MAX {
+                        complete.insert(peer);
+                    }
                     copies += 1;
                     let peer = display_peer(&peer);
                     reporter.event(&json!({"event": "peer_complete", "peer": peer, "copies": copies}));
