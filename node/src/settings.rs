@@ -112,10 +112,16 @@ impl NodeState {
 
 fn identity_in(directory: &Path) -> Result<Identity, Failure> {
     let path = directory.join("identity");
-    if let Ok(bytes) = std::fs::read(&path)
-        && let Ok(keypair) = Keypair::from_protobuf_encoding(&bytes)
-    {
-        return Ok(Identity::from_keypair(keypair));
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            return Keypair::from_protobuf_encoding(&bytes).map(Identity::from_keypair).map_err(|error| {
+                Failure::new(Kind::Disk, format!("{} holds no identity: {error}", path.display()))
+                    .hint("without the file, a new one is made; whoever knows the old one will not find it")
+            });
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // Others know this node by it: it is not replaced for a moment's error.
+        Err(error) => return Err(Failure::io("read", &path, &error)),
     }
     let identity = Identity::generate();
     let bytes = identity.keypair().to_protobuf_encoding();
@@ -190,4 +196,27 @@ pub fn reachable_addrs(listen: IpAddr, port: u16) -> Vec<SocketAddr> {
     others.sort_by_key(IpAddr::is_ipv6);
     let chosen = if others.is_empty() { loopback } else { others };
     chosen.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_stays_and_is_not_replaced_where_it_cannot_be_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let peer = identity_in(directory.path()).expect("a new one").peer();
+        assert_eq!(identity_in(directory.path()).expect("the same").peer(), peer);
+        let path = directory.path().join("identity");
+        let bytes = std::fs::read(&path).expect("it is there");
+        std::fs::write(&path, "?").expect("it is written");
+        assert!(identity_in(directory.path()).is_err());
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"?");
+        std::fs::remove_file(&path).expect("it is removed");
+        std::os::unix::fs::symlink("identity", &path).expect("it is made");
+        assert!(identity_in(directory.path()).is_err(), "it cannot be read");
+        std::fs::remove_file(&path).expect("it is removed");
+        std::fs::write(&path, bytes).expect("it is written");
+        assert_eq!(identity_in(directory.path()).expect("the same").peer(), peer);
+    }
 }

@@ -379,8 +379,16 @@ impl Kept {
     const FILE: &'static str = "kept";
 
     /// How the catalogue whose state is in this directory was kept; `None` where there is none.
-    pub(super) fn read(state: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(state.join(Self::FILE)).ok()?).ok()
+    pub(super) fn read(state: &Path) -> Result<Option<Self>, Failure> {
+        let path = state.join(Self::FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                Failure::new(Kind::Disk, format!("{} is damaged: {error}", path.display()))
+                    .hint("say --embed-tracker to keep the catalogue, or --tracker to use another one")
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io("read", &path, &error)),
+        }
     }
 
     fn write(self, state: &Path) -> Result<(), Failure> {

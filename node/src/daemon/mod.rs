@@ -336,7 +336,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let secret = net.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
     let tracker_state = store.join("tracker");
-    let (embeds, token) = keeps_catalogue(args, &tracker_state, network_key.is_some(), &reporter);
+    let (embeds, token) = keeps_catalogue(args, &tracker_state, network_key.is_some(), &reporter)?;
     let (tracker, own_tracker) = if embeds {
         let (task, addrs) =
             catalogue::start_tracker(&net, &tracker_state, token.as_deref(), network_key).await?;
@@ -387,12 +387,12 @@ fn keeps_catalogue(
     state: &Path,
     private: bool,
     reporter: &Reporter,
-) -> (bool, Option<PathBuf>) {
+) -> Result<(bool, Option<PathBuf>), Failure> {
     let token = args.token.clone();
     if args.embed_tracker || !args.net.tracker.is_empty() {
-        return (args.embed_tracker, token);
+        return Ok((args.embed_tracker, token));
     }
-    match catalogue::Kept::read(state) {
+    Ok(match catalogue::Kept::read(state)? {
         None => (false, token),
         Some(kept) if kept.private != private => {
             reporter.warn(if kept.private {
@@ -404,7 +404,7 @@ fn keeps_catalogue(
         }
         Some(kept) if kept.open => (true, token),
         Some(_) => (true, token.or_else(|| Some(catalogue::token_of(state)))),
-    }
+    })
 }
 
 fn announce(daemon: &Daemon, args: &DaemonArgs) {
