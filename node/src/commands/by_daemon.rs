@@ -63,7 +63,8 @@ pub(super) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let show = |item| {
         match item {
             Item::Fetching(fetching) if (1..fetching.pieces).contains(&fetching.have_pieces) => {
-                reporter.say(&format!("going on with {} of {} pieces", fetching.have_pieces, fetching.pieces))
+                reporter
+                    .say(&format!("going on with {} of {} pieces", fetching.have_pieces, fetching.pieces));
             }
             Item::Complete(complete) => reporter.say(&line(&complete)),
             _ => {}

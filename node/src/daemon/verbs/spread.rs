@@ -122,10 +122,9 @@ async fn until_complete(
     let (mut had, mut since) = (0, Instant::now());
     while since.elapsed() < NO_PROGRESS_MAX {
         tokio::time::sleep(ASK_EVERY).await;
-        match ask(daemon, name, id, node).await {
-            Ok("complete") => return Ok("complete"),
-            // It may be back in a moment: it goes on where it was.
-            Ok(_) | Err(_) => {}
+        // One that fails to answer may be back in a moment: it goes on where it was.
+        if let Ok("complete") = ask(daemon, name, id, node).await {
+            return Ok("complete");
         }
         let has = pieces_at(daemon, id, node).await;
         if has > had {
