@@ -9,12 +9,15 @@
 //! Where to start reading: [`ConfigFile::load`], [`ConfigFile::apply`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::builder::OsStr;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
+use crate::cli::Cli;
 use crate::failure::{Failure, Kind, shown};
 
 /// Names another file; empty, it stands for none.
@@ -102,6 +105,21 @@ impl ConfigFile {
             values.insert(name, texts);
         }
         Ok(Self { path: Some(path), values })
+    }
+
+    /// The file of this process, read once: whatever is typed means the same all along.
+    pub fn of_process() -> Result<&'static Self, &'static Failure> {
+        static FILE: OnceLock<Result<ConfigFile, Failure>> = OnceLock::new();
+        FILE.get_or_init(|| Self::load(&Cli::command())).as_ref()
+    }
+
+    /// What these words mean, where the file sets what they do not.
+    pub fn read_words(
+        &self,
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Cli, clap::Error> {
+        let matches = self.apply(Cli::command()).try_get_matches_from(words)?;
+        Cli::from_arg_matches(&matches)
     }
 
     /// Makes what the file says the defaults of the options.
@@ -242,20 +260,16 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, FromArgMatches};
-
     use super::*;
-    use crate::cli::{self, ByteRate, Cli};
+    use crate::cli::{self, ByteRate};
 
     fn parse(text: &str) -> Result<ConfigFile, Failure> {
         ConfigFile::parse(text, &Cli::command(), PathBuf::from("config.toml"))
     }
 
     fn fetch(file: &ConfigFile, arguments: &[&str]) -> cli::FetchArgs {
-        let command = file.apply(Cli::command());
         let typed = [&["dft", "fetch", "x.dft"], arguments].concat();
-        let matches = command.try_get_matches_from(typed).unwrap();
-        match Cli::from_arg_matches(&matches).unwrap().command {
+        match file.read_words(typed).unwrap().command {
             Some(cli::Command::Fetch(args)) => args,
             other => panic!("{other:?}"),
         }

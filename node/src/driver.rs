@@ -323,6 +323,9 @@ impl Driver {
                     self.tell_limits();
                     self.flush_if_due();
                     self.publish();
+                    if self.is_idle() {
+                        self.store.close_files();
+                    }
                 }
             }
         }
@@ -387,12 +390,12 @@ impl Driver {
             }
             Report::StorageFailed(error) => self.update(Update::StorageFailed(error)),
             Report::Unreadable { link, piece, error } => {
-                let lost = match &error {
-                    StorageError::Changed { entry, .. } => self.store.pieces_of(&[*entry]),
-                    _ => vec![piece],
-                };
                 self.event(Event::PieceUnreadable { link, piece });
-                self.tell_lost(lost, &error);
+                // Whatever else keeps a read from working (no descriptors, a disk that is away for a
+                // moment) says nothing about the data.
+                if let StorageError::Changed { entry, .. } = &error {
+                    self.tell_lost(self.store.pieces_of(&[*entry]), &error);
+                }
             }
         }
     }

@@ -92,6 +92,12 @@ impl Failure {
         if self.hint.is_some() { self } else { self.hint(hint) }
     }
 
+    /// The same once more, for another who is to be told.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { kind: self.kind, message: self.message.clone(), hint: self.hint.clone() }
+    }
+
     /// A file operation failed.
     pub fn io(operation: &str, path: &Path, error: &std::io::Error) -> Self {
         let failure = Self::new(Kind::Disk, format!("cannot {operation} {}: {error}", shown(path)));

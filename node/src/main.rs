@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, Parser};
 use dft::cli::Cli;
 use dft::config::{self, ConfigFile};
 use dft::failure::{Failure, Kind};
@@ -13,16 +13,16 @@ use dft::{commands, report};
 const BLOCKING_MAX: usize = 32;
 
 fn main() -> ExitCode {
-    let file = match ConfigFile::load(&Cli::command()) {
+    let no_file = ConfigFile::default();
+    let file = match ConfigFile::of_process() {
         Ok(file) => file,
-        Err(failure) if config_is_needed() => return refuse_config(&failure),
+        Err(failure) if config_is_needed() => return refuse_config(failure),
         Err(failure) => {
             report::to_stderr(&format!("warning: {}; not needed here", failure.message));
-            ConfigFile::default()
+            &no_file
         }
     };
-    let matches = file.apply(Cli::command()).try_get_matches();
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match file.read_words(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap says which it is.

@@ -25,6 +25,9 @@ pub enum StateError {
     /// The identity file holds no key.
     #[error("{} holds no identity (remove it to get a new one)", .0.display())]
     Identity(PathBuf),
+    /// Others can read the token file.
+    #[error("others on this machine can read {} (make it yours alone: chmod 600)", .0.display())]
+    TokenReadable(PathBuf),
     /// The token file holds no token.
     #[error("{} holds no token (remove it to get a new one)", .0.display())]
     Token(PathBuf),
@@ -97,6 +100,7 @@ impl StateDir {
                 Ok(token)
             }
             Err(TokenError::Io { error, .. }) => Err(io(error)),
+            Err(TokenError::Readable { .. }) => Err(StateError::TokenReadable(path)),
             Err(TokenError::Malformed) => Err(StateError::Token(path)),
         }
     }

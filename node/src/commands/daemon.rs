@@ -1,5 +1,6 @@
 //! `dft daemon`: run it here, or have systemd run it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::print_bytes;
@@ -25,9 +26,10 @@ pub(super) async fn run(args: DaemonArgs) -> Result<(), Failure> {
 fn install() -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Kind::Other, format!("cannot find this program: {error}")))?;
-    let options = std::env::args().skip(1).filter(|option| option != "--install");
-    let words = std::iter::once(program.display().to_string()).chain(options);
-    let command = words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
+    let options = std::env::args_os().skip(1).filter(|option| option != "--install");
+    let words = std::iter::once(program.into_os_string()).chain(options);
+    let words = words.map(|word| Ok(quoted(&utf8(word)?))).collect::<Result<Vec<_>, Failure>>()?;
+    let command = words.join(" ");
     let here = std::env::current_dir()
         .map_err(|error| Failure::new(Kind::Other, format!("cannot find the working directory: {error}")))?;
     let directory = unit_directory()?;
@@ -42,6 +44,13 @@ fn install() -> Result<(), Failure> {
         )
         .as_bytes(),
     )
+}
+
+/// A unit file is UTF-8.
+fn utf8(word: OsString) -> Result<String, Failure> {
+    word.into_string().map_err(|word| {
+        Failure::new(Kind::Usage, format!("«{}» is not UTF-8, as a systemd unit has to be", word.display()))
+    })
 }
 
 /// The options may name files relative to `directory`.
@@ -80,6 +89,14 @@ fn unit_directory() -> Result<PathBuf, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_that_no_unit_can_hold_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        assert_eq!(utf8("é".into()).expect("it is UTF-8"), "é");
+        let failure = utf8(OsString::from_vec(b"/a\xff".to_vec())).expect_err("it is not");
+        assert!(failure.message.contains("is not UTF-8"), "{}", failure.message);
+    }
 
     #[test]
     fn words_of_a_unit_mean_what_they_say() {

@@ -72,7 +72,7 @@ pub(super) async fn names(args: LsArgs) -> Result<(), Failure> {
 }
 
 fn long_line(listed: &Listed) -> String {
-    let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(listed.created_s));
+    let date = date(listed.created_s);
     let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
     let here = if listed.here { "here" } else { "" };
     format!(
@@ -83,6 +83,16 @@ fn long_line(listed: &Listed) -> String {
         &listed.id[..listed.id.len().min(12)],
         listed.name,
     )
+}
+
+/// A time as text; what lies beyond the year 9999 has none.
+fn date(seconds: u64) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let written = UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .is_some_and(|time| write!(text, "{}", humantime::format_rfc3339_seconds(time)).is_ok());
+    if written { text } else { "?".into() }
 }
 
 fn pieces_line(pieces: &Pieces) -> String {
@@ -120,4 +130,18 @@ fn node_line(node: &Node) -> String {
         human_bytes(node.up_rate),
         node.addrs.first().map_or("", String::as_str),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_panics() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(253_402_300_799), "9999-12-31T23:59:59Z");
+        for beyond in [253_402_300_800, u64::MAX] {
+            assert_eq!(date(beyond), "?", "{beyond}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -17,6 +17,7 @@ use rustyline::{Config, Context, Editor, Helper};
 
 use super::run;
 use crate::cli::{Cli, Command};
+use crate::config::ConfigFile;
 use crate::failure::{Failure, Kind};
 use crate::report::print_failure;
 use crate::settings::{create_private_dir, state_dir};
@@ -86,7 +87,8 @@ async fn run_part(part: &str) -> Result<(), Failure> {
     if words.is_empty() {
         return Ok(());
     }
-    let cli = match Cli::try_parse_from(std::iter::once("dft".to_owned()).chain(words)) {
+    let file = ConfigFile::of_process().map_err(Failure::copy)?;
+    let cli = match file.read_words(std::iter::once("dft".to_owned()).chain(words)) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             let text = error.to_string();

@@ -3,23 +3,42 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dft_protocol::manifest::Manifest;
 
 use crate::failure::{Failure, Kind};
-use crate::storage::{FetchOptions, Store};
+use crate::storage::{FetchOptions, StorageError, Store};
 
 /// Bytes that are made durable at once.
 const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Stops threads that hash or copy when nobody waits for them any more.
+#[derive(Default)]
+pub(super) struct CancelOnDrop(Arc<AtomicBool>);
+
+impl CancelOnDrop {
+    /// What the threads look at.
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Makes `directory` hold what `options` select of what `from` has all of; returns the path of the
-/// copy. `progress` hears how many bytes are there. Blocks.
+/// copy. `progress` hears how many bytes are there; once `cancel` is set it ends within a piece.
+/// Blocks.
 pub(super) fn copy(
     from: &Store,
     manifest: &Arc<Manifest>,
     directory: &Path,
     options: FetchOptions,
-    progress: &dyn Fn(u64),
+    (progress, cancel): (&dyn Fn(u64), &AtomicBool),
 ) -> Result<PathBuf, Failure> {
     let to = Store::fetch(manifest.clone(), directory, options, &|_| {})?;
     if to.is_finished() {
@@ -29,6 +48,9 @@ pub(super) fn copy(
     let (have, mut bytes, mut unflushed) = (to.durable(), 0, 0);
     let mut buffer = vec![0; geometry.piece_len_max() as usize];
     for piece in to.selection().pieces(manifest).iter() {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(StorageError::Cancelled.into());
+        }
         let len = geometry.piece_len(piece);
         if !have.contains(piece) {
             let buffer = &mut buffer[..len as usize];

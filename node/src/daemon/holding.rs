@@ -4,13 +4,13 @@
 //! what is to be done again after a restart, and is written before anything is told of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dft_protocol::id::ManifestId;
-use dft_protocol::manifest::{Manifest, PeerAddr};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use dft_protocol::manifest::{Entry, Info, Manifest, PeerAddr};
+use tokio::sync::watch;
 
 use super::Daemon;
 use super::table::{Place, Record};
@@ -18,7 +18,7 @@ use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, parse_tracker};
-use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Selection, Store};
+use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Selection, StorageError, Store};
 use crate::trace::Trace;
 
 /// A use that is so much younger than the one on disk is written there: a sync costs more than it
@@ -48,7 +48,8 @@ pub enum State {
 /// Why a dataset cannot go on: a [`Failure`] that many can be told of.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    kind: Kind,
+    /// What kind it is.
+    pub kind: Kind,
     /// What happened.
     pub message: String,
     hint: Option<String>,
@@ -92,8 +93,8 @@ pub enum Opening {
     With(Arc<Store>),
     /// From what the record says.
     Again,
-    /// To be fetched, in place of what is there.
-    Over,
+    /// To be fetched.
+    New,
     /// Only these files of it, for one request.
     Part {
         /// Which.
@@ -122,7 +123,19 @@ pub struct Holding {
     part: Option<Selection>,
     record: Mutex<Record>,
     view: watch::Sender<View>,
-    task: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+    /// Asks its task to end.
+    stop: watch::Sender<bool>,
+    /// Nobody sends here: it closes when the task has ended.
+    running: watch::Receiver<()>,
+    /// Stops threads that hash for it.
+    cancel: Arc<AtomicBool>,
+    /// Whether another stands in its place, or none; held while that is brought about.
+    pub(super) ended: tokio::sync::Mutex<bool>,
+    /// It is being given up: no request may count on it any more.
+    ending: AtomicBool,
+    /// Other requests than the one that began it count on it.
+    claimed: AtomicBool,
+    opened: AtomicBool,
 }
 
 impl Holding {
@@ -192,13 +205,36 @@ impl Holding {
         }
     }
 
-    /// Ends its task, in good order.
+    /// Ends its task, in good order; whoever asks waits for that.
     pub async fn stop(&self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((stop, task)) = task {
-            let _ = stop.send(());
-            let _ = task.await;
-        }
+        self.cancel.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        let mut running = self.running.clone();
+        while running.changed().await.is_ok() {}
+    }
+
+    /// Another request counts on it; false where it is being given up.
+    pub(super) fn claim(&self) -> bool {
+        self.claimed.store(true, Ordering::Relaxed);
+        !self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Whether other requests than the one that began it count on it.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_ending(&self, ending: bool) {
+        self.ending.store(ending, Ordering::Relaxed);
+    }
+
+    /// Whether its data could be looked at; its fetch may have begun.
+    pub(super) fn was_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    async fn stopped(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
     fn set(&self, state: State) {
@@ -223,35 +259,45 @@ pub fn start(
     let view = View { state: State::Opening, running: None };
     let part = match &opening {
         Opening::Part { selection, .. } => Some(selection.clone()),
-        Opening::With(_) | Opening::Again | Opening::Over => None,
+        Opening::With(_) | Opening::Again | Opening::New => None,
     };
+    let (runs, running) = watch::channel(());
     let holding = Arc::new(Holding {
         manifest,
         presence,
         part,
         record: Mutex::new(record),
         view: watch::Sender::new(view),
-        task: Mutex::default(),
+        stop: watch::Sender::new(false),
+        running,
+        cancel: Arc::default(),
+        ended: tokio::sync::Mutex::default(),
+        ending: AtomicBool::new(false),
+        claimed: AtomicBool::new(false),
+        opened: AtomicBool::new(false),
     });
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(run(daemon.clone(), holding.clone(), opening, stopped));
-    *holding.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, task));
+    let (daemon, begun) = (daemon.clone(), holding.clone());
+    tokio::spawn(async move {
+        run(daemon, begun, opening).await;
+        drop(runs);
+    });
     holding
 }
 
-async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening, mut stop: oneshot::Receiver<()>) {
+async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
     let opened = tokio::select! {
         opened = open(&daemon, &holding, opening) => opened,
-        _ = &mut stop => return holding.set(given_up(&holding)),
+        () = holding.stopped() => return holding.set(given_up(&holding)),
     };
     let store = match opened {
         Ok(store) => store,
         Err(failure) => return holding.set(State::Failed(failure.into())),
     };
+    holding.opened.store(true, Ordering::Relaxed);
     let mut driver = begin(&daemon, &holding, store).await;
     let ended: State = loop {
         let update = tokio::select! {
-            _ = &mut stop => break given_up(&holding),
+            () = holding.stopped() => break given_up(&holding),
             update = driver.update() => update,
         };
         match update {
@@ -305,7 +351,10 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
     let state = if complete { State::Complete(path_of(daemon, holding, &store)) } else { State::Fetching };
     holding.view.send_modify(|view| *view = View { state, running: Some(running) });
     if complete {
-        let _ = holding.remember(daemon, |record| record.complete = true);
+        // Thousands may be opened at a start: what is on disk as it should be is not written.
+        if !holding.record().complete || holding.record().force {
+            let _ = holding.remember(daemon, |record| (record.complete, record.force) = (true, false));
+        }
         daemon.tell_news();
     } else {
         let seeders = holding.manifest.hints().seeders.iter().copied();
@@ -335,7 +384,8 @@ pub fn file_name(manifest: &Manifest) -> PathBuf {
 
 async fn completed(daemon: &Arc<Daemon>, holding: &Holding, path: PathBuf) {
     // Before it is told of: who sees it complete finds it complete after a crash.
-    if let Err(failure) = holding.remember(daemon, |record| record.complete = true) {
+    let now_complete = |record: &mut Record| (record.complete, record.force) = (true, false);
+    if let Err(failure) = holding.remember(daemon, now_complete) {
         daemon.say(&failure.message);
     }
     if holding.presence == Presence::Shared {
@@ -390,79 +440,142 @@ fn remember_hashes(manifest: &Manifest, paths: &[PathBuf], cache: &Path) {
 }
 
 async fn open(daemon: &Daemon, holding: &Holding, opening: Opening) -> Result<Arc<Store>, Failure> {
-    let (force, selection) = match opening {
+    let (again, force, selection) = match opening {
         Opening::With(store) => return Ok(store),
-        Opening::Again => (false, None),
-        Opening::Over => (true, None),
-        Opening::Part { selection, force } => (force, Some(selection)),
+        Opening::Again => (true, holding.record().force, None),
+        Opening::New => (false, holding.record().force, None),
+        Opening::Part { selection, force } => (false, force, Some(selection)),
     };
     let options = FetchOptions { force, selection };
-    let (manifest, record) = (holding.manifest.clone(), holding.record());
-    let (cache, data) = (daemon.table.directory(holding.id()), daemon.table.data_directory(holding.id()));
-    blocking(move || match &record.place {
-        Place::Put(paths) => {
-            let paths: Vec<PathBuf> = paths.iter().map(super::wire::WirePath::to_path).collect();
-            open_in_place(&manifest, &paths, &cache)
-        }
-        Place::Fetched(directory) => open_fetched(manifest, &directory.to_path(), &record, &cache, options),
-        Place::Stored => {
-            crate::settings::create_private_dir(&data)?;
-            open_fetched(manifest, &data, &record, &cache, options)
-        }
-    })
-    .await?
-    .map(Arc::new)
-}
-
-/// Looks whether the data are as they were; hashes them where that is in doubt.
-fn open_in_place(manifest: &Arc<Manifest>, paths: &[PathBuf], cache: &Path) -> Result<Store, Failure> {
-    let changed = || {
-        let place = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
-        Failure::new(Kind::Integrity, format!("what was put at {place} has changed or is gone"))
+    let data = Data {
+        manifest: holding.manifest.clone(),
+        record: holding.record(),
+        cache: daemon.table.directory(holding.id()),
+        stored: daemon.table.data_directory(holding.id()),
+        cancel: holding.cancel.clone(),
     };
-    let scan = storage::scan(
-        paths,
-        Some(manifest.info().name.clone()),
-        &ScanOptions { skip_unsafe: true, ..Default::default() },
-    )
-    .map_err(|_| changed())?;
-    let known = SeedCache::load(cache).and_then(|hashes| hashes.matches(&scan));
-    let info = match known {
-        Some(info) => info,
-        None => hash(&scan, manifest)?,
-    };
-    if info != *manifest.info() {
-        return Err(changed());
+    let data = Arc::new(data);
+    if again {
+        let looked = data.clone();
+        if let Some(store) = blocking(move || looked.look()).await?? {
+            return Ok(Arc::new(store));
+        }
     }
-    Ok(Store::seed(manifest.clone(), scan)?)
+    // What begins has nothing to check; it must not wait for what has.
+    let checks = if again { Some(daemon.checks.acquire().await) } else { None };
+    let store = blocking(move || data.check(options)).await??;
+    drop(checks);
+    Ok(Arc::new(store))
 }
 
-fn hash(scan: &Scan, manifest: &Manifest) -> Result<dft_protocol::manifest::Info, Failure> {
-    let never = std::sync::atomic::AtomicBool::new(false);
-    Ok(storage::hash(scan, Some(manifest.info().piece_size), &|_| {}, &never)?)
-}
-
-/// Goes on with what lies in `directory`. What was complete and is unchanged is not hashed again.
-fn open_fetched(
+/// Where the data of a dataset are, for the threads that look at them.
+struct Data {
     manifest: Arc<Manifest>,
-    directory: &Path,
-    record: &Record,
-    cache: &Path,
-    options: FetchOptions,
-) -> Result<Store, Failure> {
-    if record.complete
-        && let Ok(scan) = storage::scan(
-            &[directory.join(file_name(&manifest))],
-            Some(manifest.info().name.clone()),
-            &ScanOptions::default(),
+    record: Record,
+    cache: PathBuf,
+    stored: PathBuf,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Data {
+    /// The paths that were put, or the one that was fetched.
+    fn paths(&self) -> Vec<PathBuf> {
+        match &self.record.place {
+            Place::Put(paths) => paths.iter().map(super::wire::WirePath::to_path).collect(),
+            Place::Fetched(_) | Place::Stored => vec![self.directory().join(file_name(&self.manifest))],
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        match &self.record.place {
+            Place::Fetched(directory) => directory.to_path(),
+            Place::Put(_) | Place::Stored => self.stored.clone(),
+        }
+    }
+
+    fn is_put(&self) -> bool {
+        matches!(self.record.place, Place::Put(_))
+    }
+
+    fn scan(&self) -> Result<Scan, Failure> {
+        let options = ScanOptions { skip_unsafe: self.is_put(), ..Default::default() };
+        storage::scan(&self.paths(), Some(self.manifest.info().name.clone()), &options)
+            .map_err(|error| self.gone_or(error))
+    }
+
+    /// What is gone is told from what cannot be read for a moment.
+    fn gone_or(&self, error: StorageError) -> Failure {
+        if error.is_missing() { self.changed("is gone, or its disk is away") } else { error.into() }
+    }
+
+    fn changed(&self, how: &str) -> Failure {
+        let paths = self.paths();
+        let place = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let what = if self.is_put() { "what was put at " } else { "" };
+        Failure::new(Kind::Integrity, format!("{what}{place} {how}"))
+    }
+
+    /// What was complete and is unchanged is not hashed again; nothing where that is not so.
+    fn look(&self) -> Result<Option<Store>, Failure> {
+        if !self.record.complete {
+            return Ok(None);
+        }
+        let scan = self.scan()?;
+        let known = SeedCache::load(&self.cache).and_then(|hashes| hashes.matches(&scan));
+        if known.is_some_and(|info| is_same_data(&info, self.manifest.info())) {
+            return self.seed(scan).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn seed(&self, mut scan: Scan) -> Result<Store, Failure> {
+        scan.entries.clone_from(&self.manifest.info().entries);
+        Ok(Store::seed(self.manifest.clone(), scan)?)
+    }
+
+    /// Hashes what is there; what is to be fetched goes on with it.
+    fn check(&self, options: FetchOptions) -> Result<Store, Failure> {
+        if self.is_put() {
+            let scan = self.scan()?;
+            let piece_size = Some(self.manifest.info().piece_size);
+            let info = storage::hash(&scan, piece_size, &|_| {}, &self.cancel);
+            let info = info.map_err(|error| match error {
+                StorageError::Changed { .. } => self.changed("has changed"),
+                error => error.into(),
+            })?;
+            if !is_same_data(&info, self.manifest.info()) {
+                return Err(self.changed("has changed"));
+            }
+            // Only a speed-up: without it, the next start hashes again.
+            if let Some(cache) = SeedCache::new(&scan, &info) {
+                let _ = cache.store(&self.cache);
+            }
+            return self.seed(scan);
+        }
+        if self.record.place == Place::Stored {
+            crate::settings::create_private_dir(&self.stored)?;
+        }
+        Store::fetch(self.manifest.clone(), &self.directory(), options, &|_| {}).map_err(
+            |error| match error {
+                StorageError::Exists { .. } if self.record.complete => self.changed("has changed"),
+                error => error.into(),
+            },
         )
-        && SeedCache::load(cache).and_then(|hashes| hashes.matches(&scan)).as_ref() == Some(manifest.info())
-    {
-        return Ok(Store::seed(manifest, scan)?);
     }
-    if record.complete && !directory.join(file_name(&manifest)).exists() {
-        let path = directory.join(file_name(&manifest));
-        return Err(Failure::new(Kind::Integrity, format!("{} is gone", path.display())));
-    }
-    Ok(Store::fetch(manifest, directory, options, &|_| {})?)
+}
+
+/// Whether both have the same files and links with the same content. When a directory was changed
+/// says nothing: a file that came and went leaves the data as they were.
+fn is_same_data(found: &Info, manifest: &Info) -> bool {
+    let same = |(one, other): (&Entry, &Entry)| match (one, other) {
+        (
+            Entry::Directory { path, mode, .. },
+            Entry::Directory { path: other_path, mode: other_mode, .. },
+        ) => (path, mode) == (other_path, other_mode),
+        (one, other) => one == other,
+    };
+    found.entries.len() == manifest.entries.len()
+        && found.entries.iter().zip(&manifest.entries).all(same)
+        && (&found.name, found.piece_size, &found.packs, &found.hashes)
+            == (&manifest.name, manifest.piece_size, &manifest.packs, &manifest.hashes)
 }

@@ -4,7 +4,8 @@
 //! What always holds: there is one daemon per user and host, and one per store; what was
 //! acknowledged is on disk; nobody but the user reaches the socket; data that were put stay where
 //! they are and are never written to; the only copy of something is never removed without being
-//! told to.
+//! told to. A record leaves the table only when its dataset is dropped, when it leaves the store to
+//! make room, or when what put it there failed; whatever goes wrong with the data is no reason.
 //!
 //! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), `verbs` (what
 //! each request does), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
@@ -19,6 +20,7 @@ pub mod reach;
 mod room;
 mod serve;
 pub mod table;
+mod taking;
 mod verbs;
 pub mod wire;
 
@@ -49,12 +51,25 @@ use crate::trace::Trace;
 use catalogue::Catalogue;
 use holding::{Holding, Opening, Presence};
 use neighbours::Neighbours;
-use table::{Record, Table};
+use table::{Place, Record, Table};
 
 /// Questions and news of other nodes that wait for the daemon.
 const NEIGHBOURLY_QUEUE_LEN: usize = 64;
 /// How long ending takes at most.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Datasets whose data are hashed at a time: each hashes on all cores, and others need the disk.
+const CHECKS_MAX: usize = 2;
+
+/// What comes after a holding.
+enum Next {
+    /// It is given up.
+    Nothing,
+    /// The same, from its record.
+    Again,
+    /// The same data, at another place.
+    Elsewhere(Record, Opening),
+}
 
 /// A running daemon.
 pub struct Daemon {
@@ -72,7 +87,9 @@ pub struct Daemon {
     pub discovery: Discovery,
     holdings: Mutex<BTreeMap<ManifestId, Arc<Holding>>>,
     /// Held while room in the store is looked for and taken.
-    pub room: tokio::sync::Mutex<()>,
+    pub room: Arc<tokio::sync::Mutex<()>>,
+    /// Who may hash what is here already.
+    checks: tokio::sync::Semaphore,
     catalogue: watch::Sender<Option<Arc<Catalogue>>>,
     /// How many wait for a catalogue to be found.
     looking: AtomicUsize,
@@ -116,23 +133,23 @@ impl Daemon {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a dataset on; what is held of it already stays as it is, and is returned. What goes with
-    /// its request stands for nothing else, and nothing else for it.
+    /// Takes a dataset on; what is held of it already stays as it is, and is returned, and then it is
+    /// not new. What goes with its request stands for nothing else, and nothing else for it.
     pub fn hold(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
         record: Record,
         opening: Opening,
         presence: Presence,
-    ) -> Result<Arc<Holding>, Failure> {
+    ) -> Result<(Arc<Holding>, bool), Failure> {
         let id = manifest.id();
         let mut holdings = self.table_of_holdings();
         if let Some(held) = holdings.get(&id) {
-            if held.presence == Presence::Selfish || presence == Presence::Selfish {
-                let message = format!("another request just began to fetch {}", record.name);
+            if held.presence == Presence::Selfish || presence == Presence::Selfish || !held.claim() {
+                let message = format!("another request is at work on {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
             }
-            return Ok(held.clone());
+            return Ok((held.clone(), false));
         }
         if holdings.len() >= discovery::DATASETS_MAX {
             let message = format!("this node holds {} datasets, and no more", discovery::DATASETS_MAX);
@@ -143,44 +160,90 @@ impl Daemon {
         }
         let holding = holding::start(self, manifest, record, opening, presence);
         holdings.insert(id, holding.clone());
-        Ok(holding)
+        Ok((holding, true))
     }
 
-    /// Gives a dataset up: its task, its record, and its data where they are in the store. Once
-    /// begun, it goes on even where nobody waits for it any more.
+    /// Holds what the table says: nothing is written, so that a full disk keeps no daemon from it.
+    fn hold_again(self: &Arc<Self>, manifest: Arc<Manifest>, record: Record) {
+        let id = manifest.id();
+        let holding = holding::start(self, manifest, record, Opening::Again, Presence::Shared);
+        self.table_of_holdings().insert(id, holding);
+    }
+
+    /// Gives a dataset up: its task, its record, and its data where they are in the store.
     pub async fn give_up(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        holding.set_ending(true);
+        let ended = self.end_holding(holding, Next::Nothing).await;
+        // What could not be removed is held on, until the next one tries.
+        holding.set_ending(ended.is_ok());
+        ended
+    }
+
+    /// Ends the task of a dataset and begins it anew, from what its record says.
+    pub async fn hold_anew(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        self.end_holding(holding, Next::Again).await
+    }
+
+    /// Holds the same data at another place, which has all of them, or where nobody counts on the
+    /// former one.
+    pub async fn hold_elsewhere(
+        self: &Arc<Self>,
+        holding: &Arc<Holding>,
+        record: Record,
+        opening: Opening,
+    ) -> Result<(), Failure> {
+        self.end_holding(holding, Next::Elsewhere(record, opening)).await
+    }
+
+    /// The one way by which a holding ends. Its place in the table of holdings is taken until all of
+    /// that is done: nobody takes the dataset on meanwhile. Once begun, it goes on even where nobody
+    /// waits for it any more. Of several that end the same holding, the first does; the others wait.
+    async fn end_holding(self: &Arc<Self>, holding: &Arc<Holding>, next: Next) -> Result<(), Failure> {
         let (daemon, holding) = (self.clone(), holding.clone());
-        let given_up = tokio::spawn(async move {
-            let was_held = daemon.end_holding(&holding).await;
-            // Else another request gives it up as well, or has taken it on anew.
-            if was_held && holding.presence == Presence::Shared {
-                let id = holding.id();
-                return blocking(move || daemon.table.remove(id)).await?;
+        let work = tokio::spawn(async move {
+            let mut ended = holding.ended.lock().await;
+            if *ended {
+                return Ok(());
             }
+            let (id, shared) = (holding.id(), holding.presence == Presence::Shared);
+            holding.stop().await;
+            let follower = match next {
+                Next::Nothing => {
+                    if shared {
+                        let daemon = daemon.clone();
+                        blocking(move || daemon.table.remove(id)).await??;
+                    }
+                    None
+                }
+                Next::Again => {
+                    if shared && !daemon.table.has_record(id)? {
+                        daemon.table.insert(&holding.manifest, &holding.record())?;
+                    }
+                    Some((holding.record(), Opening::Again))
+                }
+                Next::Elsewhere(record, opening) => {
+                    daemon.table.insert(&holding.manifest, &record)?;
+                    if holding.record().place == Place::Stored && record.place != Place::Stored {
+                        let daemon = daemon.clone();
+                        blocking(move || daemon.table.remove_data(id)).await??;
+                    }
+                    Some((record, opening))
+                }
+            };
+            *ended = true;
+            let follower = follower.map(|(record, opening)| {
+                holding::start(&daemon, holding.manifest.clone(), record, opening, holding.presence)
+            });
+            let mut holdings = daemon.table_of_holdings();
+            match follower {
+                Some(follower) => holdings.insert(id, follower),
+                None => holdings.remove(&id),
+            };
+            daemon.news.notify_one();
             Ok(())
         });
-        given_up
-            .await
+        work.await
             .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
-    }
-
-    /// Lets a dataset that failed be taken on again: its record stays on disk.
-    pub async fn let_go(self: &Arc<Self>, holding: &Arc<Holding>) {
-        let (daemon, holding) = (self.clone(), holding.clone());
-        // Once begun, it goes on even where nobody waits for it any more.
-        let _ = tokio::spawn(async move { daemon.end_holding(&holding).await }).await;
-    }
-
-    /// Ends its task; true where it was held until then.
-    async fn end_holding(&self, holding: &Arc<Holding>) -> bool {
-        holding.stop().await;
-        let mut holdings = self.table_of_holdings();
-        let was_held = holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding));
-        if was_held {
-            holdings.remove(&holding.id());
-        }
-        self.news.notify_one();
-        was_held
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.
@@ -217,6 +280,7 @@ impl Daemon {
 
 /// Runs a daemon until it is interrupted or told to end.
 pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
+    raise_descriptors();
     let lock = places::DaemonLock::take()?;
     let store = match &args.store {
         Some(store) => std::path::absolute(store).map_err(|error| Failure::io("find", store, &error))?,
@@ -230,7 +294,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let (datasets, problems) = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
     for (manifest, record) in datasets {
-        daemon.hold(manifest, record, Opening::Again, Presence::Shared)?;
+        daemon.hold_again(manifest, record);
     }
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {
@@ -245,6 +309,15 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     shutdown(&daemon).await;
     drop((inputs, store_lock, lock));
     Ok(())
+}
+
+/// Datasets and links take descriptors: as many as the system gives, which is far more than where
+/// processes usually start.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it is not allowed, what there is has to do.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// What comes in from the network.
@@ -291,7 +364,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         endpoint,
         discovery,
         holdings: Mutex::default(),
-        room: tokio::sync::Mutex::default(),
+        room: Arc::default(),
+        checks: tokio::sync::Semaphore::new(CHECKS_MAX),
         catalogue: watch::Sender::new(known.map(Arc::new)),
         looking: AtomicUsize::new(0),
         rates: Mutex::default(),
@@ -330,7 +404,7 @@ fn keeps_catalogue(
             });
             (false, token)
         }
-        Some(kept) if kept.open => (true, None),
+        Some(kept) if kept.open => (true, token),
         Some(_) => (true, token.or_else(|| Some(catalogue::token_of(state)))),
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::catalogue::{self, OwnNode};
 use super::holding::{Opening, Presence, Running, now_ms};
 use super::table::{Place, Record};
+use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};
 use crate::cli::Compress;
 use crate::net::discovery::{
-    self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, socket_addr_of_text,
+    self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, parse_tracker, socket_addr_of_text,
 };
 use crate::report::Rate;
 use crate::settings::reachable_addrs;
@@ -134,7 +135,9 @@ fn look_for_catalogue(daemon: &Arc<Daemon>) {
         tokio::spawn(async move {
             let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
             if let Ok(NodeResponse::Node { trackers, .. }) = answer {
-                let usable = |tracker: &String| catalogue::is_for(tracker, Some(addr.ip()));
+                let usable = |tracker: &String| {
+                    parse_tracker(tracker).is_ok() && catalogue::is_for(tracker, Some(addr.ip()))
+                };
                 let mut trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
                 // What answered here can be reached here.
                 let elsewhere =
@@ -210,7 +213,7 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
+    Ok(daemon.fetch_into_store(name, manifest, Asker::Node).await?.is_complete())
 }
 
 impl Daemon {
@@ -219,12 +222,19 @@ impl Daemon {
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,
+        asker: Asker,
     ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
-        if let Some(holding) = self.usable_holding(manifest.id()).await {
+        if let Held::Usable(holding) = self.usable_holding(manifest.id(), asker).await? {
             holding.touch(self);
             return Ok(holding);
         }
         let _room = self.room.lock().await;
+        // Another request may have been faster.
+        let useless = match self.usable_holding(manifest.id(), asker).await? {
+            Held::Usable(holding) => return Ok(holding),
+            Held::Useless(holding) => Some(holding),
+            Held::Nothing => None,
+        };
         self.make_room(manifest.total_bytes()).await?;
         let record = Record {
             name: name.to_owned(),
@@ -232,9 +242,11 @@ impl Daemon {
             complete: false,
             origin: false,
             last_use_ms: now_ms(),
+            force: false,
             compress: Compress::default(),
         };
-        self.hold(manifest, record, Opening::Again, Presence::Shared)
+        let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;
+        Ok(taken.holding)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::settings::{create_private_dir, state_dir};
 /// Longest path of a unix socket (unix(7): `sun_path`, with the zero at its end), in bytes.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
+const DAEMON_RUNS: &str = "a daemon runs already";
+
 /// The name of this host.
 pub fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -66,8 +68,16 @@ impl DaemonLock {
         let directory = run_dir()?;
         create_private_dir(&directory)?;
         check_private(&directory)?;
-        lock(&directory.join("daemon.lock"), "a daemon runs already", "dft status tells of it")
-            .map(Self::from)
+        lock(&directory.join("daemon.lock"), DAEMON_RUNS, "dft status tells of it").map(Self::from)
+    }
+}
+
+/// Whether a daemon runs, or is about to begin or to end.
+pub(super) fn is_daemon_locked() -> Result<bool, Failure> {
+    match DaemonLock::take() {
+        Ok(_) => Ok(false),
+        Err(failure) if failure.message == DAEMON_RUNS => Ok(true),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -77,11 +87,14 @@ impl From<std::fs::File> for DaemonLock {
     }
 }
 
+/// The name of a store's lock.
+pub(super) const STORE_LOCK: &str = "lock";
+
 /// Held by the one daemon that uses a store.
 pub fn lock_store(store: &Path) -> Result<std::fs::File, Failure> {
     create_private_dir(store)?;
     let message = format!("another daemon uses the store {}", store.display());
-    lock(&store.join("lock"), &message, "name another one: --store DIR")
+    lock(&store.join(STORE_LOCK), &message, "name another one: --store DIR")
 }
 
 fn lock(path: &Path, taken: &str, hint: &str) -> Result<std::fs::File, Failure> {

@@ -15,6 +15,8 @@ use crate::settings::create_private_dir;
 
 /// How long a daemon that was started may take to listen.
 const START_MAX: Duration = Duration::from_secs(15);
+/// How often it is started meanwhile: what ended since another one was about to end works then.
+const STARTS_MAX: u32 = 3;
 /// How often it is looked for meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Lines of a daemon's log that explain why it did not start.
@@ -49,8 +51,8 @@ impl Connection {
             return Ok(connection);
         }
         let log = places::log_path()?;
-        let mut child = start(&log)?;
         let deadline = Instant::now() + START_MAX;
+        let (mut child, mut starts) = (start(&log)?, 1);
         loop {
             if let Some(connection) = Self::open().await? {
                 let log = log.display();
@@ -58,9 +60,16 @@ impl Connection {
                     .say(&format!("started a daemon (pid {}); it stays, and writes to {log}", child.id()));
                 return Ok(connection);
             }
-            // It may also end because another command started one at the same time.
-            if matches!(child.try_wait(), Ok(Some(_))) && Self::open().await?.is_none() {
-                return Err(did_not_start(&log, "it ended"));
+            // It may also end because another command started one at the same time, or because the
+            // one before it is still about to end: either lasts as long as the daemon's lock is held.
+            if matches!(child.try_wait(), Ok(Some(_))) && !places::is_daemon_locked()? {
+                if let Some(connection) = Self::open().await? {
+                    return Ok(connection);
+                }
+                if starts == STARTS_MAX {
+                    return Err(did_not_start(&log, "it ended"));
+                }
+                (child, starts) = (start(&log)?, starts + 1);
             }
             if Instant::now() >= deadline {
                 return Err(did_not_start(&log, "it does not listen"));

@@ -2,7 +2,7 @@
 //!
 //! Only copies in the store count: what lies elsewhere is the user's. A copy may leave where it is
 //! complete and another node has all of it; the least recently used one goes first. The only copy
-//! of something never does.
+//! of something never does, nor does what was put here: that others have it is their word alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use dft_protocol::id::ManifestId;
 
 use super::Daemon;
 use super::holding::Holding;
-use super::table::Place;
+use super::table::{Place, Record};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::Dataset;
 use crate::report::human_bytes;
@@ -20,6 +20,11 @@ use crate::report::human_bytes;
 const WITHDRAWN_LOOKS_MAX: usize = 50;
 /// … and when again: 5 s in all, for a busy tracker.
 const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What was put here goes with `dft drop` alone.
+fn may_leave(record: &Record) -> bool {
+    record.place == Place::Stored && !record.origin
+}
 
 impl Daemon {
     /// Bytes of all copies in the store, those that are not complete yet in full.
@@ -56,7 +61,10 @@ impl Daemon {
             if used + bytes <= quota {
                 break;
             }
-            if holding.is_complete() && self.give_up_if_elsewhere(&holding).await? {
+            if may_leave(&holding.record())
+                && holding.is_complete()
+                && self.give_up_if_elsewhere(&holding).await?
+            {
                 used -= holding.manifest.total_bytes();
                 let name = holding.record().name;
                 self.say(&format!("{name} left the store to make room; other nodes have it"));

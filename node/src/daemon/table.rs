@@ -43,6 +43,9 @@ pub struct Record {
     pub origin: bool,
     /// When it was last asked for, in milliseconds since 1970.
     pub last_use_ms: u64,
+    /// Until it is complete: whether it is to replace what has its name.
+    #[serde(default)]
+    pub force: bool,
     /// Whether it is sent in compressed form; records of older builds say nothing of it.
     #[serde(default)]
     pub compress: Compress,
@@ -59,6 +62,7 @@ pub struct Table {
 impl Table {
     /// The table in a store.
     pub fn open(store: &Path) -> Result<Self, Failure> {
+        refuse_foreign(store)?;
         create_private_dir(&store.join("datasets"))?;
         create_private_dir(&store.join("data"))?;
         let table = Self { store: store.to_owned() };
@@ -66,17 +70,25 @@ impl Table {
         Ok(table)
     }
 
-    /// Removes copies of which no record tells: whoever made or removed them died in between.
+    /// Removes copies of which no record tells: whoever made or removed them died in between. What
+    /// is not named as a dataset is nobody's to remove, nor what cannot be looked at for a moment.
     fn remove_leftovers(&self) -> Result<(), Failure> {
         let directory = self.store.join("data");
         let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
         for entry in std::fs::read_dir(&directory).map_err(failure)? {
-            let entry = entry.map_err(failure)?;
-            if !self.store.join("datasets").join(entry.file_name()).join(RECORD).exists() {
-                remove_tree(&entry.path())?;
+            let name = entry.map_err(failure)?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            if !self.has_record(id)? {
+                remove_tree(&self.data_directory(id))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a record of this dataset.
+    pub fn has_record(&self, id: ManifestId) -> Result<bool, Failure> {
+        let path = self.directory(id).join(RECORD);
+        path.try_exists().map_err(|error| Failure::io("look at", &path, &error))
     }
 
     /// The directory of a dataset's manifest, record and hashes.
@@ -125,6 +137,11 @@ impl Table {
         write_atomically(&self.directory(id).join(RECORD), &bytes, 0o600)
     }
 
+    /// Removes the data of a dataset from the store; its record stays.
+    pub fn remove_data(&self, id: ManifestId) -> Result<(), Failure> {
+        remove_tree(&self.data_directory(id))
+    }
+
     /// Forgets a dataset, and removes its data where they are in the store.
     pub fn remove(&self, id: ManifestId) -> Result<(), Failure> {
         let directory = self.directory(id);
@@ -134,6 +151,28 @@ impl Table {
         remove_tree(&self.data_directory(id))?;
         remove_tree(&directory)
     }
+}
+
+/// A directory with something in it that is no store: the user's own, most likely.
+fn refuse_foreign(store: &Path) -> Result<(), Failure> {
+    let failure = |error: std::io::Error| Failure::io("read", store, &error);
+    if store.join("datasets").try_exists().map_err(failure)? {
+        return Ok(());
+    }
+    let entries = match std::fs::read_dir(store) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failure(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(failure)?.file_name();
+        // The lock is there before anything else; a disk of its own comes with the other.
+        if name != super::places::STORE_LOCK && name != "lost+found" {
+            let message = format!("{} is no store of dft, and not empty", store.display());
+            return Err(Failure::new(Kind::Usage, message).hint("name a new directory: --store DIR"));
+        }
+    }
+    Ok(())
 }
 
 fn read(directory: &Path) -> Result<Option<Remembered>, String> {
@@ -223,6 +262,7 @@ mod tests {
             complete: true,
             origin: true,
             last_use_ms: 7,
+            force: false,
             compress: Compress::Off,
         }
     }
@@ -238,6 +278,33 @@ mod tests {
         assert!(problems.is_empty(), "{problems:?}");
         table.remove(manifest.id()).expect("it is removed");
         assert!(table.load().expect("it reads").0.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_is_no_store_is_refused_and_nothing_of_it_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mine = directory.path().join("data").join("mine");
+        std::fs::create_dir_all(&mine).expect("it is made");
+        let refused = Table::open(directory.path()).err().expect("it is refused");
+        assert!(refused.message.contains("is no store"), "{}", refused.message);
+        assert!(mine.exists());
+        // What is not named as a dataset stays in a store as well.
+        std::fs::create_dir(directory.path().join("datasets")).expect("it is made");
+        Table::open(directory.path()).expect("it opens");
+        assert!(mine.exists());
+    }
+
+    #[test]
+    fn a_copy_stays_where_its_record_cannot_be_looked_at() {
+        let store = tempfile::tempdir().expect("a directory");
+        let table = Table::open(store.path()).expect("it opens");
+        let id = manifest().id();
+        let copy = table.data_directory(id);
+        std::fs::create_dir(&copy).expect("it is made");
+        // A loop of links does not say «there is none».
+        std::os::unix::fs::symlink(id.to_string(), table.directory(id)).expect("it is made");
+        assert!(Table::open(store.path()).is_err());
+        assert!(copy.exists());
     }
 
     #[test]

@@ -241,6 +241,12 @@ impl StorageError {
         }
     }
 
+    /// Whether a name is not there: it was removed, or the disk that held it is away. All other
+    /// failures of the system say nothing about the data.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if super::tree::is_missing(source))
+    }
+
     /// A function that says to which path `operation` was applied, for `map_err`.
     pub(super) fn at<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |source| Self::new(operation, path.to_owned(), source.into())

@@ -379,6 +379,14 @@ impl Store {
         first.map(|error| (error, self.pieces_of(&changed)))
     }
 
+    /// Closes the files that are kept open for the next read; it opens them again.
+    pub fn close_files(&self) {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.files.close(),
+            Phase::Serving(served) => served.files.close(),
+        }
+    }
+
     /// Removes what a fetch of this dataset into `directory` that will not go on left there; nothing
     /// where another one is at work.
     pub fn discard(manifest: &Manifest, directory: &Path) -> Result<(), StorageError> {

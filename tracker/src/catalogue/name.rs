@@ -75,7 +75,7 @@ impl Borrow<str> for DatasetName {
 }
 
 /// Control characters, and those that change the direction or width of what follows them.
-pub(super) fn fools_a_terminal(letter: char) -> bool {
+pub fn fools_a_terminal(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -44,6 +44,8 @@ struct Staged {
     file: File,
     len: u64,
     have: u64,
+    /// Where the last block that was taken begins.
+    last: u64,
     touched: Instant,
 }
 
@@ -80,6 +82,11 @@ impl Staging {
         if staged.len != len || offset + block_len > len {
             return Err(StagingError::Length);
         }
+        if offset == staged.last && offset + block_len == staged.have {
+            // The answer to it was lost.
+            staged.touched = now;
+            return Ok(());
+        }
         if staged.have != offset {
             return Err(StagingError::Order);
         }
@@ -87,6 +94,7 @@ impl Staging {
             self.drop_one(peer, id);
             return Err(error.into());
         }
+        staged.last = offset;
         staged.have += block_len;
         staged.touched = now;
         Ok(())
@@ -140,7 +148,7 @@ impl Staging {
         }
         let file = tempfile::tempfile_in(&self.directory)?;
         self.bytes += len;
-        self.staged.insert((peer, id), Staged { file, len, have: 0, touched: now });
+        self.staged.insert((peer, id), Staged { file, len, have: 0, last: u64::MAX, touched: now });
         Ok(())
     }
 
@@ -177,7 +185,10 @@ mod tests {
         assert!(matches!(staging.take(one, (5, 2), b"cdef", NOW), Err(StagingError::Length)));
         assert!(matches!(staging.take(one, (6, 2), b"c", NOW), Err(StagingError::Length)));
         assert!(matches!(staging.take(key(2, 1), (5, 2), b"c", NOW), Err(StagingError::Order)));
-        staging.take(one, (5, 2), b"cde", NOW).expect("taken");
+        staging.take(one, (5, 2), b"c", NOW).expect("taken");
+        staging.take(one, (5, 2), b"c", NOW).expect("taken again, since its answer was lost");
+        assert!(matches!(staging.take(one, (5, 2), b"cd", NOW), Err(StagingError::Order)));
+        staging.take(one, (5, 3), b"de", NOW).expect("taken");
         assert_eq!(staging.finish(one.0, one.1).expect("no error").as_deref(), Some(&b"abcde"[..]));
         assert!(staging.finish(one.0, one.1).expect("no error").is_none(), "it is handed out once");
         assert_eq!(staging.bytes, 0);

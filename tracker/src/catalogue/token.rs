@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -45,6 +46,12 @@ pub enum TokenError {
         /// What the system said.
         error: io::Error,
     },
+    /// Others can read the file.
+    #[error("others on this machine can read {path}: chmod 600 {path}")]
+    Readable {
+        /// The file.
+        path: String,
+    },
     /// Not 64 hexadecimal digits.
     #[error("a token is 64 hexadecimal digits")]
     Malformed,
@@ -63,7 +70,11 @@ impl Token {
     /// The token in the file at `path`.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let io = |error| TokenError::Io { path: path.display().to_string(), error };
-        if fs::metadata(path).map_err(io)?.len() > TOKEN_FILE_LEN_MAX {
+        let metadata = fs::metadata(path).map_err(io)?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(TokenError::Readable { path: path.display().to_string() });
+        }
+        if metadata.len() > TOKEN_FILE_LEN_MAX {
             return Err(TokenError::Malformed);
         }
         fs::read_to_string(path).map_err(io)?.trim().parse()
@@ -177,6 +188,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("token");
         fs::write(&path, format!("{}\n", token.to_hex())).expect("write");
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        for readable in [0o644, 0o640, 0o604] {
+            mode(readable);
+            assert!(matches!(Token::read(&path), Err(TokenError::Readable { .. })), "{readable:o}");
+        }
+        mode(0o600);
         assert_eq!(Token::read(&path).expect("read"), token);
         assert_eq!(format!("{token:?}"), "Token(…)");
         for text in ["", "xy", &"0".repeat(63), &"é".repeat(32), &"0".repeat(1000)] {

@@ -15,6 +15,9 @@ use crate::catalogue::token::Challenge;
 /// several trackers.
 const LEADER_TTL: Duration = Duration::from_secs(30);
 
+/// How often a manifest is sent block by block.
+const STAGE_ATTEMPTS_MAX: u32 = 2;
+
 /// Who takes writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leader {
@@ -34,9 +37,16 @@ impl Client {
         let whole = (bytes.len() <= BLOCK_LEN_MAX).then(|| bytes.to_vec());
         let put = Request::Put { name: name.clone(), id, manifest: whole };
         let mut response = self.write(put.clone()).await?;
-        if response == Response::Wanted {
-            self.stage(id, bytes).await?;
-            response = self.write(put).await?;
+        for attempt in 1..=STAGE_ATTEMPTS_MAX {
+            if response != Response::Wanted {
+                break;
+            }
+            match self.stage(id, bytes).await {
+                // A connection ended in between, and the tracker forgot what it had.
+                Err(ClientError::Refused { .. }) if attempt < STAGE_ATTEMPTS_MAX => {}
+                staged => staged?,
+            }
+            response = self.write(put.clone()).await?;
         }
         match response {
             Response::Stored { created: true } => Ok(PutOutcome::Created),

@@ -12,6 +12,7 @@ use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::serve::Reply;
+use crate::daemon::taking::Asker;
 use crate::daemon::wire::DATA_LEN_MAX;
 use crate::failure::{Failure, Kind};
 
@@ -46,7 +47,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
         );
     }
     let runs = runs_of(&manifest, entry, part.from..to);
-    let holding = daemon.fetch_into_store(&part.name, manifest).await?;
+    let holding = daemon.fetch_into_store(&part.name, manifest, Asker::User).await?;
     let running = wait::running(&holding).await?;
     let stream = async {
         for (position, run) in runs.iter().enumerate() {

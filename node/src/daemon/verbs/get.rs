@@ -18,9 +18,11 @@ use crate::cli::{Compress, SelectArgs};
 use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
+use crate::daemon::copy::{CancelOnDrop, copy};
 use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
+use crate::daemon::taking::{Asker, Held};
 use crate::daemon::wire::{self, Item, Progress};
 use crate::driver::Snapshot;
 use crate::failure::{Failure, Kind};
@@ -132,13 +134,12 @@ pub(super) async fn obtain(
     target: &Target,
     reply: &Reply,
 ) -> Result<Obtained, Failure> {
-    match daemon.usable_holding(manifest.id()).await {
-        Some(holding) => {
-            let path = from_here(daemon, &holding, selection, target, reply).await?;
-            Ok(Obtained { path, snapshot: Snapshot::default() })
-        }
-        None => from_others(daemon, name, manifest, selection, target, reply).await,
-    }
+    let useless = match daemon.usable_holding(manifest.id(), Asker::User).await? {
+        Held::Usable(holding) => return from_here(daemon, &holding, selection, target, reply).await,
+        Held::Useless(holding) => Some(holding),
+        Held::Nothing => None,
+    };
+    from_others(daemon, (name, useless), manifest, selection, target, reply).await
 }
 
 /// All of it, or a part, is on this node.
@@ -148,26 +149,28 @@ async fn from_here(
     selection: &Selection,
     target: &Target,
     reply: &Reply,
-) -> Result<PathBuf, Failure> {
+) -> Result<Obtained, Failure> {
     holding.touch(daemon);
     found(holding, target).await?;
     wait::complete(daemon, holding, target.timeout, reply).await?;
     if let State::Complete(path) = holding.view().state
         && is_same(&path, &target.into.join(file_name(&holding.manifest)))
     {
-        return Ok(path);
+        return Ok(Obtained { path, snapshot: Snapshot::default() });
     }
     let store = wait::running(holding).await?.store;
     let (manifest, into, reply) = (holding.manifest.clone(), target.into.clone(), reply.clone());
     let options = FetchOptions { force: target.force, selection: Some(selection.clone()) };
-    blocking(move || {
+    let cancel = CancelOnDrop::default();
+    let cancelled = cancel.flag();
+    let path = blocking(move || {
         let total = manifest.total_bytes();
         let progress = |bytes| {
             reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
         };
-        crate::daemon::copy::copy(&store, &manifest, &into, options, &progress)
-    })
-    .await?
+        copy(&store, &manifest, &into, options, (&progress, &cancelled))
+    });
+    Ok(Obtained { path: path.await??, snapshot: Snapshot::default() })
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
@@ -190,7 +193,7 @@ async fn found(holding: &Holding, target: &Target) -> Result<(), Failure> {
 /// Nothing of it is here: it is fetched to where it is wanted.
 async fn from_others(
     daemon: &Arc<Daemon>,
-    name: &str,
+    (name, useless): (&str, Option<Arc<Holding>>),
     manifest: &Arc<Manifest>,
     selection: &Selection,
     target: &Target,
@@ -202,16 +205,18 @@ async fn from_others(
         complete: false,
         origin: false,
         last_use_ms: now_ms(),
+        force: target.force,
         compress: Compress::default(),
     };
     let (is_part, force) = (!selection.is_all(), target.force);
     let presence = if target.peek || is_part { Presence::Selfish } else { Presence::Shared };
-    let opening = match (is_part, force) {
-        (true, force) => Opening::Part { selection: selection.clone(), force },
-        (false, true) => Opening::Over,
-        (false, false) => Opening::Again,
-    };
-    let holding = daemon.hold(manifest.clone(), record, opening, presence)?;
+    let opening = if is_part { Opening::Part { selection: selection.clone(), force } } else { Opening::New };
+    let taken = daemon.take_on(useless, manifest.clone(), record, opening, presence).await?;
+    let holding = taken.holding;
+    if !taken.is_new {
+        // Another request was faster.
+        return from_here(daemon, &holding, selection, target, reply).await;
+    }
     let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding));
     let fetched = async {
         found(&holding, target).await?;
@@ -222,8 +227,11 @@ async fn from_others(
     };
     if let Err(failure) = fetched.await {
         // What could not even be opened is not the daemon's to try again.
-        if holding.view().running.is_none() {
-            daemon.give_up(&holding).await?;
+        if !holding.was_opened() && !holding.is_claimed() {
+            match taken.former {
+                Some(former) => daemon.hold_elsewhere(&holding, former, Opening::Again).await?,
+                None => daemon.give_up(&holding).await?,
+            }
         }
         return Err(failure);
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use dft_protocol::manifest::{Hints, Info, Manifest};
 use dft_protocol::path::Name;
@@ -13,9 +13,11 @@ use crate::cli::Compress;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
+use crate::daemon::copy::{CancelOnDrop, copy};
 use crate::daemon::holding::{Holding, Opening, Presence, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
+use crate::daemon::taking::{Asker, Held, Taken};
 use crate::daemon::wire::{self, Event, Item, Progress};
 use crate::failure::{Failure, Kind};
 use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
@@ -51,24 +53,16 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     let manifest = Manifest::new(info, Hints::default())
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
     let manifest = Arc::new(manifest);
-    let held = daemon.usable_holding(manifest.id()).await;
-    let new = held.is_none();
-    let holding = match held {
-        Some(holding) => recompress(daemon, holding, wanted.compress).await?,
-        None => take_on(daemon, &manifest, scan, wanted, name.as_str(), reply).await?,
-    };
-    if let (true, Some(cache)) = (new && !wanted.copy, cache) {
-        let directory = daemon.table.directory(manifest.id());
-        // Only a speed-up: without it, the next start hashes again.
-        let _ = blocking(move || cache.store(&directory)).await?;
-    }
+    let original = Original { manifest: manifest.clone(), scan, cache };
+    let (holding, new) = hold(daemon, original, wanted, name.as_str(), reply).await?;
     wait::complete(daemon, &holding, None, reply).await?;
     let already = match catalogue.put(&name, &manifest).await {
         Ok(already) => already,
         // It may have been published, without an answer: then it has to stay.
         Err(failure) if failure.kind == Kind::NoSource => return Err(failure),
         Err(failure) => {
-            if new {
+            // What another request counts on meanwhile stays.
+            if new && !holding.is_claimed() {
                 daemon.give_up(&holding).await?;
             }
             return Err(failure);
@@ -87,21 +81,12 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     Ok(())
 }
 
-/// Stops the hashing threads when nobody waits for them any more.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<(Scan, Info), Failure> {
     let options = ScanOptions { skip_unsafe: true, exclude: Vec::new() };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
     let (total, reply) = (scan.total_bytes, reply.clone());
-    let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
-    let cancelled = cancel.0.clone();
+    let cancel = CancelOnDrop::default();
+    let cancelled = cancel.flag();
     let (scan, info) = blocking(move || {
         let progress = |bytes| {
             reply.progress(Progress { verb: "hashing".into(), bytes, total, ..Progress::default() });
@@ -113,57 +98,124 @@ async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<
     Ok((scan, info?))
 }
 
-/// What is held already is sent as the latest put that said anything of it wants. Its driver takes that only when it starts:
-/// it starts again, and goes on from the record.
-async fn recompress(
+/// What is put: where it lies, in which state, and what was hashed of it.
+struct Original {
+    manifest: Arc<Manifest>,
+    scan: Scan,
+    cache: Option<SeedCache>,
+}
+
+/// Holds what is put: from where it is, or a copy of it; whether this request began that.
+async fn hold(
+    daemon: &Arc<Daemon>,
+    original: Original,
+    wanted: &Wanted,
+    name: &str,
+    reply: &Reply,
+) -> Result<(Arc<Holding>, bool), Failure> {
+    let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {
+        Held::Usable(holding) if !wanted.copy || holding.record().place == Place::Stored => {
+            return Ok((as_put(daemon, holding, wanted.compress).await?, false));
+        }
+        // It is here, but at a place that may change or go.
+        Held::Usable(holding) | Held::Useless(holding) => Some(holding),
+        Held::Nothing => None,
+    };
+    let is_first = useless.is_none();
+    let taken = if wanted.copy {
+        hold_copy(daemon, original, useless, record(wanted, name), reply).await?
+    } else {
+        let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
+        let record = Record { place, complete: true, ..record(wanted, name) };
+        let Original { manifest, scan, cache } = original;
+        let store = Arc::new(Store::seed(manifest.clone(), scan)?);
+        let directory = daemon.table.directory(manifest.id());
+        let opening = Opening::With(store);
+        let taken = daemon.take_on(useless, manifest, record, opening, Presence::Shared).await?;
+        if let Some(cache) = cache {
+            // Only a speed-up: without it, the next start hashes again.
+            let _ = blocking(move || cache.store(&directory)).await?;
+        }
+        taken
+    };
+    Ok((taken.holding, taken.is_new && is_first))
+}
+
+/// What is remembered of a copy that is about to be made.
+fn record(wanted: &Wanted, name: &str) -> Record {
+    Record {
+        name: name.to_owned(),
+        place: Place::Stored,
+        complete: false,
+        origin: true,
+        last_use_ms: now_ms(),
+        force: false,
+        compress: wanted.compress.unwrap_or_default(),
+    }
+}
+
+/// What is held already stays from now on, as what is put does, and is sent as the latest put that
+/// said anything of it wants. Its driver takes that only when it starts: it starts again.
+async fn as_put(
     daemon: &Arc<Daemon>,
     holding: Arc<Holding>,
     compress: Option<Compress>,
 ) -> Result<Arc<Holding>, Failure> {
-    let Some(compress) = compress.filter(|compress| holding.record().compress != *compress) else {
+    let former = holding.record();
+    let compress = compress.unwrap_or(former.compress);
+    if former.origin && former.compress == compress {
         return Ok(holding);
-    };
-    holding.remember(daemon, |record| record.compress = compress)?;
-    let (manifest, record) = (holding.manifest.clone(), holding.record());
-    daemon.let_go(&holding).await;
-    daemon.hold(manifest, record, Opening::Again, Presence::Shared)
+    }
+    holding.remember(daemon, |record| (record.origin, record.compress) = (true, compress))?;
+    if former.compress == compress {
+        return Ok(holding);
+    }
+    daemon.hold_anew(&holding).await?;
+    let lost = || Failure::new(Kind::Other, format!("{} was given up meanwhile", former.name));
+    daemon.holding(holding.id()).ok_or_else(lost)
 }
 
-async fn take_on(
+/// Copies what is put into the store, and holds the copy.
+async fn hold_copy(
     daemon: &Arc<Daemon>,
-    manifest: &Arc<Manifest>,
-    scan: Scan,
-    wanted: &Wanted,
-    name: &str,
+    original: Original,
+    useless: Option<Arc<Holding>>,
+    record: Record,
     reply: &Reply,
-) -> Result<Arc<Holding>, Failure> {
+) -> Result<Taken, Failure> {
+    let Original { manifest, scan, .. } = original;
     let original = Arc::new(Store::seed(manifest.clone(), scan)?);
-    let record = |place| Record {
-        name: name.to_owned(),
-        place,
-        complete: true,
-        origin: true,
-        last_use_ms: now_ms(),
-        compress: wanted.compress.unwrap_or_default(),
-    };
-    if !wanted.copy {
-        let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
-        return daemon.hold(manifest.clone(), record(place), Opening::With(original), Presence::Shared);
-    }
-    let _room = daemon.room.lock().await;
+    let room = daemon.room.clone().lock_owned().await;
     daemon.make_room(manifest.total_bytes()).await?;
-    let (directory, copied, reply) =
-        (daemon.table.data_directory(manifest.id()), manifest.clone(), reply.clone());
-    blocking(move || {
+    let cancel = CancelOnDrop::default();
+    let (cancelled, reply) = (cancel.flag(), reply.clone());
+    let (copied, worker) = (manifest.clone(), daemon.clone());
+    // A damaged copy may lie there.
+    let options = FetchOptions { force: true, selection: None };
+    // Nobody else takes the room while the thread is at work, whoever waits for it.
+    let room = blocking(move || {
+        let (id, total) = (copied.id(), copied.total_bytes());
+        let directory = worker.table.data_directory(id);
         crate::settings::create_private_dir(&directory)?;
-        let total = copied.total_bytes();
         let progress = |bytes| {
             reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
         };
-        crate::daemon::copy::copy(&original, &copied, &directory, FetchOptions::default(), &progress)
+        let made = copy(&original, &copied, &directory, options, (&progress, &cancelled));
+        let made = if cancelled.load(Ordering::Relaxed) { Err(Reply::gone()) } else { made };
+        // What no record tells of is nobody's.
+        if made.is_err() && !worker.table.has_record(id)? {
+            worker.table.remove_data(id)?;
+        }
+        made.map(|_| room)
     })
     .await??;
     // The copy was checked piece by piece; it is opened as it will be after a restart.
-    let record = Record { complete: false, ..record(Place::Stored) };
-    daemon.hold(manifest.clone(), record, Opening::Again, Presence::Shared)
+    let id = manifest.id();
+    let taken = daemon.take_on(useless, manifest, record, Opening::Again, Presence::Shared).await;
+    if taken.is_err() && !daemon.table.has_record(id)? {
+        let daemon = daemon.clone();
+        blocking(move || daemon.table.remove_data(id)).await??;
+    }
+    drop(room);
+    taken
 }

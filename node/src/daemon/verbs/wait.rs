@@ -2,11 +2,10 @@
 //! bound.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
-use crate::daemon::holding::{Holding, Presence, Running, State, View};
+use crate::daemon::holding::{Holding, Running, State};
 use crate::daemon::serve::Reply;
 use crate::daemon::wire::{Event, Progress};
 use crate::driver::Snapshot;
@@ -234,35 +233,4 @@ async fn until_stalled(holding: &Holding) -> Failure {
 fn gone(holding: &Holding) -> Failure {
     Failure::new(Kind::Other, format!("{} was given up meanwhile", holding.record().name))
         .hint("run the same command again")
-}
-
-impl Daemon {
-    /// What is held of a dataset, where it is of use: what failed is let go, what was changed is
-    /// given up, so that it can be taken on again. What goes with its request is of use to that
-    /// alone: its end is waited for.
-    pub(in crate::daemon) async fn usable_holding(
-        self: &Arc<Self>,
-        id: dft_protocol::id::ManifestId,
-    ) -> Option<Arc<Holding>> {
-        loop {
-            let holding = self.holding(id)?;
-            match holding.view().state {
-                State::Failed(_) => self.let_go(&holding).await,
-                State::Damaged(_) => {
-                    let _ = self.give_up(&holding).await;
-                }
-                State::Opening | State::Fetching | State::Complete(_)
-                    if holding.presence == Presence::Selfish =>
-                {
-                    // It ends with its request, which has a bound of its own.
-                    let mut views = holding.watch();
-                    let ends = |view: &View| matches!(view.state, State::Failed(_) | State::Damaged(_));
-                    let _ = views.wait_for(ends).await;
-                    continue;
-                }
-                State::Opening | State::Fetching | State::Complete(_) => return Some(holding),
-            }
-            return None;
-        }
-    }
 }

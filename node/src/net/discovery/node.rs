@@ -10,6 +10,7 @@
 //! ```
 
 use dft_protocol::id::ManifestId;
+use dft_tracker::catalogue::name::fools_a_terminal;
 use dft_tracker::codec::{Message, MessageCodec, MessageError, decode_canonical, to_cbor};
 use dft_tracker::protocol::manifest_id_from_cbor;
 use libp2p::StreamProtocol;
@@ -72,7 +73,9 @@ pub enum NodeResponse {
 impl NodeResponse {
     /// A refusal, its reason cut where it is too long.
     pub fn refused(reason: impl Into<String>) -> Self {
-        let mut reason: String = reason.into();
+        // A message may have several lines.
+        let shown = |letter: char| if fools_a_terminal(letter) { ' ' } else { letter };
+        let mut reason: String = reason.into().chars().map(shown).collect();
         while reason.len() > TEXT_LEN_MAX {
             reason.pop();
         }
@@ -122,9 +125,16 @@ impl Message for NodeResponse {
     }
 }
 
-/// Nothing where the schema has nothing: what is dropped would not be written again.
+/// Nothing where the schema has nothing: what is dropped would not be written again. All of it may
+/// be shown to a person.
 fn check_text(text: &str) -> Result<(), MessageError> {
-    if text.len() > TEXT_LEN_MAX { Err(MessageError::Invalid("a text is too long")) } else { Ok(()) }
+    if text.len() > TEXT_LEN_MAX {
+        return Err(MessageError::Invalid("a text is too long"));
+    }
+    if text.chars().any(fools_a_terminal) {
+        return Err(MessageError::Invalid("a text holds characters that fool a terminal"));
+    }
+    Ok(())
 }
 
 impl TryFrom<RequestWire> for NodeRequest {
@@ -215,6 +225,14 @@ mod tests {
         let many =
             NodeResponse::Node { name: String::new(), trackers: vec![String::new(); TRACKERS_MAX + 1] };
         assert_eq!(NodeResponse::decode(&many.encode()), invalid("too many trackers"));
+        for (text, is_safe) in [("no room", true), ("\u{1b}[2J", false), ("a\u{202e}b", false)] {
+            let raw = NodeResponse::Refused { reason: text.into() };
+            assert_eq!(NodeResponse::decode(&raw.encode()).is_ok(), is_safe, "{text:?}");
+            let node = NodeResponse::Node { name: String::new(), trackers: vec![text.into()] };
+            assert_eq!(NodeResponse::decode(&node.encode()).is_ok(), is_safe, "{text:?}");
+        }
+        let cleaned = NodeResponse::refused("two\nlines");
+        assert_eq!(NodeResponse::decode(&cleaned.encode()).as_ref(), Ok(&cleaned), "one's own always arrive");
         assert!(NodeRequest::decode(&[0x81; NodeRequest::LEN_MAX]).is_err(), "deep nesting");
     }
 }

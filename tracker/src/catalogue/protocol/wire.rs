@@ -360,6 +360,9 @@ fn block_from_wire(bytes: ByteBuf) -> Result<Vec<u8>, MessageError> {
     Ok(bytes.into_vec())
 }
 
+/// The last second of the year 9999: later ones have no written form (RFC 3339).
+const CREATED_MAX: u64 = 253_402_300_799;
+
 fn label_from_wire<const MAX: usize>(text: &str) -> Result<Label<MAX>, MessageError> {
     Label::new(text).ok_or(MessageError::Invalid("a line about a node is not valid"))
 }
@@ -378,6 +381,9 @@ pub(in crate::catalogue) fn record_to_wire(record: &Record) -> RecordWire<'_> {
 
 pub(in crate::catalogue) fn record_from_wire(wire: RecordWire<'_>) -> Result<Record, MessageError> {
     let RecordWire(name, id, size, pieces, entries, created, owner) = wire;
+    if created > CREATED_MAX {
+        return Err(MessageError::Invalid("a record is from beyond the year 9999"));
+    }
     Ok(Record {
         name: name_from_wire(name)?,
         id: manifest_id_from_cbor(id)?,

@@ -107,8 +107,18 @@ impl Task {
     fn settle_announcement(&mut self, request: OutboundRequestId) -> Option<(ManifestId, usize)> {
         let (peer, manifest) = self.announcements.under_way.remove(&request)?;
         self.send_announcements(peer);
+        if !self.datasets.contains_key(&manifest) && !self.announces(peer, manifest) {
+            let tracker = &mut self.swarm.behaviour_mut().tracker;
+            tracker.send_request(&peer, Request::Leave { manifest });
+            return None;
+        }
         let tracker = self.datasets.get(&manifest)?.trackers.asked(request)?;
         Some((manifest, tracker))
+    }
+
+    /// Whether an announcement of `manifest` to `peer` is under way.
+    fn announces(&self, peer: PeerId, manifest: ManifestId) -> bool {
+        self.announcements.under_way.values().any(|announced| *announced == (peer, manifest))
     }
 
     fn announcement(&self, manifest: ManifestId) -> Option<Announce> {
@@ -255,13 +265,17 @@ impl Task {
     }
 
     /// Tells every tracker that `manifest`, which is not followed any more, is not here. Whether
-    /// they hear it is not waited for: what they know expires.
+    /// they hear it is not waited for: what they know expires. Where an announcement is under way, the
+    /// leave follows its answer: a tracker may handle them in any order.
     pub(super) fn take_leave_of(&mut self, manifest: ManifestId, followed: &Followed) {
         if let Some(service) = &self.embedded {
             drop(tokio::spawn(service.ask(self.own, self.own_ip(), Request::Leave { manifest })));
         }
-        let tracker = &mut self.swarm.behaviour_mut().tracker;
         for (peer, addrs) in followed.trackers.up() {
+            if self.announces(peer, manifest) {
+                continue;
+            }
+            let tracker = &mut self.swarm.behaviour_mut().tracker;
             tracker.send_request_with_addresses(&peer, Request::Leave { manifest }, addrs);
         }
     }

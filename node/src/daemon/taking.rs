@@ -1,0 +1,180 @@
+//! Which holding a request gets: the one that is there, that one opened anew, or one in its place.
+//!
+//! What went wrong with the data of a dataset is no reason to forget it: the disk may come back. So
+//! what failed is opened anew, from its own record. Only where that fails as well, and nobody but
+//! this node's user could miss it, another place takes the former one's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dft_protocol::id::ManifestId;
+use dft_protocol::manifest::Manifest;
+
+use super::Daemon;
+use super::holding::{Holding, Opening, Presence, State, View};
+use super::table::{Place, Record};
+use crate::failure::{Failure, Kind};
+
+/// How long is waited for what is opened anew; after that it may be waited for as what is fetched.
+const OPENING_MAX: Duration = Duration::from_secs(10);
+
+/// Who wants a dataset.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Whoever has all of it, at another place.
+    Putter,
+    /// This node's user.
+    User,
+    /// Another node.
+    Node,
+}
+
+/// What is held of a dataset.
+pub(super) enum Held {
+    /// This.
+    Usable(Arc<Holding>),
+    /// This, which is of no use, and nobody counts on it.
+    Useless(Arc<Holding>),
+    Nothing,
+}
+
+/// What a request got.
+pub(super) struct Taken {
+    pub(super) holding: Arc<Holding>,
+    /// It began with this request.
+    pub(super) is_new: bool,
+    /// What was remembered of it before.
+    pub(super) former: Option<Record>,
+}
+
+impl Daemon {
+    /// What is held of a dataset, opened anew where it failed. A failure where that cannot be used
+    /// and must not be replaced. What goes with its request is of use to that alone: its end is
+    /// waited for.
+    pub(super) async fn usable_holding(
+        self: &Arc<Self>,
+        id: ManifestId,
+        asker: Asker,
+    ) -> Result<Held, Failure> {
+        let mut opened_anew = false;
+        loop {
+            let Some(holding) = self.holding(id) else { return Ok(Held::Nothing) };
+            let mut views = holding.watch();
+            if holding.presence == Presence::Selfish {
+                // It ends with its request, which has a bound of its own.
+                let ends = |view: &View| matches!(view.state, State::Failed(_) | State::Damaged(_));
+                let _ = views.wait_for(ends).await;
+                self.give_up(&holding).await?;
+                continue;
+            }
+            if !holding.claim() {
+                // It is being given up: this waits for it.
+                self.give_up(&holding).await?;
+                continue;
+            }
+            if opened_anew {
+                let is_open = |view: &View| !matches!(view.state, State::Opening);
+                let _ = tokio::time::timeout(OPENING_MAX, views.wait_for(is_open)).await;
+            }
+            let failure = match holding.view().state {
+                State::Opening | State::Fetching | State::Complete(_) => return Ok(Held::Usable(holding)),
+                State::Failed(problem) => Failure::from(problem),
+                State::Damaged(reason) => Failure::new(Kind::Integrity, reason),
+            };
+            if !opened_anew {
+                opened_anew = true;
+                self.hold_anew(&holding).await?;
+            } else if asker == Asker::Putter || is_replaceable(&holding.record(), &failure, asker) {
+                return Ok(Held::Useless(holding));
+            } else if self.can_be_fetched_again(&holding, &failure).await {
+                let record = Record { complete: false, force: true, ..holding.record() };
+                self.hold_elsewhere(&holding, record, Opening::Again).await?;
+            } else {
+                let name = holding.record().name;
+                return Err(
+                    failure.hint(format!("once it is there again, so is {name}; dft drop {name} forgets it"))
+                );
+            }
+        }
+    }
+
+    /// Whether a damaged copy in the store gets a successor: it stays until that is complete.
+    async fn can_be_fetched_again(&self, holding: &Holding, failure: &Failure) -> bool {
+        let record = holding.record();
+        let is_damaged = record.place == Place::Stored && failure.kind == Kind::Integrity;
+        is_damaged && !record.force && self.other_copies(holding.id()).await.is_ok_and(|copies| copies > 0)
+    }
+
+    /// Takes a dataset on, in place of what is of no use.
+    pub(super) async fn take_on(
+        self: &Arc<Self>,
+        useless: Option<Arc<Holding>>,
+        manifest: Arc<Manifest>,
+        record: Record,
+        opening: Opening,
+        presence: Presence,
+    ) -> Result<Taken, Failure> {
+        let Some(useless) = useless else {
+            let (holding, is_new) = self.hold(manifest, record, opening, presence)?;
+            return Ok(Taken { holding, is_new, former: None });
+        };
+        let former = useless.record();
+        if presence == Presence::Selfish {
+            let message =
+                format!("this node counts on {} at another place, where it cannot be read", former.name);
+            return Err(Failure::new(Kind::Integrity, message)
+                .hint(format!("get all of it, or dft drop {} first", former.name)));
+        }
+        self.hold_elsewhere(&useless, record.clone(), opening).await?;
+        let lost = || Failure::new(Kind::Other, format!("{} was given up meanwhile", record.name));
+        let holding = self.holding(manifest.id()).ok_or_else(lost)?;
+        let is_new = holding.record().place == record.place;
+        Ok(Taken { holding, is_new, former: Some(former) })
+    }
+}
+
+/// Whether nothing is lost where the record tells of another place: what was not complete yet, and
+/// what this node's user fetched, and moved or changed.
+fn is_replaceable(record: &Record, failure: &Failure, asker: Asker) -> bool {
+    if record.origin || record.place == Place::Stored {
+        return false;
+    }
+    !record.complete || (failure.kind == Kind::Integrity && asker == Asker::User)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::Compress;
+
+    #[test]
+    fn only_what_nobody_else_counts_on_is_replaced() {
+        let fetched = || Place::Fetched(Path::new("/d").into());
+        let (gone, disk) = (Kind::Integrity, Kind::Disk);
+        // place, put here, complete, what failed, who asks, replaced
+        for (place, origin, complete, kind, asker, expected) in [
+            (fetched(), false, true, gone, Asker::User, true),
+            (fetched(), false, true, gone, Asker::Node, false),
+            (fetched(), false, true, disk, Asker::User, false),
+            (fetched(), false, false, disk, Asker::Node, true),
+            (fetched(), true, true, gone, Asker::User, false),
+            (Place::Put(vec![Path::new("/p").into()]), true, true, gone, Asker::User, false),
+            (Place::Stored, false, true, gone, Asker::User, false),
+            (Place::Stored, false, false, disk, Asker::User, false),
+        ] {
+            let record = Record {
+                name: "a".into(),
+                place,
+                complete,
+                origin,
+                last_use_ms: 0,
+                force: false,
+                compress: Compress::Off,
+            };
+            let replaced = is_replaceable(&record, &Failure::new(kind, "it failed"), asker);
+            assert_eq!(replaced, expected, "{record:?}");
+        }
+    }
+}

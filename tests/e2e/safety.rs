@@ -1,0 +1,165 @@
+//! What daemons must never do: lose what was acknowledged, forget what they hold since its disk is
+//! away, believe an outsider, remove what is not theirs.
+
+use std::path::Path;
+
+use crate::lab::scene::Scene;
+use crate::lab::tree::assert_same;
+use crate::lab::{Lab, data};
+use crate::namespace::{Node, nodes, until};
+use crate::steps::MIB;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of a test")
+}
+
+fn state(node: &Node<'_>) -> String {
+    node.run(&["status"]).event("held").text("state").to_owned()
+}
+
+#[test]
+fn put_that_copies_what_is_held_already_makes_the_copy() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let (file, kept) = (scene.path("model"), scene.path("kept"));
+    data::random_file(&file, 5, 2 * MIB);
+    std::fs::copy(&file, &kept).expect("it is copied");
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["put", "--copy", text(&file), "--name", "model"]);
+    std::fs::remove_file(&file).expect("it is removed");
+    nodes[0].kill9();
+    nodes[0].start_again();
+    let got = nodes[1].get("model");
+    assert!(std::fs::read(got).expect("it is there") == std::fs::read(kept).expect("it is there"));
+}
+
+#[test]
+fn what_was_put_is_served_again_when_its_disk_is_back() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let (disk, away) = (scene.new_directory("disk"), scene.path("away"));
+    let file = disk.join("model");
+    data::random_file(&file, 5, MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].kill9();
+    std::fs::rename(&disk, &away).expect("it is moved");
+    nodes[0].start_again();
+    until("a failure", || state(&nodes[0]) == "failed");
+    // Whoever asks for it meanwhile does not make the node forget where it is.
+    let target = scene.new_directory("target");
+    assert!(nodes[0].fails(6, &["get", "model", text(&target)]).contains("its disk is away"));
+    assert_eq!(nodes[0].dft().args(["cat", "model"]).run().code, Some(6));
+    nodes[1].fails(4, &["push", "model", "--to", "h0"]);
+    nodes[0].kill9();
+    std::fs::rename(&away, &disk).expect("it is moved");
+    nodes[0].start_again();
+    until("all of it", || state(&nodes[0]) == "complete");
+    assert_same(&file, &nodes[1].get("model"));
+    // Also without a restart, once somebody asks.
+    std::fs::rename(&disk, &away).expect("it is moved");
+    until("its loss", || state(&nodes[0]) == "damaged");
+    std::fs::rename(&away, &disk).expect("it is moved");
+    nodes[0].run(&["get", "model", text(&target)]);
+    assert_same(&file, &target.join("model"));
+    assert_eq!(state(&nodes[0]), "complete");
+}
+
+#[test]
+fn damaged_copy_in_the_store_stays_until_it_is_whole_again() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    nodes[0].put(&file, "model");
+    assert_eq!(nodes[1].dft().args(["cat", "model", "--range", "0-0"]).run().code, Some(0));
+    nodes[0].until_copies("model", 2);
+    let held = nodes[1].run(&["status"]).event("held").text("path").to_owned();
+    nodes[1].kill9();
+    data::change_byte(Path::new(&held), 1000);
+    nodes[1].start_again();
+    until("a failure", || state(&nodes[1]) == "failed");
+    // Nobody else has it: the copy stays, damaged as it is.
+    nodes[0].kill9();
+    nodes[0].start_again();
+    nodes[0].run(&["drop", "model", "--force"]);
+    nodes[0].until_copies("model", 0);
+    assert_eq!(nodes[1].dft().args(["cat", "model"]).run().code, Some(6));
+    assert!(Path::new(&held).exists());
+    // Somebody has it again: so has this node.
+    nodes[0].put(&file, "model");
+    nodes[0].until_copies("model", 1);
+    nodes[0].run(&["push", "model", "--to", "h1"]);
+    nodes[0].until_copies("model", 2);
+    assert_same(&file, Path::new(&held));
+}
+
+#[test]
+fn get_with_force_goes_on_after_a_restart() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 4 * MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["limit", "--max-upload", "64K"]);
+    let there = scene.path("h1/model");
+    std::fs::write(&there, "something else").expect("it is written");
+    let get = nodes[1].begin(&["get", "model", "--force"]);
+    until("a beginning", || nodes[1].status().contains("\"fetching\""));
+    nodes[1].kill9();
+    get.wait().expect_code(1);
+    assert_eq!(std::fs::read(&there).expect("it is there"), b"something else");
+    nodes[1].start_again();
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    nodes[0].until_copies("model", 2);
+    assert_same(&file, &there);
+}
+
+#[test]
+fn put_that_loses_its_name_leaves_what_another_counts_on() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (taken, file) = (scene.path("taken"), scene.path("n"));
+    data::random_file(&taken, 1, 1000);
+    data::random_file(&file, 2, 1000);
+    nodes[1].put(&taken, "a/n");
+    for round in 0..10 {
+        let mine = format!("b{round}/n");
+        let puts = ["a/n", &mine].map(|name| nodes[0].begin(&["put", text(&file), "--name", name]));
+        let [lost, won] = puts.map(|put| put.wait().code);
+        assert_eq!((lost, won), (Some(7), Some(0)), "round {round}");
+        // Which of them began it is chance; what was acknowledged is there.
+        nodes[0].until_copies(&mine, 1);
+        nodes[0].run(&["drop", &mine, "--force"]);
+    }
+}
+
+#[test]
+fn directory_that_is_no_store_is_left_alone() {
+    let scene = Scene::new();
+    let mine = scene.path("experiment/data/results");
+    std::fs::create_dir_all(mine.parent().expect("a directory")).expect("it is made");
+    std::fs::write(&mine, "precious").expect("it is written");
+    let store = scene.path("experiment");
+    let daemon = ["daemon", "--no-mdns", "--listen", "127.0.0.1", "--store", text(&store)];
+    let refused = scene.dft("node").args(daemon).run().expect_code(2);
+    assert!(refused.stderr.contains("is no store of dft, and not empty"), "{}", refused.stderr);
+    assert_eq!(std::fs::read(&mine).expect("it is there"), b"precious");
+}
+
+#[test]
+fn verbs_typed_in_a_shell_obey_the_configured_secret() {
+    let scene = Scene::new();
+    let (file, missing) = (scene.path("file"), scene.path("no-secret"));
+    data::random_file(&file, 1, 1000);
+    crate::config::configure(&scene, "here", &format!("secret = '{}'\n", text(&missing)));
+    let options = "--no-mdns --listen 127.0.0.1 --exit-after-copies 0";
+    let batch = format!("seed '{}' {options} -o '{}'", text(&file), text(&scene.path("file.dft")));
+    // Without the secret that the file names, nothing is served.
+    let refused = scene.dft("here").args(["-c", &batch]).run().expect_code(2);
+    assert!(refused.stderr.contains("cannot read the secret"), "{}", refused.stderr);
+}
