@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use dft::cli::Cli;
-use dft::config::ConfigFile;
+use dft::config::{self, ConfigFile};
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
 
@@ -15,7 +15,11 @@ const BLOCKING_MAX: usize = 32;
 fn main() -> ExitCode {
     let file = match ConfigFile::load(&Cli::command()) {
         Ok(file) => file,
-        Err(failure) => return refuse_config(&failure),
+        Err(failure) if config_is_needed() => return refuse_config(&failure),
+        Err(failure) => {
+            report::to_stderr(&format!("warning: {}; not needed here", failure.message));
+            ConfigFile::default()
+        }
     };
     let matches = file.apply(Cli::command()).try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -47,6 +51,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// Whether what was typed depends on the configuration, or is no verb that would not.
+fn config_is_needed() -> bool {
+    let command = Cli::command();
+    let typed = command.clone().try_get_matches();
+    !typed.is_ok_and(|typed| typed.subcommand_name().is_some_and(|verb| !config::is_for(&command, verb)))
 }
 
 /// The configuration is wrong: nothing is done with half of it, but help is given.

@@ -3,7 +3,7 @@
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
-//! with whoever types, [`names`] for a catalogue without room, [`hostile`] for peers that misbehave,
+//! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room, [`hostile`] for peers that misbehave,
 //! [`namespace`] for daemons and their verbs, [`laboratory`] for proof that the laboratory itself
 //! does what it says.
 
@@ -29,3 +29,4 @@ mod secret;
 mod selection;
 mod steps;
 mod trace;
+mod wrong_uses;

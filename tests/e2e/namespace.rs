@@ -564,6 +564,28 @@ fn copies_into_the_store_outlive_the_original() {
 }
 
 #[test]
+fn copy_of_which_a_file_changes_is_damaged_and_goes_on_with_the_rest() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let dataset = scene.new_directory("data");
+    for (number, name) in ["changes", "stays"].into_iter().enumerate() {
+        data::random_file(&dataset.join(name), number as u64, 12 * MIB);
+    }
+    nodes[0].put(&dataset, "data");
+    let copy = nodes[1].get("data");
+    data::change_byte(&copy.join("changes"), 1000);
+    // Most of the next copy comes from the node whose file has changed.
+    nodes[0].run(&["limit", "--max-upload", "4M"]);
+    let got = nodes[2].get("data");
+    assert_same(&dataset, &got);
+    // What it lacks is not asked for again, for it could not be written into what has its final name.
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    let held = nodes[1].run(&["status"]);
+    assert_eq!(held.event("held").text("state"), "damaged", "{}", nodes[1].status());
+}
+
+#[test]
 fn changed_original_is_noticed_after_a_restart() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();
@@ -592,7 +614,8 @@ fn verbs_start_a_daemon_where_none_runs() {
     let status = node().args(["status", "--json"]).run().expect_code(0);
     assert_eq!(status.event("status").texts("trackers"), Vec::<String>::new());
     assert!(node().arg("daemon").run().expect_code(5).stderr.contains("a daemon runs already"));
-    node().args(["status", "--stop"]).run().expect_code(0);
+    let stopped = node().args(["status", "--stop"]).run().expect_code(0);
+    assert!(stopped.stderr.contains("the daemon ends"), "{}", stopped.stderr);
     until("its end", || node().arg("status").run().code == Some(1));
 }
 

@@ -253,7 +253,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let secret = net.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
     let tracker_state = store.join("tracker");
-    let (embeds, token) = keeps_catalogue(args, &tracker_state, network_key.is_some(), &reporter);
+    let kept = catalogue::Kept::read(&tracker_state)?;
+    let (embeds, token) = keeps_catalogue(args, &tracker_state, kept, network_key.is_some(), &reporter);
     let (tracker, own_tracker) = if embeds {
         let (task, addrs) =
             catalogue::start_tracker(&net, &tracker_state, token.as_deref(), network_key).await?;
@@ -299,6 +300,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
 fn keeps_catalogue(
     args: &DaemonArgs,
     state: &Path,
+    kept: Option<catalogue::Kept>,
     private: bool,
     reporter: &Reporter,
 ) -> (bool, Option<PathBuf>) {
@@ -306,7 +308,7 @@ fn keeps_catalogue(
     if args.embed_tracker || !args.net.tracker.is_empty() {
         return (args.embed_tracker, token);
     }
-    match catalogue::Kept::read(state) {
+    match kept {
         None => (false, token),
         Some(kept) if kept.private != private => {
             reporter.warn(if kept.private {

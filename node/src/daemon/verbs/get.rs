@@ -38,7 +38,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: Wanted, reply: &Reply) -> 
     let selection = selection(&manifest, &wanted.select)?;
     if !wanted.into.is_dir() {
         let message = format!("there is no directory {}", wanted.into.display());
-        return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one"));
+        return Err(Failure::new(Kind::Usage, message).hint("create it, or name another one"));
     }
     let (path, received) = match daemon.usable_holding(manifest.id()).await {
         Some(holding) => (from_here(daemon, &holding, &wanted, &selection, reply).await?, 0),
@@ -140,7 +140,7 @@ async fn from_others(
     }
     let stats = holding.snapshot().stats;
     let State::Complete(path) = holding.view().state else {
-        return Err(Failure::new(Kind::Other, "it was given up meanwhile"));
+        return Err(Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again"));
     };
     if let Some(selfish) = selfish {
         selfish.end().await?;

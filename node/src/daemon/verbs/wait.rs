@@ -129,6 +129,7 @@ pub(super) async fn stalled(holding: &Holding) -> Failure {
 
 fn gone(holding: &Holding) -> Failure {
     Failure::new(Kind::Other, format!("{} was given up meanwhile", holding.record().name))
+        .hint("run the same command again")
 }
 
 impl Daemon {
