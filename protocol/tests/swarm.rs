@@ -219,7 +219,6 @@ fn a_piece_that_two_peers_are_late_with_is_asked_of_a_third() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
     let geometry = Geometry::new(vec![1000]).unwrap();
     let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
@@ -242,7 +241,9 @@ fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
     assert_eq!(told(&mut swarm), [LinkId(2)]);
     swarm.handle(Event::LinkDown { link: LinkId(2) }, at(0.1));
     assert_eq!(told(&mut swarm), [LinkId(3)], "the other has nothing else to ask for");
-=======
+}
+
+#[test]
 fn what_was_cancelled_leaves_room_for_other_requests_under_a_limit() {
     let (mut swarm, first) = one_link(PieceSet::empty(12));
     let second = link_to(&mut swarm, 2, 0.0);
@@ -302,5 +303,4 @@ fn a_piece_that_is_given_up_is_asked_of_nobody_and_wanted_no_more() {
     assert!(wanted && lost && !asked, "{said:?}");
     assert!(swarm.is_satisfied(), "nothing more is waited for");
     swarm.check_invariants();
->>>>>>> main
 }
