@@ -2,6 +2,7 @@
 
 mod values;
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -126,7 +127,7 @@ pub enum Compress {
 }
 
 /// How to take part in the network; the same for all who do.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct NetArgs {
     /// Listen on this address only; a loopback address also turns mDNS off
     #[arg(long, value_name = "IP", default_value = "0.0.0.0", env = "DFT_LISTEN", help_heading = "Network")]
@@ -248,6 +249,9 @@ pub struct FetchArgs {
     /// Replace what is there under that name, once the fetch is complete
     #[arg(long)]
     pub force: bool,
+    /// Do it in this process, even where a daemon runs that could
+    #[arg(long)]
+    pub standalone: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub net: NetArgs,
@@ -406,7 +410,7 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
     /// The name of this node [default: that of the host]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "DFT_NAME")]
     pub name: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -459,15 +463,10 @@ pub struct PutArgs {
     /// Take the data into the store: the paths may then change or go
     #[arg(long)]
     pub copy: bool,
-    /// Compress what is sent: where that is faster, wherever it is smaller, or never
-    #[arg(
-        long,
-        value_name = "auto|zstd|off",
-        default_value = "auto",
-        env = "DFT_COMPRESS",
-        hide_possible_values = true
-    )]
-    pub compress: Compress,
+    /// Compress what is sent: where that is faster, wherever it is smaller, or never [default: as
+    /// before, where it was put before; else auto]
+    #[arg(long, value_name = "auto|zstd|off", env = "DFT_COMPRESS", hide_possible_values = true)]
+    pub compress: Option<Compress>,
     /// Print events as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
@@ -476,17 +475,22 @@ pub struct PutArgs {
 /// `dft get`
 #[derive(Args, Debug)]
 pub struct GetArgs {
-    /// The name of the dataset
-    pub name: String,
-    /// The directory in which it is created
-    #[arg(value_name = "DEST", default_value = ".")]
-    pub into: PathBuf,
+    /// The name of the dataset, and the directory in which it is created; with -o, any number of
+    /// names. With *, ? or [ in it, a name stands for all that match
+    #[arg(required = true, value_name = "NAME [DEST]")]
+    pub names: Vec<OsString>,
+    /// The directory in which they are created [default: DEST, or the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
     /// Fetch it, and neither keep nor share it in the daemon
     #[arg(long)]
     pub peek: bool,
     /// Refuse anything but the manifest with this id
     #[arg(long, value_parser = parse_id, value_name = "ID")]
     pub id: Option<String>,
+    /// Give up after this long without any progress [default: 60s with no peer, 5m with some]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "DFT_TIMEOUT")]
+    pub timeout: Option<Duration>,
     /// Replace what is there under its name
     #[arg(long)]
     pub force: bool,
@@ -560,6 +564,9 @@ pub struct PushArgs {
     /// Every node
     #[arg(long, conflicts_with = "to")]
     pub all: bool,
+    /// Wait until they have all of it
+    #[arg(long)]
+    pub wait: bool,
     /// Print JSON lines
     #[arg(long)]
     pub json: bool,

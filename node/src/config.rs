@@ -172,7 +172,15 @@ fn read(path: &Path) -> std::io::Result<String> {
 fn options(command: &Command) -> BTreeMap<String, Arg> {
     let args = command.get_subcommands().flat_map(Command::get_arguments);
     let settable = args.filter(|arg| arg.get_env().is_some());
-    settable.filter_map(|arg| Some((arg.get_long()?.to_owned(), arg.clone()))).collect()
+    let mut options = BTreeMap::new();
+    for (name, arg) in settable.filter_map(|arg| Some((arg.get_long()?.to_owned(), arg))) {
+        let option = options.entry(name).or_insert_with(|| arg.clone());
+        // Of several verbs, the one that says its default.
+        if option.get_default_values().is_empty() {
+            *option = arg.clone();
+        }
+    }
+    options
 }
 
 fn is_list(option: &Arg) -> bool {

@@ -151,6 +151,7 @@ enum Control {
     Await { piece: PieceIndex, verified: oneshot::Sender<()> },
     Pieces(oneshot::Sender<PieceSet>),
     Prefer(Vec<PieceIndex>),
+    Look(oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -160,6 +161,7 @@ enum Done {
     Flushed(Result<Vec<PieceIndex>, StorageError>),
     Finished(Result<PathBuf, StorageError>),
     Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
+    Looked { changed: Option<(StorageError, Vec<PieceIndex>)>, looked: oneshot::Sender<()> },
 }
 
 /// What a driver is made of.
@@ -302,6 +304,7 @@ impl Driver {
                     Some(Control::Found(peers)) => self.event(Event::PeersFound(peers)),
                     Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
                     Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
+                    Some(Control::Look(looked)) => self.look(looked),
                     Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
                     Some(Control::Shutdown(done)) => {
                         self.leave().await;
@@ -385,18 +388,28 @@ impl Driver {
             Report::StorageFailed(error) => self.update(Update::StorageFailed(error)),
             Report::Unreadable { link, piece, error } => {
                 let lost = match &error {
-                    StorageError::Changed { entry, .. } => self.store.pieces_of(*entry),
+                    StorageError::Changed { entry, .. } => self.store.pieces_of(&[*entry]),
                     _ => vec![piece],
                 };
                 self.event(Event::PieceUnreadable { link, piece });
-                let gone: Vec<PieceIndex> =
-                    lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
-                if !gone.is_empty() {
-                    self.update(Update::Changed { reason: error.to_string(), pieces: gone.len() });
-                    self.lose(gone);
-                }
+                self.tell_lost(lost, &error);
             }
         }
+    }
+
+    fn tell_lost(&mut self, lost: Vec<PieceIndex>, error: &StorageError) {
+        let gone: Vec<PieceIndex> =
+            lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
+        if !gone.is_empty() {
+            self.update(Update::Changed { reason: error.to_string(), pieces: gone.len() });
+            self.lose(gone);
+        }
+    }
+
+    /// Looks whether the files that are served are as they were.
+    fn look(&self, looked: oneshot::Sender<()>) {
+        let store = self.store.clone();
+        self.elsewhere(move || Done::Looked { changed: store.changed(), looked });
     }
 
     /// What lies outside of the selected tree goes with the last step: it is served no more.
@@ -469,6 +482,12 @@ impl Driver {
                 }
             }
             Done::Rechecked { .. } => {}
+            Done::Looked { changed, looked } => {
+                if let Some((error, lost)) = changed {
+                    self.tell_lost(lost, &error);
+                }
+                let _ = looked.send(());
+            }
         }
     }
 

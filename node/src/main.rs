@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Err(error) => Err(Failure::new(Kind::Other, format!("cannot start: {error}"))),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             report::print_failure(&failure, json);
             ExitCode::from(failure.kind.exit_code())

@@ -37,6 +37,7 @@ mod inject;
 mod invariants;
 mod link;
 mod site;
+mod spare;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +52,7 @@ use self::download::Latencies;
 use self::idle::Idleness;
 use self::inject::Injector;
 use self::link::Link;
+use self::spare::Silence;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::id::PeerId;
 use crate::manifest::PeerAddr;
@@ -198,6 +200,7 @@ pub struct Swarm {
     upload_takes: Duration,
     /// What is remembered of telling others that this node has little to send.
     idleness: Idleness,
+    silence: Silence,
     /// Since when nothing is asked of anybody though pieces are wanted.
     starved_since: Option<Instant>,
     /// This node fetches from other sites until then, whoever else may.
@@ -259,6 +262,7 @@ impl Swarm {
             uploads: 0,
             upload_takes: upload::UPLOAD_TAKES,
             idleness: Idleness::default(),
+            silence: Silence::default(),
             starved_since: None,
             fetches_far_until: Instant::START,
             next_tick: None,
@@ -314,6 +318,7 @@ impl Swarm {
     /// To be called at, or some time after, the instant of [`Swarm::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         self.flush_announcements(now);
+        self.end_silence(now);
         if self.next_tick.is_some_and(|at| at <= now) {
             self.next_tick = None;
             self.tick_links(now);
@@ -340,7 +345,12 @@ impl Swarm {
 
     /// When to call [`Swarm::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_tick.into_iter().chain(self.next_announcement).chain(self.idleness.due()).min()
+        self.next_tick
+            .into_iter()
+            .chain(self.next_announcement)
+            .chain(self.idleness.due())
+            .chain(self.silence.due())
+            .min()
     }
 
     // ---- what is known ----

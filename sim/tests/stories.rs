@@ -499,3 +499,31 @@ fn each_piece_crosses_to_another_large_site_about_once() {
     println!("{crossed:.2} copies over the trunk");
     assert!(crossed < 1.25, "{crossed}");
 }
+
+// ---- many who want next to nothing ----
+
+/// What a seeder sends of one piece of 4 KiB, in copies, to a hundred hosts that start within `spread`
+/// seconds, and when the last has it.
+fn crowd_for_one_piece(seed: u64, spread: f64) -> (f64, f64) {
+    let mut world = World::new(Terms::default(), pieces(4096, 4 * KIB), seed);
+    world.add_tracker();
+    let seeder = world.seeder(mbit(1000));
+    let start = |number: u32| at(spread * f64::from(number) / 100.0);
+    let crowd: Vec<usize> = (0..100).map(|number| world.receiver_at(mbit(1000), start(number))).collect();
+    crowd.iter().for_each(|host| world.introduce(*host, &[seeder]));
+    world.run_until_complete(&crowd, seconds(30.0));
+    let last = crowd.iter().map(|host| seconds_of(&world, *host)).fold(0.0, f64::max);
+    (copies(&world, seeder), last)
+}
+
+#[test]
+fn a_crowd_that_wants_one_piece_spares_its_origin() {
+    for spread in [0.0, 0.3, 1.0, 3.0] {
+        for seed in 1..=5 {
+            let (copies, last) = crowd_for_one_piece(seed, spread);
+            println!("a hundred within {spread} s, seed {seed}: {copies} copies, the last took {last:.3} s");
+            assert!(copies <= 5.0, "{copies} copies left the origin");
+            assert!(last < 0.1, "{last} s for a piece");
+        }
+    }
+}

@@ -3,8 +3,10 @@
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
-//! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room, [`hostile`] for peers that misbehave,
-//! [`namespace`] for daemons and their verbs, [`laboratory`] for proof that the laboratory itself
+//! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
+//! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
+//! they tell and spare those who wait, [`shell`] for prompts, batches and the socket, [`laboratory`] for
+//! proof that the laboratory itself
 //! does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
@@ -27,6 +29,8 @@ mod names;
 mod namespace;
 mod secret;
 mod selection;
+mod sharing;
+mod shell;
 mod steps;
 mod trace;
 mod wrong_uses;

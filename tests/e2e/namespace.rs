@@ -12,7 +12,7 @@ use crate::steps::MIB;
 const KILLS: u64 = 50;
 
 /// One node: its daemon, and the directory in which its user types.
-struct Node<'lab> {
+pub(crate) struct Node<'lab> {
     scene: &'lab Scene,
     host: Host<'lab>,
     name: String,
@@ -22,18 +22,18 @@ struct Node<'lab> {
 
 impl<'lab> Node<'lab> {
     /// Starts the daemon of a host, with everything as a user has it.
-    fn start(scene: &'lab Scene, host: Host<'lab>, options: &[&str]) -> Self {
+    pub(crate) fn start(scene: &'lab Scene, host: Host<'lab>, options: &[&str]) -> Self {
         let options = options.iter().map(ToString::to_string).collect();
         let mut node = Self { scene, host, name: host.name(), options, daemon: None };
         node.start_again();
         node
     }
 
-    fn dft(&self) -> Dft {
+    pub(crate) fn dft(&self) -> Dft {
         self.scene.dft_on(self.host, &self.name)
     }
 
-    fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         loop {
             let daemon =
                 self.dft().args(["daemon", "--json", "--name", &self.name]).args(&self.options).start();
@@ -47,49 +47,59 @@ impl<'lab> Node<'lab> {
         }
     }
 
-    fn kill9(&mut self) {
+    pub(crate) fn kill9(&mut self) {
         self.daemon.take().expect("it runs").kill9();
     }
 
+    /// The running daemon.
+    pub(crate) fn daemon(&self) -> &Process {
+        self.daemon.as_ref().expect("it runs")
+    }
+
+    /// What others call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Starts a verb with JSON.
-    fn begin(&self, verb: &[&str]) -> Process {
+    pub(crate) fn begin(&self, verb: &[&str]) -> Process {
         self.dft().args(verb).arg("--json").start()
     }
 
     /// Runs a verb, which must work.
-    fn run(&self, verb: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, verb: &[&str]) -> Outcome {
         self.begin(verb).wait().expect_code(0)
     }
 
     /// Runs a verb, which must fail with this code; returns what it says.
-    fn fails(&self, code: i32, verb: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, verb: &[&str]) -> String {
         self.begin(verb).wait().expect_code(code).stderr
     }
 
-    fn put(&self, path: &Path, name: &str) -> String {
+    pub(crate) fn put(&self, path: &Path, name: &str) -> String {
         let path = path.to_str().expect("a path of a test");
         self.run(&["put", path, "--name", name]).event("put").text("id").to_owned()
     }
 
     /// Gets into the node's own directory.
-    fn get(&self, name: &str) -> PathBuf {
+    pub(crate) fn get(&self, name: &str) -> PathBuf {
         PathBuf::from(self.run(&["get", name]).event("got").text("path"))
     }
 
     /// What `ls -l` says of a name: complete copies and the rest, or nothing.
-    fn copies(&self, name: &str) -> Option<(u64, u64)> {
+    pub(crate) fn copies(&self, name: &str) -> Option<(u64, u64)> {
         let listed = self.run(&["ls", "-l", name]);
         let of = |event: &crate::lab::process::Event| (event.number("replicas"), event.number("partial"));
         listed.events.iter().find(|event| event.name() == "listed" && event.text("name") == name).map(of)
     }
 
     /// What it holds, for whoever reads why a test failed.
-    fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         let events = self.run(&["status"]).events;
         events.iter().map(|event| format!("{}: {}\n", self.name, event.value)).collect()
     }
 
-    fn until_copies(&self, name: &str, wanted: u64) {
+    pub(crate) fn until_copies(&self, name: &str, wanted: u64) {
         until(&format!("{wanted} copies of {name}"), || {
             self.copies(name).is_some_and(|(all, _)| all == wanted)
         });
@@ -97,7 +107,7 @@ impl<'lab> Node<'lab> {
 }
 
 /// Looks again and again, as long as any test waits for anything.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + crate::lab::process::PATIENCE;
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "it did not come to {what}");
@@ -106,7 +116,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Daemons on all hosts of a lab; the first keeps the catalogue, the others find it.
-fn nodes<'lab>(lab: &'lab Lab, scene: &'lab Scene, options: &[&str]) -> Vec<Node<'lab>> {
+pub(crate) fn nodes<'lab>(lab: &'lab Lab, scene: &'lab Scene, options: &[&str]) -> Vec<Node<'lab>> {
     let start = |number| {
         let catalogue: &[&str] = if number == 0 { &["--embed-tracker"] } else { &[] };
         Node::start(scene, lab.host(number), &[options, catalogue].concat())
@@ -114,7 +124,7 @@ fn nodes<'lab>(lab: &'lab Lab, scene: &'lab Scene, options: &[&str]) -> Vec<Node
     (0..lab.host_count()).map(start).collect()
 }
 
-fn text_of(path: &Path) -> String {
+pub(crate) fn text_of(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -140,6 +150,27 @@ fn six_daemons_share_names_without_any_setting() {
     });
     let status = nodes[5].run(&["status"]);
     assert_eq!(status.event("held").text("state"), "complete");
+
+    // The other verbs, each from another node.
+    let chunks = nodes[2].run(&["ls", "--chunks", "experiments/tree"]).events;
+    assert_eq!(chunks.iter().filter(|event| event.name() == "pieces").count(), 5);
+    let note = scene.path("note");
+    std::fs::write(&note, "first\n").expect("it is written");
+    nodes[5].put(&note, "note");
+    assert_eq!(nodes[4].dft().args(["cat", "note"]).run().expect_code(0).stdout, "first");
+    let local = scene.path("local");
+    std::fs::write(&local, "before, ").expect("it is written");
+    nodes[3].run(&["append", "note", local.to_str().expect("a path of a test")]);
+    assert_eq!(text_of(&local), "before, first\n");
+    nodes[0].run(&["push", "note", "--to", "h1", "h2", "--wait"]);
+    nodes[0].until_copies("note", 5);
+    nodes[5].run(&["drop", "note"]);
+    nodes[1].until_copies("note", 4);
+    nodes[2].run(&["limit", "--max-upload", "off"]);
+    nodes[1].run(&["rm", "note"]);
+    for node in &nodes {
+        assert!(node.fails(7, &["get", "note"]).contains("knows no note"));
+    }
 }
 
 #[test]
@@ -438,19 +469,22 @@ fn outsiders_reach_neither_a_private_daemon_nor_its_catalogue() {
 
 #[test]
 fn acknowledged_puts_survive_kill_9_of_every_daemon() {
-    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let Some(lab) = Lab::hosts(6).start_or_skip() else { return };
     let scene = Scene::new();
     let mut nodes = nodes(&lab, &scene, &[]);
     let mut seed = data::Random::new(20);
+    let mut below = |bound| usize::try_from(seed.below(bound)).expect("a small number");
     let mut acknowledged = Vec::new();
     for round in 0..KILLS {
         let file = scene.path(&format!("file {round}"));
-        data::random_file(&file, round, 1 + seed.below(200_000));
+        data::random_file(&file, round, 1 + below(200_000) as u64);
         let name = format!("runs/{round}");
-        let put = nodes[1].begin(&["put", file.to_str().expect("a path"), "--name", &name]);
-        // Who dies, and when: at any moment of the put, or after it.
-        let victim = usize::try_from(seed.below(2)).expect("a small number");
-        std::thread::sleep(std::time::Duration::from_millis(seed.below(150)));
+        let putter = 1 + below(5);
+        let put = nodes[putter].begin(&["put", file.to_str().expect("a path"), "--name", &name]);
+        // Who dies, the one with the tracker, whoever puts or another, and when: at any moment of the
+        // put, or after it.
+        let victim = [0, putter, 1 + below(5)][below(3)];
+        std::thread::sleep(std::time::Duration::from_millis(below(150) as u64));
         nodes[victim].kill9();
         nodes[victim].start_again();
         if put.wait().code == Some(0) {
@@ -458,8 +492,8 @@ fn acknowledged_puts_survive_kill_9_of_every_daemon() {
         }
     }
     println!("{} of {KILLS} puts were acknowledged", acknowledged.len());
-    for (name, file) in &acknowledged {
-        assert_same(file, &nodes[2].get(name));
+    for (number, (name, file)) in acknowledged.iter().enumerate() {
+        assert_same(file, &nodes[number % nodes.len()].get(name));
     }
 }
 
@@ -481,8 +515,7 @@ fn crowd_that_gets_a_small_file_spares_its_origin() {
     }
     let sent = nodes[0].run(&["status"]).event("held").number("sent_bytes");
     println!("{CROWD} gets at once: the longest took {longest:.2} s, the origin sent {sent} bytes");
-    // One to five copies on a quiet machine; far from one for each in any case.
-    assert!(sent <= LEN * CROWD as u64 / 3, "{sent} bytes left the origin");
+    assert!(sent <= 5 * LEN, "{sent} bytes left the origin");
 }
 
 #[test]
@@ -602,24 +635,6 @@ fn changed_original_is_noticed_after_a_restart() {
 }
 
 #[test]
-fn verbs_start_a_daemon_where_none_runs() {
-    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
-    let scene = Scene::new();
-    let node = || scene.dft_on(lab.host(0), "lonely");
-    assert!(node().arg("status").run().expect_code(1).stderr.contains("no daemon runs"));
-    // Nobody keeps a catalogue here: it says so, and the daemon stays.
-    let outcome = node().arg("ls").run().expect_code(4);
-    assert!(outcome.stderr.contains("started a daemon"), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("--embed-tracker"), "{}", outcome.stderr);
-    let status = node().args(["status", "--json"]).run().expect_code(0);
-    assert_eq!(status.event("status").texts("trackers"), Vec::<String>::new());
-    assert!(node().arg("daemon").run().expect_code(5).stderr.contains("a daemon runs already"));
-    let stopped = node().args(["status", "--stop"]).run().expect_code(0);
-    assert!(stopped.stderr.contains("the daemon ends"), "{}", stopped.stderr);
-    until("its end", || node().arg("status").run().code == Some(1));
-}
-
-#[test]
 fn a_catalogue_comes_back_with_its_node() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();
@@ -634,66 +649,4 @@ fn a_catalogue_comes_back_with_its_node() {
     until("the other node's reach", || nodes[1].begin(&["ls"]).wait().code == Some(0));
     assert_same(&data, &nodes[1].get("kept"));
     nodes[0].run(&["status", "--stop"]);
-}
-
-#[test]
-fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
-    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
-    let scene = Scene::new();
-    let store = scene.path("elsewhere");
-    let settings = format!("quota = '3M'\nembed-tracker = true\nstore = '{}'\n", store.display());
-    crate::config::configure(&scene, "configured", &settings);
-    let node = || scene.dft_on(lab.host(0), "configured");
-    node().arg("ls").run().expect_code(0);
-    let status = node().args(["status", "--json"]).run().expect_code(0);
-    let status = status.event("status");
-    assert_eq!((status.number("quota"), status.text("store")), (3 * MIB, store.to_str().expect("a path")));
-    assert!(status.value["embeds_tracker"].as_bool().expect("a flag"));
-    node().args(["status", "--stop"]).run().expect_code(0);
-    until("its end", || node().arg("status").run().code == Some(1));
-    let daemon = node().args(["daemon", "--json", "--quota", "4M"]).start();
-    daemon.wait_for("ready");
-    let status = node().args(["status", "--json"]).run().expect_code(0);
-    assert_eq!(status.event("status").number("quota"), 4 * MIB);
-}
-
-#[test]
-fn batches_run_verbs_in_order_and_stop_at_the_first_failure() {
-    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
-    let scene = Scene::new();
-    let nodes = nodes(&lab, &scene, &[]);
-    let directory = scene.path("h0");
-    std::fs::write(directory.join("a b"), "text\n").expect("it is written");
-    std::fs::create_dir(directory.join("out")).expect("it is made");
-    let batch = |text: &str| nodes[0].dft().args(["-c", text]).run();
-    let done = batch("put 'a b' name, get name out, !echo done, now").expect_code(0);
-    assert!(done.stdout.contains("done, now"), "{}", done.stdout);
-    assert_eq!(text_of(&directory.join("out/name")), "text\n");
-    let failed = batch("get nothing, !touch never").expect_code(7);
-    assert!(failed.stderr.contains("knows no nothing"), "{}", failed.stderr);
-    assert!(!directory.join("never").exists());
-    batch("put 'a b").expect_code(2);
-}
-
-#[test]
-fn nobody_else_can_use_the_socket() {
-    use std::os::unix::fs::PermissionsExt;
-    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
-    let scene = Scene::new();
-    let nodes = nodes(&lab, &scene, &[]);
-    let directory = scene.path("h0.run/dft");
-    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-    assert_eq!((mode(&directory), mode(&directory.join("daemon.sock"))), (0o700, 0o600));
-    // Whoever is this user and sends nonsense harms nobody.
-    for nonsense in [&[0xff; 64][..], &[0, 0, 0, 1, 0xf6], &[0, 0, 0, 9, 1, 2], &[]] {
-        let mut socket =
-            std::os::unix::net::UnixStream::connect(directory.join("daemon.sock")).expect("it listens");
-        std::io::Write::write_all(&mut socket, nonsense).expect("it is taken");
-    }
-    nodes[0].run(&["status"]);
-    // A directory that others can look into is not trusted by the command line either.
-    data::set_mode(&directory, 0o755);
-    assert!(nodes[0].fails(1, &["status"]).contains("is not a directory of this user alone"));
-    data::set_mode(&directory, 0o700);
-    nodes[0].run(&["status"]);
 }

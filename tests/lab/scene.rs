@@ -159,6 +159,14 @@ impl Dft {
         Process::start(self.command, self.name, &self.log)
     }
 
+    /// `dft shell`, on a terminal of its own that script(1) makes.
+    pub fn shell_on_terminal(mut self) -> Command {
+        assert!(!self.program_given, "it has no other argument");
+        let shell = format!("'{DFT}' shell");
+        self.command.args(["script", "--quiet", "--return", "--command", &shell, "/dev/null"]);
+        self.command
+    }
+
     /// Starts it and waits for its end.
     pub fn run(self) -> Outcome {
         self.start().wait()

@@ -1,9 +1,9 @@
 //! Asks the daemon, and shows what it answers: what all verbs of the namespace share.
 
 use crate::daemon::reach::Connection;
-use crate::daemon::wire::{Event, Item, Request, failure_of};
+use crate::daemon::wire::{Event, Item, Progress, Request, failure_of};
 use crate::failure::{Failure, Kind};
-use crate::report::Reporter;
+use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
 use crate::session::interrupted;
 
 /// Asks the daemon, which is started where none runs. Items are printed as JSON lines, or handed
@@ -18,7 +18,7 @@ pub(super) async fn ask(
     let mut connection = Connection::open_or_start(&reporter).await?;
     connection.ask(request).await?;
     let mut interrupt = std::pin::pin!(interrupted());
-    let mut verb = String::new();
+    let (mut verb, mut rate) = (String::new(), Rate::default());
     loop {
         let event = tokio::select! {
             event = connection.next() => event?,
@@ -31,18 +31,11 @@ pub(super) async fn ask(
         match event {
             Event::Progress(progress) => {
                 if progress.verb != verb {
+                    rate = Rate::default();
                     verb.clone_from(&progress.verb);
                     reporter.begin(shown(&verb), progress.total);
                 }
-                if reporter.progress_event_due() {
-                    reporter.event(&serde_json::json!({
-                        "event": "progress", "verb": progress.verb, "bytes": progress.total,
-                        "have_bytes": progress.bytes, "peers": progress.peers,
-                    }));
-                }
-                let peers =
-                    if progress.peers > 0 { format!("{} peers", progress.peers) } else { String::new() };
-                reporter.progress(progress.bytes, peers);
+                tell(&mut reporter, &progress, rate.update(progress.bytes));
             }
             Event::Warning(text) => reporter.warn(&text),
             Event::Data(bytes) => data(&bytes)?,
@@ -61,6 +54,27 @@ pub(super) async fn ask(
             }
         }
     }
+}
+
+fn tell(reporter: &mut Reporter, progress: &Progress, rate: f64) {
+    let left = eta(progress.total.saturating_sub(progress.bytes), rate);
+    if reporter.progress_event_due() {
+        reporter.event(&serde_json::json!({
+            "event": "progress", "verb": progress.verb, "bytes": progress.total,
+            "have_bytes": progress.bytes, "rate": rate, "eta_s": left.map(|left| left.as_secs_f64()),
+            "peers": progress.peers, "from_seeders": progress.from_seeders,
+            "from_peers": progress.from_peers,
+        }));
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is positive and for people"
+    )]
+    let rate = human_bytes(rate as u64);
+    let left = left.map_or_else(|| "--".into(), human_time);
+    let peers = if progress.peers > 0 { format!(", {} peers", progress.peers) } else { String::new() };
+    reporter.progress(progress.bytes, format!("{rate}/s, {left} left{peers}"));
 }
 
 /// For requests that answer with no bytes.

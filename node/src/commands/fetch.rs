@@ -12,7 +12,7 @@ use dft_protocol::wire::Refusal;
 use serde_json::json;
 
 use super::seed::tell;
-use super::{blocking, read_manifest, selection};
+use super::{blocking, by_daemon, read_manifest, selection};
 use crate::cli::FetchArgs;
 use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind, shown};
@@ -36,6 +36,9 @@ const LOSS_AFTER: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
+    if by_daemon::can(&args.net, args.standalone || args.trace.is_some()).await? {
+        return by_daemon::fetch(args).await;
+    }
     let recording = Recording::start(args.trace.as_deref(), "fetch", Instant::now())?;
     let trace = recording.trace();
     let reporter = Reporter::new(args.json);
@@ -395,6 +398,6 @@ fn no_longer_offered(pieces: usize, name: &Name) -> String {
 }
 
 /// Which part of the bytes came from peers that were not complete from the start, in percent.
-fn share_of_peers(from_seeders: u64, from_peers: u64) -> u64 {
+pub(super) fn share_of_peers(from_seeders: u64, from_peers: u64) -> u64 {
     (100 * from_peers).checked_div(from_seeders + from_peers).unwrap_or(0)
 }

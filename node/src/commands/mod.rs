@@ -1,6 +1,7 @@
 //! One file per verb. Each takes what was typed, and returns when its work is done or failed.
 
 mod ask;
+mod by_daemon;
 mod cat;
 mod config;
 mod daemon;
@@ -32,10 +33,13 @@ use crate::net::link::pack::Packing;
 use crate::storage::{Selection, SelectionError};
 
 /// Does what was typed: one verb, or several.
-pub async fn run_all(cli: Cli) -> Result<(), Failure> {
+///
+/// Returns the exit code: a shell tells of failures itself, and ends with that of its last line.
+pub async fn run_all(cli: Cli) -> Result<u8, Failure> {
     match (cli.batch, cli.command) {
-        (Some(batch), _) => shell::run_batch(&batch).await,
-        (None, Some(command)) => run(command).await,
+        (Some(batch), _) => shell::run_batch(&batch).await.map(|()| 0),
+        (None, Some(Command::Shell)) => Box::pin(shell::run_shell()).await,
+        (None, Some(command)) => run(command).await.map(|()| 0),
         (None, None) => Err(Failure::new(Kind::Usage, "nothing to do").hint("dft --help")),
     }
 }
@@ -95,7 +99,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Push(args) => spread::push(args).await,
         Command::Drop(args) => spread::give_up(args).await,
         Command::Rm(args) => spread::remove(args).await,
-        Command::Shell => Box::pin(shell::run_shell()).await,
+        Command::Shell => Box::pin(shell::run_shell()).await.map(drop),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dft", &mut script);

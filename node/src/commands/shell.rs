@@ -32,8 +32,9 @@ pub(super) async fn run_batch(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads lines until there are none, and runs each; a failure ends its line, not the shell.
-pub(super) async fn run_shell() -> Result<(), Failure> {
+/// Reads lines until there are none, and runs each; a failure ends its line, not the shell. Returns
+/// the exit code of the last line, as shells do.
+pub(super) async fn run_shell() -> Result<u8, Failure> {
     let failure =
         |error: ReadlineError| Failure::new(Kind::Other, format!("cannot read the terminal: {error}"));
     let config = Config::builder().max_history_size(HISTORY_LEN_MAX).map_err(failure)?.build();
@@ -42,6 +43,7 @@ pub(super) async fn run_shell() -> Result<(), Failure> {
     let history = history_path()?;
     // A new user has none.
     let _ = editor.load_history(&history);
+    let mut code = 0;
     loop {
         let read = super::blocking(move || {
             let line = editor.readline("dft> ");
@@ -51,10 +53,13 @@ pub(super) async fn run_shell() -> Result<(), Failure> {
         (editor, line) = read.await?;
         match line {
             Ok(line) if matches!(line.trim(), "exit" | "quit") => break,
+            Ok(line) if line.trim().is_empty() => {}
             Ok(line) => {
                 let _ = editor.add_history_entry(&line);
+                code = 0;
                 if let Err(failure) = Box::pin(run_batch(&line)).await {
                     print_failure(&failure, false);
+                    code = failure.kind.exit_code();
                 }
             }
             Err(ReadlineError::Interrupted) => {}
@@ -62,7 +67,8 @@ pub(super) async fn run_shell() -> Result<(), Failure> {
             Err(error) => return Err(failure(error)),
         }
     }
-    editor.save_history(&history).map_err(failure)
+    editor.save_history(&history).map_err(failure)?;
+    Ok(code)
 }
 
 fn history_path() -> Result<PathBuf, Failure> {

@@ -7,7 +7,8 @@ use crate::daemon::wire::{Item, Request};
 use crate::failure::Failure;
 
 pub(super) async fn push(args: PushArgs) -> Result<(), Failure> {
-    let request = Request::Push { name: args.name, to: args.to, all: args.all };
+    let PushArgs { name, to, all, wait, json: _ } = args;
+    let request = Request::Push { name, to, all, wait };
     ask(&request, args.json, show, no_data).await
 }
 

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::Manifest;
@@ -32,6 +33,8 @@ use crate::settings::write_atomically;
 
 /// How long a verb waits for a catalogue to be found on the LAN.
 const FIND_MAX: Duration = Duration::from_secs(10);
+/// When the catalogue has not answered for so long, whoever waits is told.
+const SILENT_MAX: Duration = Duration::from_secs(2);
 /// How long a tracker in this process may take to listen.
 const READY_MAX: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,7 @@ const TOKEN_FILE: &str = "token";
 /// The catalogue of one cluster.
 pub struct Catalogue {
     client: Client,
+    questions: Questions,
     /// Its trackers, as they were named.
     pub trackers: Vec<String>,
 }
@@ -116,33 +120,44 @@ impl Catalogue {
         let config =
             ClientConfig { keypair: identity.keypair().clone(), trackers: addrs, token, network_key };
         let client = Client::start(config).map_err(failure)?;
-        Ok(Some(Self { client, trackers: trackers.to_vec() }))
+        Ok(Some(Self { client, questions: Questions::default(), trackers: trackers.to_vec() }))
+    }
+
+    /// For how long questions have been waiting since the last answer; `None` where none waits.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let questions = self.questions.lock();
+        (questions.open > 0).then(|| questions.since.elapsed())
+    }
+
+    async fn answer<T>(&self, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
+        let _open = self.questions.ask();
+        question.await.map_err(failure)
     }
 
     /// Publishes a manifest under a name; true where it was published already.
     pub async fn put(&self, name: &DatasetName, manifest: &Manifest) -> Result<bool, Failure> {
-        Ok(matches!(self.client.put(name, manifest).await.map_err(failure)?, PutOutcome::Already))
+        Ok(matches!(self.answer(self.client.put(name, manifest)).await?, PutOutcome::Already))
     }
 
     /// The dataset of a name.
     pub async fn get(&self, name: &DatasetName) -> Result<(Record, Arc<Manifest>), Failure> {
-        let found = self.client.get(name).await.map_err(failure)?;
+        let found = self.answer(self.client.get(name)).await?;
         found.map(|(record, manifest)| (record, Arc::new(manifest))).ok_or_else(|| unknown(name))
     }
 
     /// What a name stands for.
     pub async fn record(&self, name: &DatasetName) -> Result<Record, Failure> {
-        self.client.record(name).await.map_err(failure)?.ok_or_else(|| unknown(name))
+        self.answer(self.client.record(name)).await?.ok_or_else(|| unknown(name))
     }
 
     /// The names that match.
     pub async fn list(&self, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
-        self.client.list(pattern).await.map_err(failure)
+        self.answer(self.client.list(pattern)).await
     }
 
     /// Takes a name out, where it stands for this dataset.
     pub async fn remove(&self, name: &DatasetName, id: ManifestId) -> Result<(), Failure> {
-        match self.client.remove(name, id).await.map_err(failure)? {
+        match self.answer(self.client.remove(name, id)).await? {
             RemoveOutcome::Removed => Ok(()),
             RemoveOutcome::Already => Err(unknown(name)),
         }
@@ -176,7 +191,7 @@ impl Catalogue {
 
     /// The nodes of the cluster.
     pub async fn nodes(&self) -> Result<Vec<SeenNode>, Failure> {
-        let found = self.client.nodes().await.map_err(failure)?;
+        let found = self.answer(self.client.nodes()).await?;
         let node = |found: dft_tracker::catalogue::node::FoundNode| {
             let observed = found.observed;
             let claimed = found.record.control.iter().filter_map(|addr| socket_addr_of_text(addr.as_str()));
@@ -200,7 +215,7 @@ impl Catalogue {
 
     /// Who has a dataset.
     pub async fn holders(&self, id: ManifestId) -> Result<Vec<Holder>, Failure> {
-        let found = self.client.holders(id).await.map_err(failure)?;
+        let found = self.answer(self.client.holders(id)).await?;
         let holder = |found: dft_tracker::catalogue::protocol::Holder| Holder {
             peer: found.peer,
             links: found.addrs.as_slice().to_vec(),
@@ -211,7 +226,71 @@ impl Catalogue {
     }
 }
 
+/// The questions that wait for an answer of the catalogue.
+#[derive(Default)]
+struct Questions(Mutex<Waiting>);
+
+struct Waiting {
+    open: usize,
+    /// The last answer; the first question, where none waited before.
+    since: Instant,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { open: 0, since: Instant::now() }
+    }
+}
+
+impl Questions {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A question waits as long as what this returns lives.
+    fn ask(&self) -> OpenQuestion<'_> {
+        let mut waiting = self.lock();
+        if waiting.open == 0 {
+            waiting.since = Instant::now();
+        }
+        waiting.open += 1;
+        OpenQuestion(self)
+    }
+}
+
+struct OpenQuestion<'catalogue>(&'catalogue Questions);
+
+impl Drop for OpenQuestion<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.lock();
+        waiting.open -= 1;
+        waiting.since = Instant::now();
+    }
+}
+
 impl Daemon {
+    /// What a verb that has nothing to say for a while may be waiting for.
+    pub(super) fn waits_for_catalogue(&self) -> Option<String> {
+        match self.known_catalogue() {
+            None if self.looking.load(Ordering::Relaxed) > 0 => {
+                let seconds = FIND_MAX.as_secs();
+                Some(format!(
+                    "no catalogue is known yet; looking for one on the LAN, for {seconds} s at most"
+                ))
+            }
+            None => None,
+            Some(catalogue) => {
+                let silent = catalogue.silent_for()? >= SILENT_MAX;
+                silent.then(|| {
+                    format!(
+                        "waiting for the catalogue at {}: it does not answer",
+                        catalogue.trackers.join(", ")
+                    )
+                })
+            }
+        }
+    }
+
     /// The catalogue, where it is known already.
     pub fn known_catalogue(&self) -> Option<Arc<Catalogue>> {
         self.catalogue.borrow().clone()
@@ -220,7 +299,9 @@ impl Daemon {
     /// The catalogue; waits a while for one to be found.
     pub async fn catalogue(&self) -> Result<Arc<Catalogue>, Failure> {
         let mut known = self.catalogue.subscribe();
+        self.looking.fetch_add(1, Ordering::Relaxed);
         let found = tokio::time::timeout(FIND_MAX, known.wait_for(Option::is_some)).await;
+        self.looking.fetch_sub(1, Ordering::Relaxed);
         let found = found.ok().and_then(Result::ok).and_then(|known| known.clone());
         found.ok_or_else(|| {
             Failure::new(Kind::NoSource, "no catalogue was found on the LAN").hint(

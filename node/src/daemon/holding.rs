@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
@@ -24,6 +24,11 @@ use crate::trace::Trace;
 /// A use that is so much younger than the one on disk is written there: a sync costs more than it
 /// is worth to know the order to the second after a restart.
 const LAST_USE_STEP_MS: u64 = 60_000;
+
+/// How often it is looked whether the files that are served are as they were …
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// … and at most so large a part of the time goes into it: looking at a million files takes a while.
+const LOOK_SHARE: u32 = 50;
 
 /// What a dataset is doing.
 #[derive(Clone, Debug)]
@@ -256,7 +261,7 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening, mut s
             }
             Some(Update::Complete { path }) => completed(&daemon, &holding, path).await,
             Some(Update::StorageFailed(error)) => break State::Failed(Failure::from(error).into()),
-            Some(Update::Changed { reason, .. }) => holding.set(State::Damaged(reason)),
+            Some(Update::Changed { reason, .. }) => damaged(&daemon, &holding, reason).await,
             Some(Update::Banned { peer, remote, violation }) => {
                 let peer = crate::net::identity::display_peer(&peer);
                 daemon.say(&format!("dropped the peer {peer} at {remote}: {violation}"));
@@ -341,6 +346,36 @@ async fn completed(daemon: &Arc<Daemon>, holding: &Holding, path: PathBuf) {
         let _ = blocking(move || remember_hashes(&manifest, &paths, &cache)).await;
     }
     holding.set(State::Complete(path));
+    daemon.tell_news();
+}
+
+/// Looks, again and again, whether the files that are served are as they were: nobody is to count on
+/// a copy that is gone, even where nobody asks for it.
+pub(super) async fn keep_looking(daemon: &Daemon) {
+    loop {
+        let started = Instant::now();
+        for holding in daemon.holdings() {
+            if let (true, Some(running)) = (holding.is_complete(), holding.view().running) {
+                running.remote.look().await;
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY.max(started.elapsed() * LOOK_SHARE)).await;
+    }
+}
+
+/// Some of its data were changed or removed: others are to count on what is left alone.
+async fn damaged(daemon: &Daemon, holding: &Holding, reason: String) {
+    holding.set(State::Damaged(reason));
+    if holding.presence == Presence::Selfish {
+        return;
+    }
+    let Some(Running { store, remote }) = holding.view().running else { return };
+    let left = remote.pieces().await;
+    if store.is_finished() && left.is_none_or(|left| left.is_empty()) {
+        daemon.discovery.remove(holding.id());
+    } else {
+        daemon.discovery.set_partial(holding.id());
+    }
     daemon.tell_news();
 }
 

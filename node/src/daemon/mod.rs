@@ -25,6 +25,7 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::net::discovery::{self, Discovery};
 use crate::net::identity::display_peer;
 use crate::net::link::Endpoint;
 use crate::rate::RateLimits;
-use crate::report::Reporter;
+use crate::report::{Rate, Reporter};
 use crate::secret::Secret;
 use crate::session::{Listening, Standing, interrupted};
 use crate::settings::NodeState;
@@ -73,6 +74,10 @@ pub struct Daemon {
     /// Held while room in the store is looked for and taken.
     pub room: tokio::sync::Mutex<()>,
     catalogue: watch::Sender<Option<Arc<Catalogue>>>,
+    /// How many wait for a catalogue to be found.
+    looking: AtomicUsize,
+    /// How fast payload arrives and leaves.
+    rates: Mutex<(Rate, Rate)>,
     access: catalogue::Access,
     limits: Arc<RateLimits>,
     neighbours: Neighbours,
@@ -111,8 +116,8 @@ impl Daemon {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a dataset on; what is held of it already stays as it is, and is returned. A part of a
-    /// dataset stands for nothing else, and nothing else for it.
+    /// Takes a dataset on; what is held of it already stays as it is, and is returned. What goes with
+    /// its request stands for nothing else, and nothing else for it.
     pub fn hold(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
@@ -123,7 +128,7 @@ impl Daemon {
         let id = manifest.id();
         let mut holdings = self.table_of_holdings();
         if let Some(held) = holdings.get(&id) {
-            if held.is_part() || matches!(opening, Opening::Part { .. }) {
+            if held.presence == Presence::Selfish || presence == Presence::Selfish {
                 let message = format!("another request just began to fetch {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
             }
@@ -146,8 +151,9 @@ impl Daemon {
     pub async fn give_up(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
         let (daemon, holding) = (self.clone(), holding.clone());
         let given_up = tokio::spawn(async move {
-            daemon.end_holding(&holding).await;
-            if holding.presence == Presence::Shared {
+            let was_held = daemon.end_holding(&holding).await;
+            // Else another request gives it up as well, or has taken it on anew.
+            if was_held && holding.presence == Presence::Shared {
                 let id = holding.id();
                 return blocking(move || daemon.table.remove(id)).await?;
             }
@@ -165,13 +171,16 @@ impl Daemon {
         let _ = tokio::spawn(async move { daemon.end_holding(&holding).await }).await;
     }
 
-    async fn end_holding(&self, holding: &Arc<Holding>) {
+    /// Ends its task; true where it was held until then.
+    async fn end_holding(&self, holding: &Arc<Holding>) -> bool {
         holding.stop().await;
         let mut holdings = self.table_of_holdings();
-        if holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding)) {
+        let was_held = holdings.get(&holding.id()).is_some_and(|held| Arc::ptr_eq(held, holding));
+        if was_held {
             holdings.remove(&holding.id());
         }
         self.news.notify_one();
+        was_held
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.
@@ -230,6 +239,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
         () = serve::serve(&daemon, &socket) => {}
         () = neighbours::attend(&daemon, &mut inputs) => {}
         () = neighbours::keep_announcing(&daemon) => {}
+        () = holding::keep_looking(&daemon) => {}
     }
     drop(socket);
     shutdown(&daemon).await;
@@ -283,6 +293,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         holdings: Mutex::default(),
         room: tokio::sync::Mutex::default(),
         catalogue: watch::Sender::new(known.map(Arc::new)),
+        looking: AtomicUsize::new(0),
+        rates: Mutex::default(),
         access,
         limits,
         neighbours: Neighbours::default(),

@@ -27,7 +27,7 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASKED_AT_ONCE_MAX: usize = 16;
 /// How often this node tells the catalogue who it is, at the least.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
-/// How long it waits for more news before it tells them.
+/// How long it waits for more news before it tells the next.
 const NEWS_SETTLE: Duration = Duration::from_millis(500);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
@@ -241,7 +241,6 @@ impl Daemon {
 /// Tells the catalogue who this node is, again and again.
 pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
     let mut known = daemon.catalogue.subscribe();
-    let (mut down, mut up) = (Rate::default(), Rate::default());
     loop {
         let catalogue = match known.wait_for(Option::is_some).await {
             Ok(catalogue) => catalogue.clone(),
@@ -249,15 +248,16 @@ pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
         };
         if let Some(catalogue) = catalogue {
             // A tracker that is away is told of by discovery.
-            let _ = catalogue.announce(&own_node(daemon, &mut down, &mut up)).await;
+            let _ = catalogue.announce(&own_node(daemon)).await;
         }
-        let _ = tokio::time::timeout(ANNOUNCE_EVERY, daemon.news.notified()).await;
         // Much that happens at once is told at once.
         tokio::time::sleep(NEWS_SETTLE).await;
+        let _ = tokio::time::timeout(ANNOUNCE_EVERY, daemon.news.notified()).await;
     }
 }
 
-fn own_node(daemon: &Daemon, down: &mut Rate, up: &mut Rate) -> OwnNode {
+/// What this node says of itself.
+pub(super) fn own_node(daemon: &Daemon) -> OwnNode {
     let holdings = daemon.holdings();
     let (mut received, mut sent, mut datasets, mut bytes) = (0, 0, 0, 0);
     for holding in &holdings {
@@ -271,6 +271,8 @@ fn own_node(daemon: &Daemon, down: &mut Rate, up: &mut Rate) -> OwnNode {
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is for people")]
     let rate = |rate: &mut Rate, bytes: u64| rate.update(bytes) as u64;
+    let mut rates = daemon.rates.lock().unwrap_or_else(PoisonError::into_inner);
+    let (down, up) = &mut *rates;
     let listen = daemon.endpoint.listen_addrs().first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
     let mut links = reachable_addrs(listen, daemon.endpoint.port());
     links.truncate(dft_tracker::registry::ADDRS_PER_RECORD_MAX);

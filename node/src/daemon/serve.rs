@@ -114,17 +114,27 @@ async fn attend(daemon: &Arc<Daemon>, mut stream: UnixStream) -> io::Result<()> 
 }
 
 /// Where the events of a request go.
-pub(super) struct Reply(mpsc::Sender<Event>);
+#[derive(Clone)]
+pub(super) struct Reply {
+    events: mpsc::Sender<Event>,
+    /// It is one of many parts of a request, which tells of them together.
+    quiet: bool,
+}
 
 impl Reply {
     pub(super) fn new() -> (Self, mpsc::Receiver<Event>) {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        (Self(sender), events)
+        (Self { events: sender, quiet: false }, events)
+    }
+
+    /// For one of many parts of the request: how far each is, nobody is told.
+    pub(super) fn quiet(&self) -> Self {
+        Self { events: self.events.clone(), quiet: true }
     }
 
     /// Tells the client; waits where it reads slowly.
     pub(super) async fn send(&self, event: Event) {
-        let _ = self.0.send(event).await;
+        let _ = self.events.send(event).await;
     }
 
     pub(super) async fn item(&self, item: Item) {
@@ -133,12 +143,9 @@ impl Reply {
 
     /// Tells how far it is, where there is room: the next one says it as well.
     pub(super) fn progress(&self, progress: wire::Progress) {
-        let _ = self.0.try_send(Event::Progress(progress));
-    }
-
-    /// For work on another thread.
-    pub(super) fn sender(&self) -> mpsc::Sender<Event> {
-        self.0.clone()
+        if !self.quiet {
+            let _ = self.events.try_send(Event::Progress(progress));
+        }
     }
 
     /// The client is gone.
@@ -149,6 +156,6 @@ impl Reply {
     /// Sends bytes; a failure where nobody takes them.
     pub(super) async fn data(&self, bytes: Vec<u8>) -> Result<(), Failure> {
         let event = Event::Data(serde_bytes::ByteBuf::from(bytes));
-        self.0.send(event).await.map_err(|_| Self::gone())
+        self.events.send(event).await.map_err(|_| Self::gone())
     }
 }

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -72,14 +73,14 @@ pub enum Request {
         name: Option<String>,
         /// Take the data into the store, so that the paths may change or go.
         copy: bool,
-        /// Whether it is sent in compressed form.
-        compress: Compress,
+        /// Whether it is sent in compressed form; as before, or as is usual, where it is not given.
+        compress: Option<Compress>,
     },
-    /// Fetch a dataset.
+    /// Fetch datasets.
     Get {
-        /// Its name.
-        name: String,
-        /// The directory in which it is created.
+        /// Their names; with `*`, `?` or `[`, patterns that stand for all that match.
+        names: Vec<String>,
+        /// The directory in which they are created.
         into: WirePath,
         /// Don't share it afterwards.
         peek: bool,
@@ -91,6 +92,25 @@ pub enum Request {
         include: Vec<String>,
         /// Nothing that these globs match.
         exclude: Vec<String>,
+        /// How long it may get nowhere, in milliseconds; as is usual where it is not given.
+        timeout_ms: Option<u64>,
+    },
+    /// Fetch what a manifest describes.
+    Fetch {
+        /// The manifest.
+        manifest: ByteBuf,
+        /// The directory in which it is created.
+        into: WirePath,
+        /// Addresses of peers that may have it.
+        peers: Vec<SocketAddr>,
+        /// Replace what has its name there.
+        force: bool,
+        /// Only what these globs match; everything where there are none.
+        include: Vec<String>,
+        /// Nothing that these globs match.
+        exclude: Vec<String>,
+        /// How long it may get nowhere, in milliseconds; as is usual where it is not given.
+        timeout_ms: Option<u64>,
     },
     /// Send the bytes of a file of a dataset, in order, as they come.
     Cat {
@@ -122,6 +142,8 @@ pub enum Request {
         to: Vec<String>,
         /// Every node.
         all: bool,
+        /// Answer when they have all of it.
+        wait: bool,
     },
     /// Give a dataset up on this node.
     Drop {
@@ -185,6 +207,10 @@ pub struct Progress {
     pub total: u64,
     /// Peers that it comes from.
     pub peers: u64,
+    /// Bytes that came from peers that were complete.
+    pub from_seeders: u64,
+    /// Bytes that came from others.
+    pub from_peers: u64,
 }
 
 /// A result.
@@ -201,6 +227,12 @@ pub enum Item {
     Put(Put),
     /// A dataset was fetched.
     Got(Got),
+    /// What a manifest describes is about to be fetched.
+    Fetching(Fetching),
+    /// What a manifest describes was fetched.
+    Complete(Complete),
+    /// The end of what a manifest describes; only for programs.
+    Done(Ended),
     /// A name of the catalogue.
     Listed(Listed),
     /// Which pieces a node has of the dataset named before.
@@ -308,6 +340,57 @@ pub struct Got {
     pub received_bytes: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// What is about to be fetched.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Fetching {
+    /// The manifest's id.
+    pub id: String,
+    /// The dataset's name.
+    pub name: String,
+    /// Bytes of what was selected.
+    pub bytes: u64,
+    /// Pieces of it.
+    pub pieces: u64,
+    /// Pieces that are here.
+    pub have_pieces: u64,
+    /// The addresses that take links.
+    pub listen: Vec<String>,
+}
+
+/// What was fetched.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Complete {
+    /// Where it is.
+    pub path: String,
+    /// Bytes of what was selected.
+    pub bytes: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Bytes that came from peers that were complete.
+    pub from_seeders: u64,
+    /// Bytes that came from others.
+    pub from_peers: u64,
+    /// Bytes that were sent meanwhile.
+    pub sent_bytes: u64,
+    /// Bytes that came in vain.
+    pub wasted: u64,
+    /// Payload that arrived.
+    pub arrived_bytes: u64,
+    /// All of it, and not a part.
+    pub whole: bool,
+    /// It was there already.
+    pub already: bool,
+}
+
+/// A fetch is over.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Ended {
+    /// Where it is.
+    pub path: String,
+    /// Bytes that were sent meanwhile.
+    pub sent_bytes: u64,
 }
 
 /// A name of the catalogue.
@@ -463,11 +546,13 @@ mod tests {
     async fn a_request_arrives_as_it_was_sent_with_any_path() {
         let path = PathBuf::from(OsString::from_vec(vec![b'/', 0xff, b' ', b'\n']));
         let paths = vec![path.as_path().into()];
-        let request = Request::Put { paths, name: None, copy: true, compress: Compress::Zstd };
+        let compress = Some(Compress::Zstd);
+        let request = Request::Put { paths, name: None, copy: true, compress };
         let mut wire = Vec::new();
         send(&mut wire, &envelope(&request).expect("it encodes")).await.expect("memory takes it");
         let received: Envelope = receive(&mut &wire[..]).await.expect("a frame").expect("one");
-        let Ok(Request::Put { paths, name: None, copy: true, compress: Compress::Zstd }) = open(&received)
+        let Ok(Request::Put { paths, name: None, copy: true, compress: Some(Compress::Zstd) }) =
+            open(&received)
         else {
             panic!("another")
         };

@@ -49,6 +49,14 @@ impl Remote {
         self.send(Control::Prefer(pieces)).await;
     }
 
+    /// Looks whether the files that are served are as they were, and tells of those that are not as
+    /// a failed read would.
+    pub async fn look(&self) {
+        let (looked, wait) = oneshot::channel();
+        self.send(Control::Look(looked)).await;
+        let _ = wait.await;
+    }
+
     async fn send(&self, control: Control) {
         if let Some(sender) = self.control.upgrade() {
             let _ = sender.send(control).await;

@@ -249,7 +249,12 @@ impl Discovery {
 
     /// This process has every piece of it: tells the trackers, and whoever asks.
     pub fn set_complete(&self, manifest: ManifestId) {
-        let _ = self.orders.send(task::Order::SetComplete(manifest));
+        let _ = self.orders.send(task::Order::SetComplete { manifest, complete: true });
+    }
+
+    /// This process has lost pieces of it: tells the trackers, and whoever asks.
+    pub fn set_partial(&self, manifest: ManifestId) {
+        let _ = self.orders.send(task::Order::SetComplete { manifest, complete: false });
     }
 
     /// Announces every dataset to one more tracker.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dft_protocol::geometry::PieceIndex;
-use dft_protocol::manifest::Manifest;
+use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::SafePath;
 use dft_protocol::piece_set::PieceSet;
 
@@ -351,12 +351,39 @@ impl Store {
         })
     }
 
-    /// All pieces with bytes of the entry number `entry`: what can no longer be offered where
-    /// that file is [`StorageError::Changed`].
-    pub fn pieces_of(&self, entry: usize) -> Vec<PieceIndex> {
+    /// All pieces with bytes of these entries, in ascending order: what can no longer be offered
+    /// where these files are [`StorageError::Changed`].
+    pub fn pieces_of(&self, entries: &[usize]) -> Vec<PieceIndex> {
         let layout = self.manifest.layout();
-        let holds = |piece: &PieceIndex| layout.spans(*piece).any(|span| span.entry == entry);
+        let holds =
+            |piece: &PieceIndex| layout.spans(*piece).any(|span| entries.binary_search(&span.entry).is_ok());
         self.manifest.geometry().pieces().filter(holds).collect()
+    }
+
+    /// Looks at each file that is served in place, as it has its name: the first one that is not as
+    /// it was, and the pieces of all that are not. Nothing while it is being assembled. Blocks.
+    pub fn changed(&self) -> Option<(StorageError, Vec<PieceIndex>)> {
+        let phase = self.phase();
+        let Phase::Serving(Served { sources, tops, .. }) = &*phase else { return None };
+        let entries = &self.manifest.info().entries;
+        let contents = InPlace { entries, sources, tops };
+        let (mut first, mut changed) = (None, Vec::new());
+        for index in (0..entries.len()).filter(|index| self.selection.contains(*index)) {
+            if matches!(entries[index], Entry::File { .. })
+                && let Err(error @ StorageError::Changed { .. }) = contents.open(index)
+            {
+                first.get_or_insert(error);
+                changed.push(index);
+            }
+        }
+        first.map(|error| (error, self.pieces_of(&changed)))
+    }
+
+    /// Removes what a fetch of this dataset into `directory` that will not go on left there; nothing
+    /// where another one is at work.
+    pub fn discard(manifest: &Manifest, directory: &Path) -> Result<(), StorageError> {
+        let handle = Arc::new(open_directory(directory).map_err(StorageError::at("open", directory))?);
+        Part::remove_leftovers(&handle, directory, manifest)
     }
 
     /// Where the dataset is or will be; `None` for a seeder.

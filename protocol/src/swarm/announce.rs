@@ -43,6 +43,13 @@ impl Swarm {
             self.offer(id, now);
             return;
         }
+        if !link.seeder && self.speaks_last() {
+            self.be_silent(now);
+            return;
+        }
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
         link.told_all = true;
         let other_seeder = link.seeder;
         if !self.have.is_empty() {
@@ -136,14 +143,21 @@ impl Swarm {
     /// Announces everything to everybody.
     fn stop_injecting(&mut self, now: Instant) {
         self.injector = None;
+        let silent = self.speaks_last();
+        // Who was offered what there is knows of it.
+        let knows = |link: &Link| link.complete() || !link.offers.is_empty() || !link.taken.is_empty();
+        let hears = |link: &Link| !link.told_all && (!silent || knows(link));
         let waiting: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| !link.told_all).map(|(id, _)| *id).collect();
+            self.links.iter().filter(|(_, link)| hears(link)).map(|(id, _)| *id).collect();
+        if silent {
+            self.be_silent(now);
+        }
         for id in waiting {
             self.tell_all(id, now);
         }
     }
 
-    fn tell_all(&mut self, id: LinkId, now: Instant) {
+    pub(super) fn tell_all(&mut self, id: LinkId, now: Instant) {
         if let Some(link) = self.links.get_mut(&id) {
             link.told_all = true;
             link.offers.clear();
@@ -357,8 +371,12 @@ impl Swarm {
             && link.complete()
             && !was_complete
         {
-            let peer = link.peer;
+            let (peer, silent) = (link.peer, !link.told_all && self.injector.is_none());
             self.commands.push_back(Command::Notify(Notification::PeerCompleted(peer)));
+            if silent {
+                // It asks for nothing any more.
+                self.tell_all(id, now);
+            }
         }
         self.offer(id, now);
         self.request_unless_large(id, now);

@@ -97,7 +97,8 @@ impl Swarm {
             return;
         }
         let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
-        let hears = |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete();
+        let hears =
+            |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete() && link.told_all;
         let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link));
         let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();
         let told = self.idleness.say(now);

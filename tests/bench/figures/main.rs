@@ -7,7 +7,7 @@
 //!
 //! Every scenario is a function from the number of runs to rows of one table: [`swarm`] for ten
 //! shaped hosts, [`link`] for one pair of processes, [`hashing`], [`memory`], [`small`] for how
-//! soon a tiny file is there, [`names`] for a large catalogue. Times and costs are medians, with the smallest and the largest.
+//! soon a tiny file is there, [`names`] for a large catalogue, [`crowd`] for many at once. Times and costs are medians, with the smallest and the largest.
 
 #![allow(unreachable_pub, reason = "a bench has no one to export to")]
 
@@ -15,6 +15,7 @@
 #[path = "../../lab/mod.rs"]
 mod lab;
 
+mod crowd;
 mod hashing;
 mod link;
 #[allow(dead_code, reason = "shared with the comparison")]
@@ -38,7 +39,7 @@ struct Scenario {
     measure: fn(usize) -> Vec<Table>,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "swarm",
         about: "10 receivers, each host shaped to 50 Mbit/s both ways, one file of 64 MiB",
@@ -70,6 +71,12 @@ const SCENARIOS: [Scenario; 7] = [
         about: "a catalogue with 100,000 names, one tracker, loopback",
         runs: 5,
         measure: names::measure,
+    },
+    Scenario {
+        name: "crowd",
+        about: "100 nodes get one small file at once; one command gets 100 of them",
+        runs: 3,
+        measure: crowd::measure,
     },
 ];
 

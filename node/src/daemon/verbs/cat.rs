@@ -72,7 +72,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
     };
     let streamed = tokio::select! {
         streamed = stream => streamed,
-        failure = wait::stalled(&holding) => Err(failure),
+        failure = wait::stalled(daemon, &holding, reply) => Err(failure),
     };
     running.remote.prefer(Vec::new()).await;
     streamed

@@ -1,14 +1,17 @@
-//! `get`: fetch a dataset to where the user wants it, and serve it from there.
+//! `get`: fetch datasets to where the user wants them, and serve them from there.
 //!
 //! Nothing is written twice: what is not here yet is fetched in place. What is here already is
 //! copied, each piece checked. A part of a dataset goes with its request, as what is only peeked
 //! at does: others count on a node that is announced to have, or to get, all of it.
 
+mod many;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use dft_protocol::manifest::Manifest;
+use dft_protocol::manifest::{Manifest, PeerAddr};
 
 use super::wait;
 use crate::cli::{Compress, SelectArgs};
@@ -18,50 +21,76 @@ use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
-use crate::daemon::wire::{self, Event, Item, Progress};
+use crate::daemon::wire::{self, Item, Progress};
+use crate::driver::Snapshot;
 use crate::failure::{Failure, Kind};
 use crate::storage::{FetchOptions, Selection};
 
-/// What is to be fetched, and where to.
+/// What is to be fetched.
 pub(super) struct Wanted {
-    pub(super) name: String,
-    pub(super) into: PathBuf,
-    pub(super) peek: bool,
+    /// Names, and patterns.
+    pub(super) names: Vec<String>,
     pub(super) id: Option<String>,
-    pub(super) force: bool,
     pub(super) select: SelectArgs,
+    pub(super) target: Target,
 }
 
-pub(super) async fn run(daemon: &Arc<Daemon>, wanted: Wanted, reply: &Reply) -> Result<(), Failure> {
-    let started = Instant::now();
-    let manifest = find(daemon, &wanted).await?;
-    let selection = selection(&manifest, &wanted.select)?;
-    if !wanted.into.is_dir() {
-        let message = format!("there is no directory {}", wanted.into.display());
-        return Err(Failure::new(Kind::Usage, message).hint("create it, or name another one"));
+/// Where to, and how.
+#[derive(Default)]
+pub(super) struct Target {
+    pub(super) into: PathBuf,
+    /// Not to be shared afterwards.
+    pub(super) peek: bool,
+    /// In place of what has its name there.
+    pub(super) force: bool,
+    /// How long it may get nowhere.
+    pub(super) timeout: Option<Duration>,
+    /// Who may have it, beside those who are found.
+    pub(super) peers: Vec<SocketAddr>,
+    /// Tell when it begins.
+    pub(super) tells: bool,
+}
+
+/// What was fetched.
+pub(super) struct Obtained {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// What it took.
+    pub(super) snapshot: Snapshot,
+}
+
+pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) -> Result<(), Failure> {
+    check_directory(&wanted.target.into)?;
+    match &wanted.names[..] {
+        [name] if !many::is_pattern(name) => {
+            let manifest = find(daemon, name, wanted).await?;
+            one(daemon, name, &manifest, wanted, reply).await
+        }
+        _ => many::run(daemon, wanted, reply).await,
     }
-    let (path, received) = match daemon.usable_holding(manifest.id()).await {
-        Some(holding) => (from_here(daemon, &holding, &wanted, &selection, reply).await?, 0),
-        None => from_others(daemon, &manifest, &wanted, &selection, reply).await?,
-    };
-    reply
-        .item(Item::Got(wire::Got {
-            name: wanted.name,
-            id: manifest.id().to_string(),
-            path: path.display().to_string(),
-            bytes: selection.bytes(&manifest),
-            received_bytes: received,
-            seconds: started.elapsed().as_secs_f64(),
-        }))
-        .await;
-    Ok(())
 }
 
-async fn find(daemon: &Daemon, wanted: &Wanted) -> Result<Arc<Manifest>, Failure> {
-    let (_, manifest) = daemon.catalogue().await?.get(&parse_name(&wanted.name)?).await?;
+pub(super) fn check_directory(directory: &Path) -> Result<(), Failure> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let message = format!("there is no directory {}", directory.display());
+    Err(Failure::new(Kind::Usage, message).hint("create it, or name another one; several names need -o DIR"))
+}
+
+/// The dataset of a name; where the catalogue does not say so in time, a failure.
+async fn find(daemon: &Daemon, name: &str, wanted: &Wanted) -> Result<Arc<Manifest>, Failure> {
+    let found = async { daemon.catalogue().await?.get(&parse_name(name)?).await };
+    let (_, manifest) = match wanted.target.timeout {
+        None => found.await?,
+        Some(limit) => tokio::time::timeout(limit, found).await.unwrap_or_else(|_| {
+            Err(Failure::new(Kind::NoSource, format!("no catalogue said in time what {name} is"))
+                .hint("a longer --timeout waits longer"))
+        })?,
+    };
     match &wanted.id {
         Some(id) if !manifest.id().to_string().starts_with(id) => {
-            let message = format!("{} is {} in the catalogue, not {id}", wanted.name, manifest.id());
+            let message = format!("{name} is {} in the catalogue, not {id}", manifest.id());
             Err(Failure::new(Kind::Name, message)
                 .hint("ask who put it; without --id, the catalogue is trusted"))
         }
@@ -69,30 +98,72 @@ async fn find(daemon: &Daemon, wanted: &Wanted) -> Result<Arc<Manifest>, Failure
     }
 }
 
+/// Fetches one dataset, and tells of it.
+async fn one(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    manifest: &Arc<Manifest>,
+    wanted: &Wanted,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    let selection = selection(manifest, &wanted.select)?;
+    let obtained = obtain(daemon, name, manifest, &selection, &wanted.target, reply).await?;
+    let stats = obtained.snapshot.stats;
+    reply
+        .item(Item::Got(wire::Got {
+            name: name.to_owned(),
+            id: manifest.id().to_string(),
+            path: obtained.path.display().to_string(),
+            bytes: selection.bytes(manifest),
+            received_bytes: stats.from_seeders + stats.from_peers,
+            seconds: started.elapsed().as_secs_f64(),
+        }))
+        .await;
+    Ok(())
+}
+
+/// Makes a dataset, or a part of it, be where it is wanted.
+pub(super) async fn obtain(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    manifest: &Arc<Manifest>,
+    selection: &Selection,
+    target: &Target,
+    reply: &Reply,
+) -> Result<Obtained, Failure> {
+    match daemon.usable_holding(manifest.id()).await {
+        Some(holding) => {
+            let path = from_here(daemon, &holding, selection, target, reply).await?;
+            Ok(Obtained { path, snapshot: Snapshot::default() })
+        }
+        None => from_others(daemon, name, manifest, selection, target, reply).await,
+    }
+}
+
 /// All of it, or a part, is on this node.
 async fn from_here(
     daemon: &Arc<Daemon>,
     holding: &Arc<Holding>,
-    wanted: &Wanted,
     selection: &Selection,
+    target: &Target,
     reply: &Reply,
 ) -> Result<PathBuf, Failure> {
     holding.touch(daemon);
-    wait::complete(holding, reply).await?;
-    let target = wanted.into.join(file_name(&holding.manifest));
+    found(holding, target).await?;
+    wait::complete(daemon, holding, target.timeout, reply).await?;
     if let State::Complete(path) = holding.view().state
-        && is_same(&path, &target)
+        && is_same(&path, &target.into.join(file_name(&holding.manifest)))
     {
         return Ok(path);
     }
     let store = wait::running(holding).await?.store;
-    let (manifest, into, events) = (holding.manifest.clone(), wanted.into.clone(), reply.sender());
-    let options = FetchOptions { force: wanted.force, selection: Some(selection.clone()) };
+    let (manifest, into, reply) = (holding.manifest.clone(), target.into.clone(), reply.clone());
+    let options = FetchOptions { force: target.force, selection: Some(selection.clone()) };
     blocking(move || {
         let total = manifest.total_bytes();
         let progress = |bytes| {
-            let progress = Progress { verb: "copying".into(), bytes, total, peers: 0 };
-            let _ = events.try_send(Event::Progress(progress));
+            reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
         };
         crate::daemon::copy::copy(&store, &manifest, &into, options, &progress)
     })
@@ -106,24 +177,35 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
+/// Passes on the peers that were named.
+async fn found(holding: &Holding, target: &Target) -> Result<(), Failure> {
+    if target.peers.is_empty() {
+        return Ok(());
+    }
+    let peers = target.peers.iter().map(|addr| PeerAddr { peer: None, addr: *addr }).collect();
+    wait::running(holding).await?.remote.found(peers).await;
+    Ok(())
+}
+
 /// Nothing of it is here: it is fetched to where it is wanted.
 async fn from_others(
     daemon: &Arc<Daemon>,
+    name: &str,
     manifest: &Arc<Manifest>,
-    wanted: &Wanted,
     selection: &Selection,
+    target: &Target,
     reply: &Reply,
-) -> Result<(PathBuf, u64), Failure> {
+) -> Result<Obtained, Failure> {
     let record = Record {
-        name: wanted.name.clone(),
-        place: Place::Fetched(wanted.into.as_path().into()),
+        name: name.to_owned(),
+        place: Place::Fetched(target.into.as_path().into()),
         complete: false,
         origin: false,
         last_use_ms: now_ms(),
         compress: Compress::default(),
     };
-    let (is_part, force) = (!selection.is_all(), wanted.force);
-    let presence = if wanted.peek || is_part { Presence::Selfish } else { Presence::Shared };
+    let (is_part, force) = (!selection.is_all(), target.force);
+    let presence = if target.peek || is_part { Presence::Selfish } else { Presence::Shared };
     let opening = match (is_part, force) {
         (true, force) => Opening::Part { selection: selection.clone(), force },
         (false, true) => Opening::Over,
@@ -131,21 +213,53 @@ async fn from_others(
     };
     let holding = daemon.hold(manifest.clone(), record, opening, presence)?;
     let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding));
-    if let Err(failure) = wait::complete(&holding, reply).await {
+    let fetched = async {
+        found(&holding, target).await?;
+        if target.tells {
+            tell_of_beginning(daemon, &holding, selection, reply).await?;
+        }
+        wait::complete(daemon, &holding, target.timeout, reply).await
+    };
+    if let Err(failure) = fetched.await {
         // What could not even be opened is not the daemon's to try again.
         if holding.view().running.is_none() {
             daemon.give_up(&holding).await?;
         }
         return Err(failure);
     }
-    let stats = holding.snapshot().stats;
+    let snapshot = holding.snapshot();
     let State::Complete(path) = holding.view().state else {
         return Err(Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again"));
     };
     if let Some(selfish) = selfish {
         selfish.end().await?;
     }
-    Ok((path, stats.from_seeders + stats.from_peers))
+    Ok(Obtained { path, snapshot })
+}
+
+async fn tell_of_beginning(
+    daemon: &Daemon,
+    holding: &Holding,
+    selection: &Selection,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let remote = wait::running(holding).await?.remote;
+    if matches!(holding.view().state, State::Complete(_)) {
+        return Ok(());
+    }
+    let (manifest, wanted) = (&holding.manifest, selection.pieces(&holding.manifest));
+    let have = remote.pieces().await.map_or(0, |have| have.count_common(&wanted));
+    reply
+        .item(Item::Fetching(wire::Fetching {
+            id: manifest.id().to_string(),
+            name: manifest.info().name.to_string(),
+            bytes: selection.bytes(manifest),
+            pieces: wanted.count() as u64,
+            have_pieces: have as u64,
+            listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
+        }))
+        .await;
+    Ok(())
 }
 
 /// A dataset that goes with its request, however that ends.

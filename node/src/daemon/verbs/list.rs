@@ -10,7 +10,7 @@ use futures::StreamExt;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_pattern};
 use crate::daemon::holding::{Holding, State};
-use crate::daemon::neighbours::runs_of;
+use crate::daemon::neighbours::{own_node, runs_of};
 use crate::daemon::serve::Reply;
 use crate::daemon::table::Place;
 use crate::daemon::wire::{self, Item};
@@ -161,7 +161,10 @@ async fn pieces(
 }
 
 pub(super) async fn nodes(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Failure> {
-    let mut nodes = daemon.catalogue().await?.nodes().await?;
+    let catalogue = daemon.catalogue().await?;
+    // What it says of this node is to be of this moment; where it takes no news, it is a bit older.
+    let _ = catalogue.announce(&own_node(daemon)).await;
+    let mut nodes = catalogue.nodes().await?;
     nodes.sort_by(|one, other| (&one.name, one.peer).cmp(&(&other.name, other.peer)));
     for node in nodes {
         reply

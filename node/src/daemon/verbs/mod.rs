@@ -1,6 +1,7 @@
 //! What the daemon does for each request: one function each, in files by subject.
 
 mod cat;
+mod fetch;
 mod get;
 mod limit;
 mod list;
@@ -8,16 +9,40 @@ mod put;
 mod spread;
 mod wait;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Daemon;
 use super::serve::Reply;
-use super::wire::{Request, WirePath};
+use super::wire::{Event, Request, WirePath};
 use crate::cli::SelectArgs;
 use crate::failure::Failure;
 
-/// Does what was asked for; what there is to say goes to `reply`.
+/// How often it is looked what a verb waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Does what was asked for; what there is to say goes to `reply`, and what it waits for as well.
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = carry_out(daemon, request, reply) => outcome,
+        never = tell_of_waits(daemon, reply) => match never {},
+    }
+}
+
+async fn tell_of_waits(daemon: &Daemon, reply: &Reply) -> Infallible {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let waits = daemon.waits_for_catalogue();
+        if let Some(text) = waits.clone().filter(|_| waits != told) {
+            reply.send(Event::Warning(text)).await;
+            told = waits;
+        }
+    }
+}
+
+async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Result<(), Failure> {
     match request {
         Request::Status => list::status(daemon, reply).await,
         Request::Limit { upload, download } => {
@@ -28,10 +53,17 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -
             let paths = paths.iter().map(WirePath::to_path).collect();
             put::run(daemon, &put::Wanted { paths, name, copy, compress }, reply).await
         }
-        Request::Get { name, into, peek, id, force, include, exclude } => {
-            let select = SelectArgs { include, exclude };
-            let wanted = get::Wanted { name, into: into.to_path(), peek, id, force, select };
-            get::run(daemon, wanted, reply).await
+        Request::Get { names, into, peek, id, force, include, exclude, timeout_ms } => {
+            let timeout = timeout_ms.map(Duration::from_millis);
+            let target = get::Target { into: into.to_path(), peek, force, timeout, ..Default::default() };
+            let wanted = get::Wanted { names, id, select: SelectArgs { include, exclude }, target };
+            get::run(daemon, &wanted, reply).await
+        }
+        Request::Fetch { manifest, into, peers, force, include, exclude, timeout_ms } => {
+            let timeout = timeout_ms.map(Duration::from_millis);
+            let target =
+                get::Target { into: into.to_path(), peek: false, force, timeout, peers, tells: true };
+            fetch::run(daemon, &manifest, &SelectArgs { include, exclude }, &target, reply).await
         }
         Request::Cat { name, path, from, to } => {
             cat::run(daemon, &cat::Part { name, path, from, to }, reply).await
@@ -40,7 +72,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -
             list::names(daemon, pattern.as_deref(), long, chunks, reply).await
         }
         Request::Nodes => list::nodes(daemon, reply).await,
-        Request::Push { name, to, all } => spread::push(daemon, &name, &to, all, reply).await,
+        Request::Push { name, to, all, wait } => spread::push(daemon, &name, &to, all, wait, reply).await,
         Request::Drop { name, force } => spread::give_up(daemon, &name, force, reply).await,
         Request::Remove { name } => spread::remove(daemon, &name, reply).await,
         Request::Stop => {

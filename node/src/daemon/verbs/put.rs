@@ -25,7 +25,7 @@ pub(super) struct Wanted {
     pub(super) paths: Vec<PathBuf>,
     pub(super) name: Option<String>,
     pub(super) copy: bool,
-    pub(super) compress: Compress,
+    pub(super) compress: Option<Compress>,
 }
 
 pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) -> Result<(), Failure> {
@@ -62,7 +62,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
         // Only a speed-up: without it, the next start hashes again.
         let _ = blocking(move || cache.store(&directory)).await?;
     }
-    wait::complete(&holding, reply).await?;
+    wait::complete(daemon, &holding, None, reply).await?;
     let already = match catalogue.put(&name, &manifest).await {
         Ok(already) => already,
         // It may have been published, without an answer: then it has to stay.
@@ -99,14 +99,12 @@ impl Drop for CancelOnDrop {
 async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<(Scan, Info), Failure> {
     let options = ScanOptions { skip_unsafe: true, exclude: Vec::new() };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
-    let (total, events) = (scan.total_bytes, reply.sender());
+    let (total, reply) = (scan.total_bytes, reply.clone());
     let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
     let cancelled = cancel.0.clone();
     let (scan, info) = blocking(move || {
         let progress = |bytes| {
-            let progress = Progress { verb: "hashing".into(), bytes, total, peers: 0 };
-            // Where the client reads slowly, the next one says it as well.
-            let _ = events.try_send(Event::Progress(progress));
+            reply.progress(Progress { verb: "hashing".into(), bytes, total, ..Progress::default() });
         };
         let info = storage::hash(&scan, None, &progress, &cancelled);
         (scan, info)
@@ -115,16 +113,16 @@ async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<
     Ok((scan, info?))
 }
 
-/// What is held already is sent as the latest put says. Its driver takes that only when it starts:
+/// What is held already is sent as the latest put that said anything of it wants. Its driver takes that only when it starts:
 /// it starts again, and goes on from the record.
 async fn recompress(
     daemon: &Arc<Daemon>,
     holding: Arc<Holding>,
-    compress: Compress,
+    compress: Option<Compress>,
 ) -> Result<Arc<Holding>, Failure> {
-    if holding.presence == Presence::Selfish || holding.record().compress == compress {
+    let Some(compress) = compress.filter(|compress| holding.record().compress != *compress) else {
         return Ok(holding);
-    }
+    };
     holding.remember(daemon, |record| record.compress = compress)?;
     let (manifest, record) = (holding.manifest.clone(), holding.record());
     daemon.let_go(&holding).await;
@@ -146,7 +144,7 @@ async fn take_on(
         complete: true,
         origin: true,
         last_use_ms: now_ms(),
-        compress: wanted.compress,
+        compress: wanted.compress.unwrap_or_default(),
     };
     if !wanted.copy {
         let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
@@ -154,14 +152,13 @@ async fn take_on(
     }
     let _room = daemon.room.lock().await;
     daemon.make_room(manifest.total_bytes()).await?;
-    let (directory, copied, events) =
-        (daemon.table.data_directory(manifest.id()), manifest.clone(), reply.sender());
+    let (directory, copied, reply) =
+        (daemon.table.data_directory(manifest.id()), manifest.clone(), reply.clone());
     blocking(move || {
         crate::settings::create_private_dir(&directory)?;
         let total = copied.total_bytes();
         let progress = |bytes| {
-            let progress = Progress { verb: "copying".into(), bytes, total, peers: 0 };
-            let _ = events.try_send(Event::Progress(progress));
+            reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
         };
         crate::daemon::copy::copy(&original, &copied, &directory, FetchOptions::default(), &progress)
     })

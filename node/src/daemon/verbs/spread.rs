@@ -2,27 +2,37 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dft_protocol::id::ManifestId;
 use futures::StreamExt;
 
 use super::list::QUESTIONS_MAX;
+use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::{SeenNode, parse_name};
 use crate::daemon::holding::Holding;
+use crate::daemon::neighbours::runs_of;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::Place;
 use crate::daemon::wire::{self, Item};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{NodeRequest, NodeResponse};
 use crate::net::identity::display_peer;
+use crate::storage::Store;
 
-/// Makes other nodes fetch a dataset.
+/// How often a node that fetches is asked whether it has all of it.
+const ASK_EVERY: Duration = Duration::from_millis(300);
+/// When it has had nothing new for so long, nobody waits for it any more.
+const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
+
+/// Makes other nodes fetch a dataset; with `wait`, until they have it.
 pub(super) async fn push(
     daemon: &Arc<Daemon>,
     name: &str,
     to: &[String],
     all: bool,
+    wait: bool,
     reply: &Reply,
 ) -> Result<(), Failure> {
     let catalogue = daemon.catalogue().await?;
@@ -40,7 +50,10 @@ pub(super) async fn push(
         tell(reply, name, node, "failed", problem).await;
     }
     let asked = futures::stream::iter(targets.into_iter().map(|node| async move {
-        let outcome = ask(daemon, name, record.id, &node).await;
+        let mut outcome = ask(daemon, name, record.id, &node).await;
+        if wait && outcome == Ok("fetching") {
+            outcome = until_complete(daemon, name, record.id, &node).await;
+        }
         (node.name, outcome)
     }));
     let mut answers = asked.buffer_unordered(QUESTIONS_MAX);
@@ -97,6 +110,41 @@ async fn ask(
     }
 }
 
+/// Waits until a node that fetches has all of it; every wait has a bound.
+async fn until_complete(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    id: ManifestId,
+    node: &SeenNode,
+) -> Result<&'static str, String> {
+    let (mut had, mut since) = (0, Instant::now());
+    while since.elapsed() < NO_PROGRESS_MAX {
+        tokio::time::sleep(ASK_EVERY).await;
+        // One that does not answer may be back in a moment: it goes on where it was.
+        if ask(daemon, name, id, node).await == Ok("complete") {
+            return Ok("complete");
+        }
+        let has = pieces_at(daemon, id, node).await;
+        if has > had {
+            (had, since) = (has, Instant::now());
+        }
+    }
+    Err(format!("it has got nowhere for {} s", NO_PROGRESS_MAX.as_secs()))
+}
+
+/// How many pieces a node has.
+async fn pieces_at(daemon: &Daemon, id: ManifestId, node: &SeenNode) -> u64 {
+    let count = |runs: &[(u32, u32)]| runs.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
+    if node.peer == daemon.peer() {
+        return count(&runs_of(daemon, id).await);
+    }
+    let request = NodeRequest::Pieces { manifest: id };
+    match daemon.discovery.ask_node(node.peer, node.control.clone(), request).await {
+        Ok(NodeResponse::Pieces(runs)) => count(&runs),
+        _ => 0,
+    }
+}
+
 async fn tell(reply: &Reply, name: &str, node: &str, outcome: &str, problem: Option<String>) {
     let (name, node, outcome) = (name.to_owned(), node.to_owned(), outcome.to_owned());
     reply.item(Item::Pushed(wire::Pushed { name, node, outcome, problem })).await;
@@ -110,7 +158,7 @@ pub(super) async fn give_up(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let holding = held_as(daemon, name).await?;
-    let place = holding.record().place;
+    let (place, complete) = (holding.record().place, holding.record().complete);
     if force {
         daemon.give_up(&holding).await?;
     } else {
@@ -124,7 +172,12 @@ pub(super) async fn give_up(
                 .hint("dft push NAME --to NODE makes a copy; --force gives it up nevertheless"));
         }
     }
+    if let (Place::Fetched(directory), false) = (&place, complete) {
+        let (manifest, directory) = (holding.manifest.clone(), directory.to_path());
+        blocking(move || Store::discard(&manifest, &directory)).await??;
+    }
     let what = match place {
+        Place::Fetched(_) if !complete => "it is not fetched any more, and what was there of it is removed",
         Place::Stored => "its copy in the store was removed",
         Place::Put(_) | Place::Fetched(_) => "it is not served any more; the files stay where they are",
     };

@@ -1,45 +1,69 @@
-//! Waiting for a dataset: how far it is, and when to give up. Every wait has a bound.
+//! Waiting for a dataset: how far it is, why nothing comes, and when to give up. Every wait has a
+//! bound.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
-use crate::daemon::holding::{Holding, Running, State, View};
+use crate::daemon::holding::{Holding, Presence, Running, State, View};
 use crate::daemon::serve::Reply;
-use crate::daemon::wire::Progress;
+use crate::daemon::wire::{Event, Progress};
+use crate::driver::Snapshot;
 use crate::failure::{Failure, Kind};
+use crate::net::identity::display_peer;
+use crate::report::human_bytes;
 
 /// Without any peer, a request gives up after this time.
 const NO_PEER_MAX: Duration = Duration::from_secs(60);
 /// With peers, but nothing new from them, after this time.
 const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
+/// When nothing comes for so long, whoever waits is told why.
+const WHY_AFTER: Duration = Duration::from_secs(3);
+/// How often it is looked whether that is still the reason.
+const WHY_EVERY: Duration = Duration::from_secs(5);
+/// How long the catalogue may take to say who has a dataset.
+const HOLDERS_MAX: Duration = Duration::from_secs(3);
+/// Most nodes that are named.
+const NAMED_MAX: usize = 5;
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Follows whether a dataset gets anywhere.
 struct Patience {
-    bytes: u64,
+    /// Bytes that are verified, and that have arrived.
+    bytes: (u64, u64),
     since: Instant,
     linked: Instant,
+    /// How long it may get nowhere; as is usual where nobody says.
+    limit: Option<Duration>,
 }
 
 impl Patience {
-    fn new() -> Self {
+    fn new(limit: Option<Duration>) -> Self {
         let now = Instant::now();
-        Self { bytes: 0, since: now, linked: now }
+        Self { bytes: (0, 0), since: now, linked: now, limit }
     }
 
-    fn look(&mut self, holding: &Holding) -> Result<(), Failure> {
-        let snapshot = holding.snapshot();
+    /// How long it has got nowhere.
+    fn idle(&mut self, snapshot: &Snapshot) -> Duration {
         let now = Instant::now();
-        if snapshot.have_bytes != self.bytes {
-            (self.bytes, self.since) = (snapshot.have_bytes, now);
+        let bytes = (snapshot.have_bytes, snapshot.arrived_bytes);
+        if bytes != self.bytes {
+            (self.bytes, self.since) = (bytes, now);
         }
         if snapshot.stats.links > 0 {
             self.linked = now;
         }
-        let alone = now.duration_since(self.linked).min(now.duration_since(self.since)) >= NO_PEER_MAX;
-        if !alone && now.duration_since(self.since) < NO_PROGRESS_MAX {
+        now.duration_since(self.since)
+    }
+
+    fn look(&mut self, holding: &Holding) -> Result<(), Failure> {
+        let snapshot = holding.snapshot();
+        let idle = self.idle(&snapshot);
+        let alone = idle.min(self.linked.elapsed());
+        let (idle_max, alone_max) = self.limit.map_or((NO_PROGRESS_MAX, NO_PEER_MAX), |limit| (limit, limit));
+        if alone < alone_max && idle < idle_max {
             return Ok(());
         }
         let name = holding.record().name;
@@ -48,15 +72,86 @@ impl Patience {
             links => format!("none of {links} peers has the rest of {name}"),
         };
         Err(Failure::new(Kind::NoSource, message)
-            .hint("the daemon goes on trying; dft ls -l NAME shows who has it"))
+            .hint("the daemon goes on trying; dft ls --chunks NAME shows who has it"))
     }
 }
 
-/// Waits until all of a dataset is here.
-pub(super) async fn complete(holding: &Holding, reply: &Reply) -> Result<(), Failure> {
+/// Tells whoever waits for a dataset why nothing comes, whenever the reason is another one.
+async fn explain(daemon: &Daemon, holding: &Holding, reply: &Reply) -> Infallible {
+    let (mut looks, mut patience) = (tokio::time::interval(LOOK_EVERY), Patience::new(None));
+    let mut told = String::new();
+    loop {
+        looks.tick().await;
+        if !matches!(holding.view().state, State::Fetching) {
+            patience = Patience::new(None);
+            continue;
+        }
+        if patience.idle(&holding.snapshot()) < WHY_AFTER {
+            told.clear();
+            continue;
+        }
+        let reason = reason(daemon, holding).await;
+        if reason != told {
+            reply.send(Event::Warning(reason.clone())).await;
+            told = reason;
+        }
+        tokio::time::sleep(WHY_EVERY).await;
+    }
+}
+
+async fn reason(daemon: &Daemon, holding: &Holding) -> String {
+    let name = holding.record().name;
+    let snapshot = holding.snapshot();
+    let left = format!(
+        "waiting for {} of {} of {name}",
+        human_bytes(holding.wanted_bytes().saturating_sub(snapshot.have_bytes)),
+        human_bytes(holding.wanted_bytes()),
+    );
+    let linked = match snapshot.stats.links {
+        0 => "no node that has it answers".to_owned(),
+        1 => "the node that is linked does not send what is missing".to_owned(),
+        links => format!("none of {links} linked nodes sends what is missing"),
+    };
+    let Some(catalogue) = daemon.known_catalogue() else {
+        return format!("{left}: {linked}, and no catalogue is known that says who has it");
+    };
+    let holders = tokio::time::timeout(HOLDERS_MAX, catalogue.holders(holding.id())).await;
+    let Ok(Ok(holders)) = holders else {
+        return format!("{left}: {linked}, and the catalogue does not answer who has it");
+    };
+    let others = holders.iter().filter(|holder| holder.peer != daemon.peer());
+    let named: Vec<String> = others
+        .map(|holder| {
+            let node = holder.name.clone().unwrap_or_else(|| display_peer(&holder.peer));
+            format!("{node} ({})", if holder.complete { "all" } else { "a part" })
+        })
+        .collect();
+    let rest = named.len().saturating_sub(NAMED_MAX);
+    let and_more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+    let shown = named[..named.len() - rest].join(", ");
+    match named.len() {
+        0 => format!("{left}: no node that runs has any of it, by the catalogue"),
+        _ => format!("{left}: {linked}; by the catalogue, it is at {shown}{and_more}"),
+    }
+}
+
+/// Waits until all of a dataset is here, or until it has got nowhere for `timeout`.
+pub(super) async fn complete(
+    daemon: &Daemon,
+    holding: &Holding,
+    timeout: Option<Duration>,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = until_complete(holding, timeout, reply) => outcome,
+        never = explain(daemon, holding, reply) => match never {},
+    }
+}
+
+async fn until_complete(holding: &Holding, timeout: Option<Duration>, reply: &Reply) -> Result<(), Failure> {
     let mut views = holding.watch();
     let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(timeout);
     loop {
         let state = views.borrow_and_update().state.clone();
         match state {
@@ -89,6 +184,8 @@ fn tell(holding: &Holding, state: &State, reply: &Reply) {
         bytes: snapshot.have_bytes,
         total: holding.wanted_bytes(),
         peers: snapshot.stats.links as u64,
+        from_seeders: snapshot.stats.from_seeders,
+        from_peers: snapshot.stats.from_peers,
     });
 }
 
@@ -109,9 +206,16 @@ pub(super) async fn running(holding: &Holding) -> Result<Running, Failure> {
 }
 
 /// Ends, with a failure, when a dataset gets nowhere or fails.
-pub(super) async fn stalled(holding: &Holding) -> Failure {
+pub(super) async fn stalled(daemon: &Daemon, holding: &Holding, reply: &Reply) -> Failure {
+    tokio::select! {
+        failure = until_stalled(holding) => failure,
+        never = explain(daemon, holding, reply) => match never {},
+    }
+}
+
+async fn until_stalled(holding: &Holding) -> Failure {
     let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(None);
     loop {
         looks.tick().await;
         match holding.view().state {
@@ -134,8 +238,8 @@ fn gone(holding: &Holding) -> Failure {
 
 impl Daemon {
     /// What is held of a dataset, where it is of use: what failed is let go, what was changed is
-    /// given up, so that it can be taken on again. A part is of use to its own request alone: it is
-    /// waited for.
+    /// given up, so that it can be taken on again. What goes with its request is of use to that
+    /// alone: its end is waited for.
     pub(in crate::daemon) async fn usable_holding(
         self: &Arc<Self>,
         id: dft_protocol::id::ManifestId,
@@ -147,7 +251,9 @@ impl Daemon {
                 State::Damaged(_) => {
                     let _ = self.give_up(&holding).await;
                 }
-                State::Opening | State::Fetching | State::Complete(_) if holding.is_part() => {
+                State::Opening | State::Fetching | State::Complete(_)
+                    if holding.presence == Presence::Selfish =>
+                {
                     // It ends with its request, which has a bound of its own.
                     let mut views = holding.watch();
                     let ends = |view: &View| matches!(view.state, State::Failed(_) | State::Damaged(_));

@@ -102,7 +102,7 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
 pub(super) enum Order {
     Add(Dataset),
     Remove(ManifestId),
-    SetComplete(ManifestId),
+    SetComplete { manifest: ManifestId, complete: bool },
     AddTracker(Multiaddr),
     AskNode(AskNode),
 }
@@ -313,9 +313,9 @@ impl Task {
             }
             Order::AddTracker(addr) => self.add_tracker(addr, now),
             Order::AskNode(ask) => self.ask_node(ask),
-            Order::SetComplete(manifest) => {
+            Order::SetComplete { manifest, complete } => {
                 if let Some(followed) = self.datasets.get_mut(&manifest) {
-                    followed.complete = true;
+                    followed.complete = complete;
                     followed.announce_now(now);
                 }
             }

@@ -176,7 +176,7 @@ impl Seeded {
     pub(super) fn pieces_of(&self, path: &str) -> Vec<PieceIndex> {
         let entries = &self.manifest.info().entries;
         let entry = entries.iter().position(|entry| entry.path().as_bytes() == path.as_bytes());
-        self.store.pieces_of(entry.unwrap())
+        self.store.pieces_of(&[entry.unwrap()])
     }
 
     pub(super) fn piece(&self, piece: PieceIndex) -> Vec<u8> {

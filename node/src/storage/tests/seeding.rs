@@ -235,7 +235,7 @@ fn a_file_that_changes_is_named_and_its_pieces_known() {
         let error = seeded.store.read(pieces[0], 0, &mut [0; 100]).unwrap_err();
         let StorageError::Changed { path, entry } = error else { panic!("{error}") };
         assert_eq!(path, root.join("file"));
-        assert_eq!(seeded.store.pieces_of(entry), pieces[..3]);
+        assert_eq!(seeded.store.pieces_of(&[entry]), pieces[..3]);
         assert_eq!(seeded.piece(pieces[3]), bytes(PIECE, 2), "others are served on");
         let error = hash(&scanned, None, &|_| {}, &AtomicBool::new(false)).unwrap_err();
         assert!(matches!(error, StorageError::Changed { .. }), "{error}");

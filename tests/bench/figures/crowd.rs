@@ -1,0 +1,119 @@
+//! Many at once over names: a crowd that gets one small file in the same moment, and one command
+//! that gets many small files.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::lab::process::{Outcome, Process};
+use crate::lab::scene::{Dft, Scene};
+use crate::lab::{Lab, data};
+use crate::table::{Samples, Table};
+
+const CROWD: usize = 100;
+/// The nodes share hosts: the kernel knows 1,024 neighbours in all its namespaces together.
+const HOSTS: usize = 10;
+const FILES: usize = 100;
+const LEN: u64 = 4096;
+/// How long a hundred daemons may take to start on a few cores.
+const START_MAX: Duration = Duration::from_secs(300);
+
+/// A crowd, and many files.
+pub fn measure(runs: usize) -> Vec<Table> {
+    match Lab::available().and_then(|()| Lab::hosts(HOSTS).start()) {
+        Ok(lab) => measure_in(&lab, runs),
+        Err(reason) => {
+            println!("SKIPPED: {reason}\n");
+            Vec::new()
+        }
+    }
+}
+
+fn measure_in(lab: &Lab, runs: usize) -> Vec<Table> {
+    let scene = Scene::new();
+    let first = daemon(&scene, lab, 0, &["--embed-tracker"]);
+    first.wait_for("ready");
+    let mut daemons = vec![first];
+    // A few at a time: what is measured is not their start.
+    for nodes in (1..=CROWD).collect::<Vec<_>>().chunks(10) {
+        let started: Vec<Process> = nodes.iter().map(|node| daemon(&scene, lab, *node, &[])).collect();
+        for process in started {
+            process.wait_within(START_MAX, "ready", |event| event.name() == "ready");
+            daemons.push(process);
+        }
+    }
+    // Each knows the catalogue before the crowd begins.
+    for node in 0..=CROWD {
+        run(&scene, lab, node, &["ls"]);
+    }
+    let mut crowd = Table::new([
+        "nodes that get 4 KiB at once",
+        "s until the last has it, its command included",
+        "copies that the origin sent",
+        "target",
+    ]);
+    let (mut seconds, mut copies) = (Samples::default(), Samples::default());
+    for round in 0..runs {
+        let (longest, sent) = crowd_gets(&scene, lab, round);
+        seconds.add(longest);
+        copies.add(sent as f64 / LEN as f64);
+    }
+    crowd.row([CROWD.to_string(), seconds.show(2), copies.show(0), "5 copies".to_owned()]);
+    let mut many = Table::new(["files of 4 KiB that one command gets", "s", "ms a file"]);
+    let (mut samples, mut each) = (Samples::default(), Samples::default());
+    for round in 0..runs {
+        let seconds = many_are_got(&scene, lab, round);
+        samples.add(seconds);
+        each.add(seconds * 1e3 / FILES as f64);
+    }
+    many.row([FILES.to_string(), samples.show(2), each.show(1)]);
+    vec![crowd, many]
+}
+
+/// `dft` as the user of a node has it.
+fn dft(scene: &Scene, lab: &Lab, node: usize) -> Dft {
+    scene.dft_on(lab.host(node % HOSTS), &format!("n{node}"))
+}
+
+fn daemon(scene: &Scene, lab: &Lab, node: usize, more: &[&str]) -> Process {
+    dft(scene, lab, node).args(["daemon", "--json", "--name", &format!("n{node}")]).args(more).start()
+}
+
+fn run(scene: &Scene, lab: &Lab, node: usize, verb: &[&str]) -> Outcome {
+    dft(scene, lab, node).args(verb).arg("--json").run().expect_code(0)
+}
+
+/// All nodes but the first get the same file; the seconds of the slowest, and what the first sent.
+fn crowd_gets(scene: &Scene, lab: &Lab, round: usize) -> (f64, u64) {
+    let name = format!("settings-{round}");
+    let file = scene.path(&name);
+    data::random_file(&file, round as u64, LEN);
+    run(scene, lab, 0, &["put", path(&file), "--name", &name]);
+    let begin = |node| dft(scene, lab, node).args(["get", &name, "--json"]).start();
+    let gets: Vec<Process> = (1..=CROWD).map(begin).collect();
+    let longest = gets.into_iter().map(|get| {
+        let got = get.wait_exit_within(START_MAX).expect_code(0);
+        got.event("got").value["seconds"].as_f64().expect("a number")
+    });
+    let longest = longest.fold(0.0, f64::max);
+    let status = run(scene, lab, 0, &["status"]).events;
+    let held = status.iter().find(|event| event.name() == "held" && event.text("name") == name);
+    (longest, held.expect("it holds it").number("sent_bytes"))
+}
+
+/// The second node gets what the first has put; the seconds of that command.
+fn many_are_got(scene: &Scene, lab: &Lab, round: usize) -> f64 {
+    let directory = scene.new_directory(&format!("files {round}"));
+    for number in 0..FILES {
+        let file = directory.join(format!("file-{number}"));
+        data::random_file(&file, (1 + round * FILES + number) as u64, LEN);
+        run(scene, lab, 0, &["put", path(&file), "--name", &format!("many-{round}/file-{number}")]);
+    }
+    let into = scene.new_directory(&format!("into {round}"));
+    let got = run(scene, lab, 1, &["get", &format!("many-{round}/*"), "-o", path(&into)]);
+    assert_eq!(got.events.iter().filter(|event| event.name() == "got").count(), FILES);
+    got.elapsed.as_secs_f64()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path of a bench is UTF-8")
+}
