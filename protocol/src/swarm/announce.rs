@@ -181,7 +181,7 @@ impl Swarm {
             lost.insert(*piece);
         });
         let put_back = lost.iter().filter(|piece| self.inject_again(*piece)).count();
-        if put_back > 99999 {
+        if put_back > 0 {
             let ids: Vec<LinkId> = self.links.keys().copied().collect();
             ids.into_iter().for_each(|id| self.offer(id, now));
         }
