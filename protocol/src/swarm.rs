@@ -566,7 +566,7 @@ impl Swarm {
         for piece in link.requested.keys().copied() {
             self.release(piece, id);
         }
-        self.take_back_offers(&link);
+        self.take_back_offers(&link, now);
         self.take_back_entrusted(id, now);
         // A peer that was dialled and names no port of its own is dialled there again.
         if let Some(addr) = link.listens_at.or_else(|| link.dialled.then_some(link.remote)) {

@@ -219,6 +219,31 @@ fn a_piece_that_two_peers_are_late_with_is_asked_of_a_third() {
 }
 
 #[test]
+fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
+    let geometry = Geometry::new(vec![1000]).unwrap();
+    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
+    let config = Config { local: id(1), site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
+    let mut swarm = Swarm::new(config, geometry, PieceSet::full(1));
+    for number in [2, 3] {
+        let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, number], 4000)));
+        let manifest = ManifestId::from_bytes([0; 32]);
+        let hello = Hello { version: 2, manifest, complete: false, listen_port: 4000, site: None };
+        let peer = id(number);
+        swarm.handle(Event::LinkUp { link, peer, remote, dialled: false, neighbour: true, hello }, at(0.0));
+    }
+    let told = |swarm: &mut Swarm| -> Vec<LinkId> {
+        let told = commands(swarm).into_iter().filter_map(|command| match command {
+            Command::Send { link, message: Message::Have(_) } => Some(link),
+            _ => None,
+        });
+        told.collect()
+    };
+    assert_eq!(told(&mut swarm), [LinkId(2)]);
+    swarm.handle(Event::LinkDown { link: LinkId(2) }, at(0.1));
+    assert_eq!(told(&mut swarm), [LinkId(3)], "the other has nothing else to ask for");
+}
+
+#[test]
 fn what_was_cancelled_leaves_room_for_other_requests_under_a_limit() {
     let (mut swarm, first) = one_link(PieceSet::empty(12));
     let second = link_to(&mut swarm, 2, 0.0);

@@ -166,8 +166,9 @@ impl Swarm {
         self.send(id, Message::Bitfield(self.have.clone()), now);
     }
 
-    /// A peer is gone: what was offered to it, and what only it had, is to be injected again.
-    pub(super) fn take_back_offers(&mut self, link: &Link) {
+    /// A peer is gone: what was offered to it, and what only it had, is offered to others, who may have
+    /// no other reason to say anything.
+    pub(super) fn take_back_offers(&mut self, link: &Link, now: Instant) {
         if self.injector.is_none() {
             return;
         }
@@ -179,8 +180,10 @@ impl Swarm {
         link.taken.keys().for_each(|piece| {
             lost.insert(*piece);
         });
-        for piece in lost.iter() {
-            self.inject_again(piece);
+        let put_back = lost.iter().filter(|piece| self.inject_again(*piece)).count();
+        if put_back > 0 {
+            let ids: Vec<LinkId> = self.links.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.offer(id, now));
         }
     }
 
