@@ -18,7 +18,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use crate::cli::Cli;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 
 /// Names another file; empty, it stands for none.
 pub const FILE_VARIABLE: &str = "DFT_CONFIG";
@@ -71,15 +71,20 @@ impl ConfigFile {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => String::new(),
             Err(error) => {
-                let message = format!("cannot read the configuration {}: {error}", path.display());
-                return Err(Failure::new(Kind::Usage, message));
+                let message = format!("cannot read the configuration {}: {error}", shown(&path));
+                let hint = if named {
+                    "DFT_CONFIG names it; empty, it stands for no file"
+                } else {
+                    "it has to be a file that you can read, in UTF-8; DFT_CONFIG= does without it"
+                };
+                return Err(Failure::new(Kind::Usage, message).hint(hint));
             }
         };
         Self::parse(&text, command, path)
     }
 
     fn parse(text: &str, command: &Command, path: PathBuf) -> Result<Self, Failure> {
-        let wrong = |text: String| Failure::new(Kind::Usage, format!("{}: {text}", path.display()));
+        let wrong = |text: String| Failure::new(Kind::Usage, format!("{}: {text}", shown(&path)));
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             wrong(error.to_string().trim_end().to_owned()).hint("it is TOML: max-upload = \"50M\"")
         })?;
@@ -93,8 +98,10 @@ impl ConfigFile {
                     None => failure.hint("dft config show lists all"),
                 });
             };
-            let texts = texts_of(&value, option).map_err(|text| wrong(format!("{name}: {text}")))?;
-            check(option, &texts).map_err(|text| wrong(format!("{name}: {text}")))?;
+            let checked = texts_of(&value, option).and_then(|texts| check(option, &texts).map(|()| texts));
+            let texts = checked.map_err(|text| {
+                wrong(format!("{name}: {text}")).hint(format!("it takes what the option --{name} takes"))
+            })?;
             values.insert(name, texts);
         }
         Ok(Self { path: Some(path), values })
@@ -151,6 +158,15 @@ impl ConfigFile {
         let values = defaults.map(|value| value.to_string_lossy().into_owned()).collect();
         Ok(Setting { name, variable, values, source: Source::Default })
     }
+}
+
+/// Whether what the configuration says is for this verb: it has options that may be set there, or is
+/// about the configuration itself.
+pub fn is_for(command: &Command, verb: &str) -> bool {
+    let verb = command.find_subcommand(verb);
+    verb.is_none_or(|verb| {
+        verb.get_name() == "config" || verb.get_arguments().any(|option| option.get_env().is_some())
+    })
 }
 
 /// `$DFT_CONFIG`, else `$XDG_CONFIG_HOME/dft/config.toml`, else `~/.config/dft/config.toml`.

@@ -5,6 +5,7 @@
 //! [`Handle`]: snapshots for whoever draws progress, updates for what happened.
 
 mod remote;
+mod tally;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::remote::Remote;
+use self::tally::Tally;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
 use crate::net::link::pack::Packing;
@@ -60,7 +62,7 @@ pub enum Update {
     },
     /// The disk failed.
     StorageFailed(StorageError),
-    /// A peer has every piece, and had not before.
+    /// A peer says that it has every piece; it may say so more than once.
     PeerCompleted(PeerId),
     /// A peer broke the rules.
     Banned {
@@ -90,14 +92,16 @@ pub enum Update {
 /// How things stand.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Snapshot {
-    /// Bytes of verified pieces.
+    /// Selected bytes of verified pieces.
     pub have_bytes: u64,
     /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
     pub arrived_bytes: u64,
     /// Bytes that were not sent, since their pieces went compressed.
     pub saved_bytes: u64,
-    /// The swarm's counters.
+    /// The swarm's counters; of what came, the selected bytes alone.
     pub stats: Stats,
+    /// Wanted pieces that a peer took back, and that no linked peer offers.
+    pub taken_back: usize,
     /// Dials that are under way.
     pub dialling: usize,
     /// A linked peer lacks something that is here.
@@ -188,7 +192,7 @@ pub fn start(config: DriverConfig) -> Handle {
         local: endpoint.identity().peer(),
         site: endpoint.site().cloned(),
         download,
-        wanted: wanted.clone(),
+        wanted,
         upload_slots: UPLOAD_SLOTS,
         seed: rand::random(),
     };
@@ -207,10 +211,8 @@ pub fn start(config: DriverConfig) -> Handle {
     let (done_sender, done) = mpsc::unbounded_channel();
     let (control, control_receiver) = mpsc::channel(16);
     let (updates, update_receiver) = mpsc::unbounded_channel();
-    let counts = |piece: &PieceIndex| wanted.as_ref().is_none_or(|wanted| wanted.contains(*piece));
-    let have = swarm.have().iter().filter(counts);
-    let have_bytes = have.map(|piece| u64::from(manifest.geometry().piece_len(piece))).sum();
-    let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes, ..Snapshot::default() });
+    let tally = Tally::new(&manifest, store.selection(), swarm.have());
+    let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes: tally.have, ..Snapshot::default() });
     let driver = Driver {
         intake: Intake::new(manifest.clone(), store.clone(), limits, packing, trace.clone()),
         told_limits: (None, None),
@@ -226,7 +228,7 @@ pub fn start(config: DriverConfig) -> Handle {
         done_sender,
         updates,
         snapshot,
-        have_bytes,
+        tally,
         dialling: 0,
         unflushed: Unflushed::default(),
         awaited: Vec::new(),
@@ -259,7 +261,7 @@ struct Driver {
     done_sender: mpsc::UnboundedSender<Done>,
     updates: mpsc::UnboundedSender<Update>,
     snapshot: watch::Sender<Snapshot>,
-    have_bytes: u64,
+    tally: Tally,
     dialling: usize,
     unflushed: Unflushed,
     /// Who waits for a piece.
@@ -424,11 +426,15 @@ impl Driver {
     }
 
     fn lose(&mut self, pieces: Vec<PieceIndex>) {
-        let bytes =
-            pieces.iter().map(|piece| u64::from(self.manifest.geometry().piece_len(*piece))).sum::<u64>();
-        self.have_bytes = self.have_bytes.saturating_sub(bytes);
+        pieces.iter().for_each(|piece| self.tally.remove(*piece));
         self.complete.store(false, Ordering::Relaxed);
-        self.event(Event::PiecesLost(pieces));
+        if self.finished {
+            // What has its final name is never written to.
+            self.event(Event::PiecesDropped(pieces));
+        } else {
+            self.store.forget(&pieces);
+            self.event(Event::PiecesLost(pieces));
+        }
     }
 
     fn handle_opened(&mut self, open: Open) {
@@ -517,10 +523,9 @@ impl Driver {
 
     fn notify(&mut self, notification: &Notification) {
         match *notification {
-            Notification::PieceVerified { piece, .. } => {
-                let len = u64::from(self.manifest.geometry().piece_len(piece));
-                self.have_bytes += len;
-                self.unflushed.bytes += len;
+            Notification::PieceVerified { piece, from_seeder } => {
+                self.tally.add(piece, from_seeder);
+                self.unflushed.bytes += u64::from(self.manifest.geometry().piece_len(piece));
                 self.unflushed.since.get_or_insert_with(Instant::now);
                 for (_, verified) in self.awaited.extract_if(.., |(awaited, _)| *awaited == piece) {
                     let _ = verified.send(());
@@ -579,11 +584,13 @@ impl Driver {
     }
 
     fn publish(&self) {
+        let Tally { have, from_seeders, from_peers, .. } = self.tally;
         let _ = self.snapshot.send(Snapshot {
-            have_bytes: self.have_bytes,
+            have_bytes: have,
             arrived_bytes: self.intake.arrived_bytes(),
             saved_bytes: self.intake.saved_bytes(),
-            stats: self.swarm.stats(),
+            stats: Stats { from_seeders, from_peers, ..self.swarm.stats() },
+            taken_back: self.swarm.taken_back(),
             dialling: self.dialling,
             needed: self.swarm.is_needed(),
         });

@@ -1,6 +1,12 @@
 //! How a command fails: what happened, to what, what to try, and the exit code.
+//!
+//! The rule behind the codes: what was typed and cannot be meant so is wrong usage, whether it is an
+//! option or a path that is not there. A path that is there and that the disk refuses is the disk's
+//! fault. A manifest has a code of its own, and so has data that was compared with it.
 
-use std::fmt;
+use std::fmt::{self, Write};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::storage::StorageError;
@@ -10,7 +16,7 @@ use crate::storage::StorageError;
 pub enum Kind {
     /// Anything without a code of its own.
     Other,
-    /// What was asked for makes no sense.
+    /// What was asked for makes no sense, or is about a path that is not there.
     Usage,
     /// The manifest is missing, damaged or not valid.
     Manifest,
@@ -86,10 +92,73 @@ impl Failure {
         Self { kind: self.kind, message: self.message.clone(), hint: self.hint.clone() }
     }
 
+    /// The same with this advice, where it has none.
+    #[must_use]
+    pub fn hint_else(self, hint: &str) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     /// A file operation failed.
     pub fn io(operation: &str, path: &Path, error: &std::io::Error) -> Self {
-        Self::new(Kind::Disk, format!("cannot {operation} {}: {error}", path.display()))
+        let failure = Self::new(Kind::Disk, format!("cannot {operation} {}: {error}", shown(path)));
+        match hint_for(error.kind()) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
+
+    /// A file operation failed on a path that somebody typed: where there is no such thing, what was
+    /// typed is wrong, and not the disk.
+    pub fn given(operation: &str, path: &Path, error: &std::io::Error) -> Self {
+        let failure = Self::io(operation, path, error);
+        if !is_wrong_path(error.kind()) {
+            return failure;
+        }
+        let kind = Kind::Usage;
+        if error.kind() == ErrorKind::NotFound {
+            let message = format!("cannot {operation} {}: there is no such file or directory", shown(path));
+            return Self { kind, message, ..failure };
+        }
+        Self { kind, ..failure }
+    }
+}
+
+/// Whether a path is not one of what is asked for, rather than out of reach.
+fn is_wrong_path(kind: ErrorKind) -> bool {
+    use ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
+    matches!(kind, NotFound | NotADirectory | IsADirectory | InvalidFilename)
+}
+
+/// What to try where the system says this of a path.
+pub fn hint_for(kind: ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::NotFound => "check the spelling; a relative path counts from the working directory",
+        ErrorKind::NotADirectory => "a part of the path is a file, where a directory has to be",
+        ErrorKind::IsADirectory => "name a file, not a directory",
+        ErrorKind::InvalidFilename => "a name has at most 255 bytes",
+        ErrorKind::PermissionDenied => "check who owns it, and its permissions: ls -ld PATH",
+        ErrorKind::StorageFull => "free some space: df PATH",
+        ErrorKind::QuotaExceeded => "your quota there is used up: free some space",
+        ErrorKind::ReadOnlyFilesystem => "choose a place that can be written to",
+        _ => return None,
+    })
+}
+
+/// A path for messages: what no terminal should get is escaped, control characters and bytes that are
+/// no UTF-8.
+pub fn shown(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character.is_control() {
+                true => text.extend(character.escape_default()),
+                false => text.push(character),
+            }
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}", chunk.invalid().escape_ascii());
+    }
+    text
 }
 
 impl fmt::Display for Failure {
@@ -102,10 +171,60 @@ impl std::error::Error for Failure {}
 
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
-        let failure = Self::new(Kind::Disk, error.to_string());
+        let failure = Self::new(kind_of(&error), error.to_string());
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
+    }
+}
+
+/// What kind of failure one of storage is.
+fn kind_of(error: &StorageError) -> Kind {
+    match error {
+        StorageError::NoSuchPath(_)
+        | StorageError::NothingToSeed
+        | StorageError::NoName(_)
+        | StorageError::NameNeeded
+        | StorageError::SameName { .. }
+        | StorageError::UnsafeSymlink { .. }
+        | StorageError::UnsafePath { .. }
+        | StorageError::Special(_)
+        | StorageError::Manifest(_) => Kind::Usage,
+        StorageError::ReservedName { .. } => Kind::Manifest,
+        StorageError::Changed { .. } | StorageError::NotTheDataset(_) => Kind::Integrity,
+        StorageError::Cancelled => Kind::Interrupted,
+        StorageError::Unfinished { .. } | StorageError::OutOfPiece { .. } | StorageError::ReadOnly => {
+            Kind::Other
+        }
+        StorageError::NotDurable { cause, .. } => kind_of(cause),
+        _ => Kind::Disk,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn what_no_terminal_should_get_is_escaped() {
+        for (bytes, text) in [
+            (&b"plain/p\xc3\xa4th"[..], "plain/p\u{e4}th"),
+            (b"caf\xe9/x", "caf\\xe9/x"),
+            (b"a\x1b[31m\nb", "a\\u{1b}[31m\\nb"),
+        ] {
+            assert_eq!(shown(Path::new(OsStr::from_bytes(bytes))), text);
+        }
+    }
+
+    #[test]
+    fn only_what_is_there_can_be_the_disks_fault() {
+        let kind = |kind: ErrorKind| Failure::given("read", Path::new("x"), &kind.into()).kind;
+        assert_eq!(kind(ErrorKind::NotFound), Kind::Usage);
+        assert_eq!(kind(ErrorKind::NotADirectory), Kind::Usage);
+        assert_eq!(kind(ErrorKind::PermissionDenied), Kind::Disk);
+        assert_eq!(kind(ErrorKind::StorageFull), Kind::Disk);
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dft::cli::Cli;
-use dft::config::ConfigFile;
+use dft::config::{self, ConfigFile};
 use dft::failure::{Failure, Kind};
 use dft::{commands, report};
 
@@ -13,9 +13,14 @@ use dft::{commands, report};
 const BLOCKING_MAX: usize = 32;
 
 fn main() -> ExitCode {
+    let nothing = ConfigFile::default();
     let file = match ConfigFile::of_process() {
         Ok(file) => file,
-        Err(failure) => return refuse_config(failure),
+        Err(failure) if config_is_needed() => return refuse_config(failure),
+        Err(failure) => {
+            report::to_stderr(&format!("warning: {}; not needed here", failure.message));
+            &nothing
+        }
     };
     let cli = match file.read_words(std::env::args_os()) {
         Ok(cli) => cli,
@@ -46,6 +51,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// Whether what was typed depends on the configuration, or is no verb that would not.
+fn config_is_needed() -> bool {
+    let command = Cli::command();
+    let typed = command.clone().try_get_matches();
+    !typed.is_ok_and(|typed| typed.subcommand_name().is_some_and(|verb| !config::is_for(&command, verb)))
 }
 
 /// The configuration is wrong: nothing is done with half of it, but help is given.

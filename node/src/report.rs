@@ -44,13 +44,13 @@ impl Reporter {
     /// A line for a person.
     pub fn say(&self, text: &str) {
         if !self.json {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.suspend(|| to_stderr(text));
         }
     }
 
     /// A line for a person that also those should see who read JSON.
     pub fn warn(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("warning: {text}"));
+        self.bar.suspend(|| to_stderr(&format!("warning: {text}")));
     }
 
     /// Begins to draw the progress of some bytes.
@@ -111,10 +111,15 @@ pub fn print_failure(failure: &Failure, json: bool) {
         });
         Reporter::new(true).event(&event);
     }
-    eprintln!("error: {}", failure.message);
+    to_stderr(&format!("error: {}", failure.message));
     if let Some(hint) = &failure.hint {
-        eprintln!("hint: {hint}");
+        to_stderr(&format!("hint: {hint}"));
     }
+}
+
+/// A line to stderr. Whoever does not read it any more does not want it: that is no failure.
+pub fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Bytes as people read them: «1.5 GiB».

@@ -59,7 +59,7 @@ impl Listening {
         trace: Trace,
     ) -> Result<Self, Failure> {
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
-        let trackers = trackers.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let trackers = trackers.map_err(no_tracker)?;
         let secret = net.secret.as_deref().map(Secret::read).transpose()?;
         let network_key = secret.as_ref().map(Secret::network_key);
         let start = |port| {
@@ -82,17 +82,11 @@ impl Listening {
             Err(EndpointError::Bind { .. }) if net.port.is_none() && asked != 0 => start(0),
             started => started,
         };
-        let (endpoint, tasks) = started.map_err(|error| {
-            let failure = Failure::new(Kind::Other, error.to_string());
-            match error {
-                EndpointError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
-                    failure.hint("choose another --port, or leave it out")
-                }
-                EndpointError::Bind { source, .. } if source.kind() == ErrorKind::AddrNotAvailable => {
-                    failure.hint("--listen takes an address of this machine")
-                }
-                _ => failure,
+        let (endpoint, tasks) = started.map_err(|error| match &error {
+            EndpointError::Bind { source, .. } => {
+                cannot_listen(error.to_string(), source.kind()).hint_else(PORTS_HINT)
             }
+            _ => Failure::new(Kind::Other, error.to_string()),
         })?;
         trace.phase(Phase::Listening);
         let rate = |limit: Option<ByteRate>| limit.and_then(|ByteRate(rate)| rate);
@@ -158,10 +152,36 @@ impl Listening {
             }
             spawned => spawned,
         };
-        spawned.map_err(|error| {
-            Failure::new(Kind::Other, error.to_string()).hint("with --port N, both N and N+1 have to be free")
+        spawned.map_err(|error| match &error {
+            DiscoveryError::Listen { error: source, .. } => {
+                cannot_listen(error.to_string(), source.kind()).hint_else(PORTS_HINT)
+            }
+            _ => Failure::new(Kind::Other, error.to_string()).hint(PORTS_HINT),
         })
     }
+}
+
+/// What to try where a port is taken.
+const PORTS_HINT: &str =
+    "choose another --port, or leave it out: with --port N, both N and N+1 have to be free";
+
+/// A failure to listen: an address that this machine does not have is wrong usage.
+pub fn cannot_listen(message: String, kind: ErrorKind) -> Failure {
+    match kind {
+        ErrorKind::AddrNotAvailable => {
+            Failure::new(Kind::Usage, message).hint("--listen takes an address of this machine: ip address")
+        }
+        ErrorKind::PermissionDenied => {
+            Failure::new(Kind::Other, message).hint("ports below 1024 are for root: choose a higher one")
+        }
+        _ => Failure::new(Kind::Other, message),
+    }
+}
+
+/// A tracker that was named as nobody can be.
+pub fn no_tracker(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Usage, error.to_string())
+        .hint("a tracker is HOST:PORT or what dft tracker printed, for example 10.0.0.5:4711")
 }
 
 /// What a node does.

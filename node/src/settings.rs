@@ -8,7 +8,7 @@ use libp2p::identity::Keypair;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::identity::Identity;
 
 /// Where this user's state lies: `$XDG_STATE_HOME/dft`, else `~/.local/state/dft`.
@@ -50,7 +50,7 @@ impl SeedState {
         let path = directory.join("lock");
         let lock = std::fs::File::create(&path).map_err(|error| Failure::io("create", &path, &error))?;
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            let message = format!("another process seeds {} already", manifest.display());
+            let message = format!("another process seeds {} already", shown(manifest));
             return Err(Failure::new(Kind::Disk, message).hint("stop it, or write another manifest with -o"));
         }
         Ok(Self { directory, _lock: lock })
@@ -110,24 +110,27 @@ impl NodeState {
     }
 }
 
+/// The identity in this directory; a new one only where there is none. Others name a node by its
+/// identity: one that cannot be read for a moment must not be replaced.
 fn identity_in(directory: &Path) -> Result<Identity, Failure> {
     let path = directory.join("identity");
     match std::fs::read(&path) {
-        Ok(bytes) => {
-            return Keypair::from_protobuf_encoding(&bytes).map(Identity::from_keypair).map_err(|error| {
-                Failure::new(Kind::Disk, format!("{} holds no identity: {error}", path.display()))
-                    .hint("without the file, a new one is made; whoever knows the old one will not find it")
-            });
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // Others know this node by it: it is not replaced for a moment's error.
-        Err(error) => return Err(Failure::io("read", &path, &error)),
+        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map(Identity::from_keypair).map_err(|error| {
+            Failure::new(Kind::Other, format!("{} holds no identity: {error}", path.display())).hint(
+                "put its backup back; or remove it for a new one, which manifests and addresses of before do not name",
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_identity(&path),
+        Err(error) => Err(Failure::io("read", &path, &error)),
     }
+}
+
+fn new_identity(path: &Path) -> Result<Identity, Failure> {
     let identity = Identity::generate();
     let bytes = identity.keypair().to_protobuf_encoding();
     let bytes =
         bytes.map_err(|error| Failure::new(Kind::Other, format!("cannot encode the identity: {error}")))?;
-    write_atomically(&path, &bytes, 0o600)?;
+    write_atomically(path, &bytes, 0o600)?;
     Ok(identity)
 }
 
@@ -146,6 +149,20 @@ pub fn create_private_dir(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|error| Failure::io("create", path, &error))
+}
+
+/// The same for a directory that somebody named: a file in its way is wrong usage.
+pub fn create_given_dir(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Ok(there) if !there.is_dir() => {
+            let message = format!("{} is a file, not a directory", shown(path));
+            Err(Failure::new(Kind::Usage, message).hint("name another directory"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(Failure::given("create", path, &error))
+        }
+        _ => create_private_dir(path),
+    }
 }
 
 /// Writes a file such that its name never holds anything but the old or the new content.
@@ -203,20 +220,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_stays_and_is_not_replaced_where_it_cannot_be_read() {
+    fn an_identity_is_made_only_where_there_is_none() {
         let directory = tempfile::tempdir().expect("a directory");
-        let peer = identity_in(directory.path()).expect("a new one").peer();
-        assert_eq!(identity_in(directory.path()).expect("the same").peer(), peer);
         let path = directory.path().join("identity");
-        let bytes = std::fs::read(&path).expect("it is there");
-        std::fs::write(&path, "?").expect("it is written");
+        let made = identity_in(directory.path()).expect("there was none").peer();
+        assert_eq!(identity_in(directory.path()).expect("there is one").peer(), made);
+
+        std::fs::write(&path, b"half of").expect("it can be written");
+        let failure = identity_in(directory.path()).err().expect("it is no identity");
+        assert!(failure.message.contains("identity") && failure.hint.is_some(), "{failure:?}");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"half of", "it is left for whoever mends it");
+
+        // What cannot be read at all, whoever runs this.
+        std::fs::remove_file(&path).expect("it is a file");
+        std::fs::create_dir(&path).expect("the name is free");
         assert!(identity_in(directory.path()).is_err());
-        assert_eq!(std::fs::read(&path).expect("it is there"), b"?");
-        std::fs::remove_file(&path).expect("it is removed");
-        std::os::unix::fs::symlink("identity", &path).expect("it is made");
-        assert!(identity_in(directory.path()).is_err(), "it cannot be read");
-        std::fs::remove_file(&path).expect("it is removed");
-        std::fs::write(&path, bytes).expect("it is written");
-        assert_eq!(identity_in(directory.path()).expect("the same").peer(), peer);
+        assert!(path.is_dir());
     }
 }

@@ -19,7 +19,7 @@ pub mod read;
 pub mod summary;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use event::{Event, Phase, Record};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 
 /// Events that wait to be written, about 100 bytes each. A busy node makes some 10,000 a second,
 /// so this is seconds of a disk that does not answer.
@@ -106,9 +106,10 @@ impl Recording {
             return Ok(Self { trace: Trace::default(), finished: None });
         };
         let failure = |error: std::io::Error| {
-            Failure::new(Kind::Disk, format!("cannot write the trace {}: {error}", path.display()))
+            Failure::given("write the trace", path, &error)
                 .hint("--trace takes the name of a file in a directory that you may write to")
         };
+        check_replaceable(path, b"{\"us\":", "a trace")?;
         let mut file = BufWriter::new(File::create(path).map_err(failure)?);
         write_line(&mut file, &first_line(verb, started)).and_then(|()| file.flush()).map_err(failure)?;
         let shared = Arc::new(Shared { origin: started, queue: Mutex::default(), ended: Condvar::default() });
@@ -143,6 +144,25 @@ impl Drop for Recording {
         // A disk that does not answer must not keep the process.
         let _ = finished.recv_timeout(END_MAX);
     }
+}
+
+/// Refuses to write over a file that does not begin like what is to be written: `what`.
+pub fn check_replaceable(path: &Path, beginning: &[u8], what: &str) -> Result<(), Failure> {
+    let look = || -> std::io::Result<Vec<u8>> {
+        if !path.metadata()?.is_file() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        File::open(path)?.take(beginning.len() as u64).read_to_end(&mut found)?;
+        Ok(found)
+    };
+    // Whatever else is wrong with it, writing says it better.
+    let found = look().unwrap_or_default();
+    if found.is_empty() || found == beginning {
+        return Ok(());
+    }
+    let message = format!("{} exists and is not {what}; it is left alone", shown(path));
+    Err(Failure::new(Kind::Usage, message).hint("name another file"))
 }
 
 fn first_line(verb: &str, started: Instant) -> Record {
@@ -188,7 +208,7 @@ fn write_until_ended(shared: &Shared, file: &mut BufWriter<File>) -> std::io::Re
 
 /// The run goes on without its trace.
 fn report_failed(path: &Path, error: &std::io::Error) {
-    eprintln!("warning: cannot write the trace {} any more: {error}", path.display());
+    crate::report::to_stderr(&format!("warning: cannot write the trace {} any more: {error}", shown(path)));
 }
 
 #[cfg(test)]
@@ -234,7 +254,7 @@ mod tests {
     fn file_that_cannot_be_written_is_named() {
         let failure = Recording::start(Some(Path::new("/nowhere/run.trace")), "seed", Instant::now());
         let failure = failure.err().unwrap();
-        assert_eq!(failure.kind, Kind::Disk);
+        assert_eq!(failure.kind, Kind::Usage, "its directory is not there");
         assert!(failure.message.contains("/nowhere/run.trace"), "{failure}");
     }
 }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::geometry::{Geometry, PieceIndex, PieceSize, PieceSizeError};
@@ -49,6 +50,9 @@ pub enum ManifestError {
     /// It reads well, but would be written with other bytes.
     #[error("it is not in canonical form")]
     NotCanonical,
+    /// It reads well, but its checksum is of something else.
+    #[error("its checksum does not match: it was damaged or changed on its way")]
+    Damaged,
     /// A version that this program does not know.
     #[error("it has format version {0}, this program reads version {MANIFEST_VERSION}")]
     Version(u64),
@@ -214,7 +218,7 @@ impl Manifest {
         }
         let id = ManifestId::of_info(&to_cbor(&InfoCbor::from(&info)));
         let manifest = Self { id, info, hints, layout };
-        if manifest.encode().len() > MANIFEST_LEN_MAX {
+        if manifest.encode_with_sum().len() > MANIFEST_LEN_MAX {
             return Err(ManifestError::TooLarge);
         }
         Ok(manifest)
@@ -231,19 +235,37 @@ impl Manifest {
             return Err(ManifestError::Version(file.dft));
         }
         let manifest = Self::new(file.info.try_into()?, file.hints.try_into()?)?;
-        if manifest.encode() != bytes {
+        let is_right = file.sum.as_ref().is_none_or(|sum| sum[..] == manifest.sum()[..]);
+        if manifest.encode_with(file.sum) != bytes {
             return Err(ManifestError::NotCanonical);
         }
-        Ok(manifest)
+        if is_right { Ok(manifest) } else { Err(ManifestError::Damaged) }
     }
 
-    /// The canonical bytes: what is written to `NAME.dft`.
+    /// The canonical bytes: what is sent, and what others may keep.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(None)
+    }
+
+    /// The same with a checksum, by which a reader tells a damaged manifest from one of another
+    /// dataset: what is written to `NAME.dft`, which travels by any means.
+    pub fn encode_with_sum(&self) -> Vec<u8> {
+        self.encode_with(Some(ByteBuf::from(self.sum())))
+    }
+
+    fn encode_with(&self, sum: Option<ByteBuf>) -> Vec<u8> {
         to_cbor(&FileCbor {
             dft: u64::from(MANIFEST_VERSION),
+            sum,
             info: InfoCbor::from(&self.info),
             hints: HintsCbor::from(&self.hints),
         })
+    }
+
+    /// The SHA-256 of the id and the canonical hints.
+    fn sum(&self) -> [u8; DIGEST_LEN] {
+        let hints = to_cbor(&HintsCbor::from(&self.hints));
+        Sha256::new().chain_update(self.id.as_bytes()).chain_update(hints).finalize().into()
     }
 
     /// The SHA-256 of the canonical `info`.
@@ -360,6 +382,8 @@ fn to_cbor(value: &impl Serialize) -> Vec<u8> {
 #[serde(deny_unknown_fields)]
 struct FileCbor {
     dft: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sum: Option<ByteBuf>,
     info: InfoCbor,
     hints: HintsCbor,
 }

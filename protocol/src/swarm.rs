@@ -188,6 +188,8 @@ pub struct Swarm {
     injector: Option<Injector>,
     /// Pieces from other sites of which one peer of the own one was told alone: who, and when.
     entrusted: BTreeMap<PieceIndex, (LinkId, Instant)>,
+    /// Pieces that are not here and that a peer took back, whoever else may have them.
+    taken_back: PieceSet,
     latencies: Latencies,
     turn: u64,
     /// Requests of all links that wait to be served.
@@ -251,6 +253,7 @@ impl Swarm {
             book: AddressBook::default(),
             injector,
             entrusted: BTreeMap::new(),
+            taken_back: PieceSet::empty(geometry.piece_count()),
             latencies: Latencies::default(),
             turn: 0,
             queued: 0,
@@ -370,6 +373,16 @@ impl Swarm {
         Stats { links: self.links.len(), complete_links, ..self.stats }
     }
 
+    /// How many pieces are wanted that some peer took back, and that no linked peer offers.
+    pub fn taken_back(&self) -> usize {
+        if self.taken_back.is_empty() {
+            return 0;
+        }
+        let offered = |piece: &PieceIndex| self.picker.availability(*piece) > 0;
+        let wanted = self.taken_back.iter().filter(|piece| self.config.wants(*piece));
+        wanted.filter(|piece| !offered(piece)).count()
+    }
+
     /// Whether some linked peer lacks a piece that is here and that it wants.
     pub fn is_needed(&self) -> bool {
         self.links.values().filter(|link| !link.complete()).any(|link| match &link.wanted {
@@ -471,14 +484,20 @@ impl Swarm {
         if let Some(link) = self.links.get_mut(&id) {
             link.window = window;
         }
-        if self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
+        self.tell_wanted(id, now);
+        self.introduce(id, now);
+        self.announce_at_link_up(id, now);
+    }
+
+    /// Says what this node fetches, where that is not everything.
+    fn tell_wanted(&mut self, id: LinkId, now: Instant) {
+        if self.config.download
+            && self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
             && let Some(wanted) = &self.config.wanted
         {
             let message = Message::Wanted(wanted.clone());
             self.send(id, message, now);
         }
-        self.introduce(id, now);
-        self.announce_at_link_up(id, now);
     }
 
     /// Why a link to `peer` is not wanted. Where both ends dialled each other, both keep the link
@@ -633,6 +652,7 @@ impl Swarm {
             }
             PieceState::Received { .. } => {}
             PieceState::Verified | PieceState::Durable => {
+                self.taken_back.remove(piece);
                 if self.have.insert(piece) && self.config.wants(piece) {
                     self.lacking -= 1;
                 }

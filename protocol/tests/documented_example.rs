@@ -80,6 +80,8 @@ fn the_documented_manifest_is_what_is_written_and_read() {
     let manifest = manifest();
     assert_documented("manifest", &manifest.encode());
     assert_documented("id", manifest.id().as_bytes());
+    let (plain, with_sum) = (documented("manifest"), manifest.encode_with_sum());
+    assert_eq!(with_sum, [&[0xa4], &plain[1..6], &documented("sum")[..], &plain[6..]].concat());
     let read = Manifest::decode(&documented("manifest")).expect("the documented bytes are a manifest");
     assert_eq!((read.id(), read.info(), read.hints()), (manifest.id(), manifest.info(), manifest.hints()));
 }

@@ -289,6 +289,24 @@ fn each_flipped_bit_is_refused_or_means_itself() {
 }
 
 #[test]
+fn with_a_checksum_each_flipped_bit_is_refused() {
+    let manifest = Manifest::decode(&Parts::valid().encode()).unwrap();
+    let encoded = manifest.encode_with_sum();
+    let read = Manifest::decode(&encoded).unwrap();
+    assert_eq!((read.id(), read.encode()), (manifest.id(), manifest.encode()));
+    for bit in 0..encoded.len() * 8 {
+        let mut flipped = encoded.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::decode(&flipped).is_err(), "bit {bit}");
+    }
+    // The last byte of a hash: another dataset, but for the checksum.
+    let hashes = encoded.windows(6).position(|window| window == b"hashes").unwrap();
+    let mut other = encoded;
+    other[hashes + 6 + 2 + 31] ^= 1;
+    assert_eq!(error(&other), Some(ManifestError::Damaged));
+}
+
+#[test]
 fn only_the_canonical_form_is_accepted() {
     let valid = Parts::valid();
     let (info, hints) = (valid.info(), valid.hints());

@@ -8,7 +8,7 @@ use dft_protocol::manifest::PeerAddr;
 use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{Command, Config, Event, LinkId, Notification, Swarm, Violation};
 use dft_protocol::time::{Duration, Instant};
-use dft_protocol::wire::{Hello, Message, RejectReason};
+use dft_protocol::wire::{Hello, Message, PieceList, RejectReason};
 
 fn at(time: f64) -> Instant {
     Instant::START + Duration::from_secs_f64(time)
@@ -44,6 +44,21 @@ fn link_to(swarm: &mut Swarm, number: u8, time: f64) -> LinkId {
 /// The commands that wait.
 fn commands(swarm: &mut Swarm) -> Vec<Command> {
     std::iter::from_fn(|| swarm.poll_command()).collect()
+}
+
+#[test]
+fn pieces_that_a_peer_took_back_are_missed_until_somebody_offers_them() {
+    let (mut swarm, link) = one_link(PieceSet::empty(8));
+    let lost = [2, 5].map(|index| swarm.geometry().piece(index).unwrap());
+    for list in PieceList::split(&lost) {
+        swarm.handle(Event::Message { link, message: Message::Lost(list) }, at(0.1));
+    }
+    swarm.check_invariants();
+    assert_eq!(swarm.taken_back(), 2);
+    let other = link_to(&mut swarm, 2, 0.2);
+    assert_eq!(swarm.taken_back(), 0);
+    swarm.handle(Event::LinkDown { link: other }, at(0.3));
+    assert_eq!(swarm.taken_back(), 2);
 }
 
 #[test]
@@ -200,5 +215,67 @@ fn a_piece_that_two_peers_are_late_with_is_asked_of_a_third() {
     }
     let other = if log[0].0 == second { third } else { second };
     assert_eq!(log[1..], [(first, false), (other, true)], "the older one is taken back: {log:?}");
+    swarm.check_invariants();
+}
+
+#[test]
+fn what_was_cancelled_leaves_room_for_other_requests_under_a_limit() {
+    let (mut swarm, first) = one_link(PieceSet::empty(12));
+    let second = link_to(&mut swarm, 2, 0.0);
+    // So little that the fewest pieces that a limit leaves room for are all that is asked.
+    swarm.handle(Event::RatesLimited { upload: None, download: Some(1000) }, at(0.0));
+    let asked = |swarm: &mut Swarm, of: LinkId| -> Vec<PieceIndex> {
+        let requests = commands(swarm).into_iter().filter_map(|command| match command {
+            Command::Send { link, message: Message::Request(list) } if link == of => {
+                Some(list.pieces().to_vec())
+            }
+            _ => None,
+        });
+        requests.flatten().collect()
+    };
+    swarm.handle_timeout(at(0.1));
+    asked(&mut swarm, first);
+    // A third peer answers at once what it is asked; the other two send a byte now and then.
+    let third = link_to(&mut swarm, 3, 0.2);
+    for tick in 1..600 {
+        let now = at(f64::from(tick) * 0.25);
+        for link in [first, second] {
+            swarm.handle(Event::DataArriving { link }, now);
+        }
+        swarm.handle(Event::Message { link: third, message: Message::KeepAlive }, now);
+        swarm.handle_timeout(now);
+        loop {
+            let pieces = asked(&mut swarm, third);
+            if pieces.is_empty() {
+                break;
+            }
+            for piece in pieces {
+                swarm.handle(Event::PieceReceived { link: third, piece }, now);
+                swarm.handle(Event::PieceChecked { link: third, piece, valid: true }, now);
+            }
+        }
+        swarm.check_invariants();
+    }
+    assert!(swarm.is_satisfied(), "{} of 12 pieces came", swarm.have().count());
+}
+
+#[test]
+fn a_piece_that_is_given_up_is_asked_of_nobody_and_wanted_no_more() {
+    let (mut swarm, link) = one_link(PieceSet::full(4));
+    commands(&mut swarm);
+    let piece = swarm.geometry().piece(2).unwrap();
+    swarm.handle(Event::PiecesDropped(vec![piece]), at(1.0));
+    swarm.handle_timeout(at(2.0));
+    let said: Vec<Message> = (commands(&mut swarm).into_iter())
+        .filter_map(|command| match command {
+            Command::Send { link: to, message } if to == link => Some(message),
+            _ => None,
+        })
+        .collect();
+    let wanted = said.iter().any(|message| matches!(message, Message::Wanted(set) if !set.contains(piece)));
+    let lost = said.iter().any(|message| matches!(message, Message::Lost(list) if list.pieces() == [piece]));
+    let asked = said.iter().any(|message| matches!(message, Message::Request(_)));
+    assert!(wanted && lost && !asked, "{said:?}");
+    assert!(swarm.is_satisfied(), "nothing more is waited for");
     swarm.check_invariants();
 }

@@ -60,11 +60,17 @@ fn file_and_environment_hold_for_a_fetch_and_a_flag_wins() {
 fn wrong_settings_are_named_and_nothing_is_done() {
     let scene = Scene::new();
     configure(&scene, "here", "max-uplod = '5M'\n");
-    for arguments in [&["show", "x.dft"][..], &["config", "show"], &["fetch", "x.dft"]] {
+    for arguments in [&["seed", "x"][..], &["config", "show"], &["fetch", "x.dft"]] {
         let outcome = scene.dft("here").args(arguments).run().expect_code(2);
         assert!(outcome.stderr.contains("«max-uplod»"), "{}", outcome.stderr);
         assert!(outcome.stderr.contains("config.toml"), "{}", outcome.stderr);
         assert!(outcome.stderr.contains("hint: did you mean max-upload?"), "{}", outcome.stderr);
+    }
+    // What needs no setting works, and says that there is one that is wrong.
+    for (arguments, code) in [(&["show", "x.dft"][..], 3), (&["completions", "bash"], 0), (&["man"], 0)] {
+        let outcome = scene.dft("here").args(arguments).run().expect_code(code);
+        assert!(outcome.stderr.starts_with("warning: "), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("«max-uplod»"), "{}", outcome.stderr);
     }
     scene.dft("here").args(["--help"]).run().expect_code(0);
     scene.dft("here").args(["config", "show"]).env("DFT_CONFIG", "").run().expect_code(0);

@@ -5,8 +5,10 @@
 //! its [`Behaviour`] says. The honest seeder is held (SIGSTOP) until the hostile peer was dealt
 //! with, so that no run depends on who is asked first.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,9 +18,7 @@ use std::time::Duration;
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::Manifest;
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::wire::{
-    DATA_LEN_MAX, Hello, LIST_LEN_MAX, Message, Opening, PieceList, RejectReason, frame,
-};
+use dft_protocol::wire::{Hello, LIST_LEN_MAX, Message, Opening, PieceList, RejectReason, frame};
 use libp2p::identity::Keypair;
 
 use crate::lab::hints::read_manifest;
@@ -37,6 +37,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const FLOOD_MESSAGES: usize = 64;
 /// Connections that say nothing.
 const IDLE_CONNECTIONS: usize = 200;
+/// Payload of one data message here: long pieces come in many.
+const BLOCK_LEN: u32 = 256 * 1024;
+/// A piece of several blocks and messages, which goes to the disk before its hash is known.
+const LONG_PIECES: [&str; 4] = ["--encryption", "off", "--piece-size", "4M"];
+/// How long after a cancel a late block comes: the one who is asked then has begun.
+const LATE_BY: Duration = Duration::from_millis(250);
+/// The honest seeder takes a second for a long piece, so that it is at work by then.
+const SLOWLY: [&str; 2] = ["--max-upload", "4M"];
 
 /// What a hostile peer does.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +77,13 @@ enum Behaviour {
     NamesMissingPiece,
     /// Hangs up at the first request, every time.
     HangsUp,
+    /// Sends half of the first piece and hangs up, every time.
+    HangsUpHalfway,
+    /// Changes a byte in the middle of each piece.
+    CorruptsTheMiddle,
+    /// Sends the first block of a piece but for its last byte; that one, and all the rest, when
+    /// another peer has been asked for the piece. All of it wrong.
+    ComesLate,
 }
 
 /// A hostile peer, and what it has seen.
@@ -149,7 +164,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         links.push(std::thread::spawn(move || {
             // Being dropped is what it expects.
-            let _ = Link { stream, shared }.run();
+            let _ = Link::new(stream, shared).run();
         }));
     }
     for stream in shared.streams.lock().expect("no thread panics with it").iter() {
@@ -164,9 +179,16 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
 struct Link {
     stream: TcpStream,
     shared: Arc<Shared>,
+    /// Who comes late: what was asked for, the first of it begun.
+    held: VecDeque<PieceIndex>,
+    cancelled: BTreeSet<PieceIndex>,
 }
 
 impl Link {
+    fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
+        Self { stream, shared, held: VecDeque::new(), cancelled: BTreeSet::new() }
+    }
+
     fn run(&mut self) -> io::Result<()> {
         self.prove_identity()?;
         let Ok(Opening::Hello(hello)) = Opening::decode(&self.read_frame()?) else { return Ok(()) };
@@ -193,12 +215,18 @@ impl Link {
         self.misbehave_unasked()?;
         loop {
             let body = self.read_frame()?;
-            let Ok(Message::Request(list)) = Message::decode(&body, self.shared.manifest.geometry()) else {
-                continue;
-            };
-            self.shared.requests.fetch_add(list.pieces().len(), Ordering::Relaxed);
-            for &piece in list.pieces() {
-                self.answer(piece)?;
+            match Message::decode(&body, self.shared.manifest.geometry()) {
+                Ok(Message::Request(list)) => {
+                    self.shared.requests.fetch_add(list.pieces().len(), Ordering::Relaxed);
+                    // The lowest first: others are asked for late pieces in this order.
+                    let pieces: BTreeSet<PieceIndex> = list.pieces().iter().copied().collect();
+                    pieces.into_iter().try_for_each(|piece| self.answer(piece))?;
+                }
+                Ok(Message::Cancel(list)) => {
+                    self.cancelled.extend(list.pieces());
+                    self.come_late()?;
+                }
+                _ => {}
             }
         }
     }
@@ -247,7 +275,7 @@ impl Link {
     fn misbehave_unasked(&mut self) -> io::Result<()> {
         let pieces: Vec<PieceIndex> = self.shared.manifest.geometry().pieces().collect();
         match self.shared.behaviour {
-            Behaviour::SendsUnrequested => self.send_piece(pieces[0], 0),
+            Behaviour::SendsUnrequested => self.send_piece(pieces[0], 0..0),
             Behaviour::RejectsUnrequested => self.send(&Message::Reject(pieces[0], RejectReason::Missing)),
             Behaviour::Floods => {
                 let all: Vec<_> = pieces.into_iter().cycle().take(LIST_LEN_MAX).collect();
@@ -266,8 +294,21 @@ impl Link {
 
     fn answer(&mut self, piece: PieceIndex) -> io::Result<()> {
         match self.shared.behaviour {
-            Behaviour::CorruptsAll => self.send_piece(piece, usize::MAX),
-            Behaviour::CorruptsTheLastByte => self.send_piece(piece, 1),
+            Behaviour::CorruptsAll => self.send_piece(piece, 0..self.len_of(piece)),
+            Behaviour::CorruptsTheLastByte => {
+                self.send_piece(piece, self.len_of(piece) - 1..self.len_of(piece))
+            }
+            Behaviour::CorruptsTheMiddle => {
+                self.send_piece(piece, self.len_of(piece) / 2..self.len_of(piece) / 2 + 1)
+            }
+            Behaviour::HangsUpHalfway => {
+                self.send_blocks(piece, 0..self.len_of(piece) / 2, 0..0)?;
+                self.stream.shutdown(Shutdown::Both)
+            }
+            Behaviour::ComesLate => {
+                self.held.push_back(piece);
+                if self.held.len() == 1 { self.begin_late(piece) } else { Ok(()) }
+            }
             Behaviour::PacksBombs => {
                 let bomb = zstd::bulk::compress(&vec![0; 1 << 28], 1)?;
                 let small =
@@ -286,19 +327,56 @@ impl Link {
         }
     }
 
-    /// Sends a piece whose last bytes, so many of them, are wrong.
-    fn send_piece(&mut self, piece: PieceIndex, wrong: usize) -> io::Result<()> {
-        let geometry = self.shared.manifest.geometry();
-        let len = geometry.piece_len(piece);
-        assert!(len <= DATA_LEN_MAX, "a piece of these tests is one message");
-        // The dataset is one file: its pieces lie one behind the other.
-        let start = piece.index() * geometry.piece_len_max() as usize;
-        let mut payload = self.shared.content[start..start + len as usize].to_vec();
-        for byte in payload.iter_mut().rev().take(wrong) {
-            *byte ^= 0x01;
+    fn len_of(&self, piece: PieceIndex) -> u32 {
+        self.shared.manifest.geometry().piece_len(piece)
+    }
+
+    /// Sends a piece of which these bytes are wrong.
+    fn send_piece(&mut self, piece: PieceIndex, wrong: Range<u32>) -> io::Result<()> {
+        self.send_blocks(piece, 0..self.len_of(piece), wrong)
+    }
+
+    /// Sends these bytes of a piece, in blocks; those in `wrong` are.
+    fn send_blocks(&mut self, piece: PieceIndex, bytes: Range<u32>, wrong: Range<u32>) -> io::Result<()> {
+        for offset in bytes.clone().step_by(BLOCK_LEN as usize) {
+            let len = BLOCK_LEN.min(bytes.end - offset);
+            self.send(&Message::Data { piece, offset, len })?;
+            let payload = self.payload(piece, offset..offset + len, wrong.clone());
+            self.stream.write_all(&payload)?;
         }
-        self.send(&Message::Data { piece, offset: 0, len })?;
-        self.stream.write_all(&payload)
+        Ok(())
+    }
+
+    fn payload(&self, piece: PieceIndex, bytes: Range<u32>, wrong: Range<u32>) -> Vec<u8> {
+        // The dataset is one file: its pieces lie one behind the other.
+        let start = piece.index() * self.shared.manifest.geometry().piece_len_max() as usize;
+        let content = &self.shared.content[start..];
+        let byte = |at: u32| content[at as usize] ^ u8::from(wrong.contains(&at));
+        bytes.map(byte).collect()
+    }
+
+    fn begin_late(&mut self, piece: PieceIndex) -> io::Result<()> {
+        self.send(&Message::Data { piece, offset: 0, len: BLOCK_LEN })?;
+        let first = self.payload(piece, 0..BLOCK_LEN - 1, 0..BLOCK_LEN);
+        self.stream.write_all(&first)
+    }
+
+    /// Sends the rest of what was begun and then cancelled, and begins what was asked for next.
+    fn come_late(&mut self) -> io::Result<()> {
+        while let Some(&piece) = self.held.front()
+            && self.cancelled.remove(&piece)
+        {
+            std::thread::sleep(LATE_BY);
+            let last = self.payload(piece, BLOCK_LEN - 1..BLOCK_LEN, 0..BLOCK_LEN);
+            self.stream.write_all(&last)?;
+            let len = self.len_of(piece);
+            self.send_blocks(piece, BLOCK_LEN..len, 0..len)?;
+            self.held.pop_front();
+            if let Some(&next) = self.held.front() {
+                self.begin_late(next)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the first bytes of a packed form of this length.
@@ -348,9 +426,18 @@ struct Story {
 
 impl Story {
     fn begin(behaviour: Behaviour) -> Self {
+        Self::begin_with(behaviour, 4, &["--encryption", "off"])
+    }
+
+    /// With two pieces that go to the disk block by block: the hostile peer is asked for both.
+    fn begin_long(behaviour: Behaviour) -> Self {
+        Self::begin_with(behaviour, 8, &[&LONG_PIECES[..], &SLOWLY].concat())
+    }
+
+    fn begin_with(behaviour: Behaviour, mib: u64, options: &[&str]) -> Self {
         let scene = Scene::new();
-        let dataset = random_dataset(&scene, 4);
-        let seeder = Seeder::start(&scene, Place::Here, &dataset, &["--encryption", "off"]);
+        let dataset = random_dataset(&scene, mib);
+        let seeder = Seeder::start(&scene, Place::Here, &dataset, options);
         let hostile = HostilePeer::start(behaviour, &seeder.manifest, &dataset);
         seeder.process.stop();
         let peer = hostile.addr.to_string();
@@ -392,6 +479,27 @@ fn peer_that_corrupts_one_byte_is_banned() {
 }
 
 #[test]
+fn peer_that_corrupts_long_pieces_is_banned() {
+    Story::begin_long(Behaviour::CorruptsAll).ends_with_ban("corrupt");
+    Story::begin_long(Behaviour::CorruptsTheLastByte).ends_with_ban("corrupt");
+    Story::begin_long(Behaviour::CorruptsTheMiddle).ends_with_ban("corrupt");
+}
+
+#[test]
+fn peer_whose_blocks_come_after_a_cancel_gets_no_one_banned() {
+    let story = Story::begin_long(Behaviour::ComesLate);
+    story.wait_for_requests();
+    story.completes();
+}
+
+#[test]
+fn peer_whose_long_pieces_end_halfway_holds_up_no_one() {
+    let story = Story::begin_long(Behaviour::HangsUpHalfway);
+    story.wait_for_requests();
+    story.completes();
+}
+
+#[test]
 fn peer_whose_packed_pieces_burst_or_are_none_is_banned() {
     Story::begin(Behaviour::PacksBombs).ends_with_ban("corrupt");
     Story::begin(Behaviour::PacksNoise).ends_with_ban("corrupt");
@@ -424,7 +532,7 @@ fn peer_that_floods_with_requests_is_banned() {
     let seeder = Seeder::start(&scene, Place::Here, &dataset, &["--encryption", "off"]);
     let stream = TcpStream::connect(seeder.seeding.texts("listen").remove(0)).expect("it listens");
     let shared = Arc::new(Shared::new(Behaviour::Floods, &seeder.manifest, &dataset));
-    let flood = std::thread::spawn(move || Link { stream, shared }.run_dialling());
+    let flood = std::thread::spawn(move || Link::new(stream, shared).run_dialling());
     let banned = seeder.process.wait_for("banned");
     assert!(banned.text("reason").contains("too many requests"), "{banned:?}");
     assert!(flood.join().is_ok_and(|ended| ended.is_err()), "its link was closed");

@@ -3,10 +3,10 @@
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
-//! with whoever types, [`names`] for a catalogue without room, [`hostile`] for peers that misbehave,
-//! [`namespace`] for daemons and their verbs, [`sharing`] for what they tell and spare those who wait,
-//! [`safety`] for what they must never lose, [`shell`] for prompts, batches and the socket,
-//! [`laboratory`] for proof that the laboratory itself does what it says.
+//! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
+//! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
+//! they tell and spare those who wait, [`safety`] for what they must never lose, [`shell`] for prompts,
+//! batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -33,3 +33,4 @@ mod sharing;
 mod shell;
 mod steps;
 mod trace;
+mod wrong_uses;

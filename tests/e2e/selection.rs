@@ -120,18 +120,85 @@ fn partial_tree_that_somebody_changed_is_left_alone() {
 }
 
 #[test]
-fn killed_while_a_partial_tree_grows_keeps_what_was_there() {
+fn partial_tree_keeps_its_name_while_it_grows_whatever_ends_that() {
+    let scene = Scene::new();
+    let dataset = dataset(&scene);
+    let seeder = Seeder::start(&scene, HERE, &dataset, &[]);
+    let first = ["--include", "0.raw", "--include", "notes.txt"];
+    fetch_selected(&scene, "fetcher", &seeder.manifest, &first).expect_code(0);
+    let copy = scene.path("fetcher/data");
+    let stays = |when: &str| {
+        assert_eq!(files(&copy), ["images/0.raw", "notes.txt"], "{when}");
+        for path in ["images/0.raw", "notes.txt"] {
+            assert_same(&dataset.join(path), &copy.join(path));
+        }
+    };
+    let slowly = ["--include", "images/1.raw", "--include", "runs", "--max-download", "100K"];
+    let grow = || {
+        let growing = fetch(&scene, HERE, "fetcher", &seeder.manifest, &slowly);
+        growing.wait_until("some bytes", |event| {
+            event.name() == "progress" && event.number("have_bytes") > MIB + 30
+        });
+        stays("while it grows");
+        growing
+    };
+    grow().kill9();
+    stays("after a kill");
+    grow().interrupt().expect_code(130);
+    stays("after Ctrl-C");
+    // What is there is served without the rest, and the growth goes on from what it had.
+    let again = fetch_selected(&scene, "fetcher", &seeder.manifest, &["--include", "0.raw"]).expect_code(0);
+    assert!(again.events.iter().all(|event| event.name() != "fetching"), "nothing was left to do");
+    let outcome = fetch_selected(&scene, "fetcher", &seeder.manifest, &slowly[..4]).expect_code(0);
+    assert_eq!(files(&copy).len(), 34, "{:?}", files(&copy));
+    let complete = outcome.event("complete");
+    let (fetched, bytes) = (complete.number("from_seeders"), complete.number("bytes"));
+    assert!(fetched + MIB < bytes, "what was fetched before the end is not fetched again: {fetched}");
+    fetch_selected(&scene, "fetcher", &seeder.manifest, &[]).expect_code(0);
+    crate::steps::assert_fetched(&scene, "fetcher", &dataset);
+}
+
+#[test]
+fn partial_tree_that_is_changed_while_it_grows_is_not_replaced() {
     let scene = Scene::new();
     let dataset = dataset(&scene);
     let seeder = Seeder::start(&scene, HERE, &dataset, &[]);
     fetch_selected(&scene, "fetcher", &seeder.manifest, &["--include", "0.raw"]).expect_code(0);
-    let options = ["--include", "images/1.raw", "--max-download", "100K"];
+    let options = ["--include", "1.raw", "--max-download", "500K", "--linger", "0"];
     let growing = fetch(&scene, HERE, "fetcher", &seeder.manifest, &options);
     growing.wait_for("progress");
-    growing.kill9();
-    fetch_selected(&scene, "fetcher", &seeder.manifest, &["--include", "images/1.raw"]).expect_code(0);
+    let own = scene.path("fetcher/data/own.txt");
+    fs::write(&own, "mine").expect("it is writable");
+    let outcome = growing.wait().expect_code(5);
+    assert!(outcome.stderr.contains("hint: "), "{}", outcome.stderr);
+    assert_eq!(files(&scene.path("fetcher/data")), ["images/0.raw", "own.txt"]);
+    fs::remove_file(&own).expect("it was there");
+    let outcome = fetch_selected(&scene, "fetcher", &seeder.manifest, &["--include", "1.raw"]).expect_code(0);
+    assert_eq!(outcome.event("complete").number("from_seeders"), 0, "all was there already");
     assert_eq!(files(&scene.path("fetcher/data")), ["images/0.raw", "images/1.raw"]);
-    assert_same(&dataset.join("images/0.raw"), &scene.path("fetcher/data/images/0.raw"));
+}
+
+#[test]
+fn byte_counts_are_those_of_what_was_selected() {
+    let scene = Scene::new();
+    let dataset = dataset(&scene);
+    let seeder = Seeder::start(&scene, HERE, &dataset, &[]);
+    // Both are a part of a pack, or next to one.
+    let size = fs::metadata(dataset.join("notes.txt")).expect("it is there").len();
+    for (name, options, bytes) in [
+        ("note", &["--include", "notes.txt"][..], size),
+        ("note and image", &["--include", "notes.txt", "--include", "1.raw"], size + MIB),
+    ] {
+        let outcome = fetch_selected(&scene, name, &seeder.manifest, options).expect_code(0);
+        assert_eq!(outcome.event("fetching").number("bytes"), bytes, "{name}");
+        let complete = outcome.event("complete");
+        let received = complete.number("from_seeders") + complete.number("from_peers");
+        assert_eq!((complete.number("bytes"), received), (bytes, bytes), "{name}: {complete:?}");
+        for progress in outcome.events.iter().filter(|event| event.name() == "progress") {
+            assert_eq!(progress.number("bytes"), bytes, "{name}: {progress:?}");
+            assert!(progress.number("have_bytes") <= bytes, "{name}: {progress:?}");
+        }
+    }
 }
 
 #[test]
@@ -148,5 +215,9 @@ fn show_lists_what_would_be_fetched_and_nothing_selected_is_an_error() {
         let outcome = scene.dft(verb).args([verb, manifest, "--include", "absent"]).run().expect_code(2);
         assert!(outcome.stderr.contains("hint: "), "dft {verb}: {}", outcome.stderr);
         scene.dft(verb).args([verb, manifest, "--exclude", "{"]).run().expect_code(2);
+        for option in ["--include", "--exclude"] {
+            let outcome = scene.dft(verb).args([verb, manifest, option, ""]).run().expect_code(2);
+            assert!(outcome.stderr.contains("an empty glob"), "dft {verb}: {}", outcome.stderr);
+        }
     }
 }

@@ -143,7 +143,7 @@ fn running_daemon_does_what_fetch_asks_for() {
 
     // The same exit codes.
     nodes[2].fails(3, &["fetch", text(&tree)]);
-    nodes[2].fails(5, &["fetch", text(&manifest), "-o", "absent"]);
+    nodes[2].fails(2, &["fetch", text(&manifest), "-o", "absent"]);
     nodes[2].fails(2, &["fetch", text(&manifest), "--include", "absent"]);
     let orphan = scene.path("orphan");
     data::random_file(&orphan, 9, MIB);

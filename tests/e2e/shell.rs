@@ -33,7 +33,8 @@ fn verbs_start_a_daemon_where_none_runs() {
     let status = node().args(["status", "--json"]).run().expect_code(0);
     assert_eq!(status.event("status").texts("trackers"), Vec::<String>::new());
     assert!(node().arg("daemon").run().expect_code(5).stderr.contains("a daemon runs already"));
-    node().args(["status", "--stop"]).run().expect_code(0);
+    let stopped = node().args(["status", "--stop"]).run().expect_code(0);
+    assert!(stopped.stderr.contains("the daemon ends"), "{}", stopped.stderr);
     until("its end", || node().arg("status").run().code == Some(1));
 }
 

@@ -439,9 +439,8 @@ pub fn new_swarm<B: NetworkBehaviour>(
 
 /// Makes `swarm` listen on `addr`; an address that anyone else listens on is an error.
 pub fn listen_on<B: NetworkBehaviour>(swarm: &mut Swarm<B>, addr: SocketAddr) -> io::Result<()> {
-    if addr.port() != 0 {
-        check_port_is_free(addr)?;
-    }
+    // Also for port 0: it says plainly where this machine has no such address.
+    check_port_is_free(addr)?;
     match swarm.listen_on(to_multiaddr(addr)) {
         Ok(_) => Ok(()),
         Err(TransportError::Other(error)) => Err(error),

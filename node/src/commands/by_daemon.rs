@@ -46,7 +46,7 @@ pub(super) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let manifest = read_manifest(&args.manifest)?;
     if !args.output.is_dir() {
         let message = format!("there is no directory {}", args.output.display());
-        return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
+        return Err(Failure::new(Kind::Usage, message).hint("create it, or name another one with -o"));
     }
     selection(&manifest, &args.select)?;
     let SelectArgs { include, exclude } = args.select;
@@ -63,8 +63,8 @@ pub(super) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let show = |item| {
         match item {
             Item::Fetching(fetching) if (1..fetching.pieces).contains(&fetching.have_pieces) => {
-                reporter
-                    .say(&format!("going on with {} of {} pieces", fetching.have_pieces, fetching.pieces));
+                let (have, pieces) = (fetching.have_pieces, fetching.pieces);
+                reporter.say(&format!("going on with {have} of {pieces} pieces"));
             }
             Item::Complete(complete) => reporter.say(&line(&complete)),
             _ => {}

@@ -81,7 +81,8 @@ fn quoted(word: &str) -> String {
 fn unit_directory() -> Result<PathBuf, Failure> {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".config")));
-    let base = base.ok_or_else(|| Failure::new(Kind::Other, "there is no home directory"))?;
+    let base =
+        base.ok_or_else(|| Failure::new(Kind::Other, "there is no home directory").hint("set HOME"))?;
     Ok(base.join("systemd/user"))
 }
 

@@ -35,6 +35,9 @@ const HASH_SAMPLE_LEN: usize = 64 * 1024 * 1024;
 const DISK_SAMPLE_LEN_MAX: u64 = 1024 * 1024 * 1024;
 
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.path {
+        path.metadata().map_err(|error| Failure::given("show a swarm with", path, &error))?;
+    }
     let reporter = Reporter::new(args.json);
     tokio::select! {
         result = demo(&args, &reporter) => result,
@@ -55,7 +58,7 @@ async fn demo(args: &DemoArgs, reporter: &Reporter) -> Result<(), Failure> {
     let source = match &args.path {
         Some(path) => path.clone(),
         None => {
-            check_space(scratch.path(), args.size * (u64::from(args.peers) + 1))?;
+            check_space(scratch.path(), args.size.saturating_mul(u64::from(args.peers) + 1))?;
             reporter.say(&format!("generating a dataset of {}", human_bytes(args.size)));
             let (path, size) = (scratch.path().join("dataset"), args.size);
             blocking(move || generate(&path, size).map(|()| path)).await??
@@ -66,7 +69,7 @@ async fn demo(args: &DemoArgs, reporter: &Reporter) -> Result<(), Failure> {
     let manifest = read_manifest(&manifest_path)?;
     let total = manifest.total_bytes();
     if args.path.is_some() {
-        check_space(scratch.path(), total * u64::from(args.peers))?;
+        check_space(scratch.path(), total.saturating_mul(args.peers.into()))?;
     }
     let peers = args.peers;
     reporter.say(&format!(
@@ -353,9 +356,12 @@ impl Peer {
     }
 
     async fn failed(&mut self) -> Failure {
-        let status =
-            self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-        Failure::new(Kind::Other, format!("a peer ended early ({status}); what it said is above"))
+        let status = self.child.wait().await;
+        // Its reason is the demo's.
+        let code = status.as_ref().ok().and_then(std::process::ExitStatus::code);
+        let kind = code.and_then(|code| u8::try_from(code).ok()).map_or(Kind::Other, Kind::from_exit_code);
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        Failure::new(kind, format!("a peer ended early ({status}); what it said is above"))
     }
 }
 
@@ -508,22 +514,29 @@ impl DemoResult {
         )]
         let rate = human_bytes(delivered as u64);
         let first = self.fetched.first().map_or(0.0, |fetched| fetched.seconds);
+        let bound = match self.total {
+            // Of nothing, nothing bounds the rate.
+            0 => String::new(),
+            _ => format!(
+                "\x20 bound            about {:.2} s: hashing all copies takes these cores {:.2} s, writing them this disk {:.2} s\n\
+                 \x20                  (measured just now); took {:.1} x that\n",
+                self.bound_seconds(),
+                self.hash_bound_seconds(),
+                self.disk_bound_seconds(),
+                self.last_seconds() / self.bound_seconds().max(1e-9),
+            ),
+        };
         format!(
             "\n{} identical copies of {}\n\
              \x20 hashing          {:.2} s\n\
              \x20 first complete   {first:.2} s\n\
              \x20 last complete    {:.2} s ({rate}/s delivered in all)\n\
-             \x20 bound            about {:.2} s: hashing all copies takes these cores {:.2} s, writing them this disk {:.2} s\n\
-             \x20                  (measured just now); took {:.1} x that\n\
+             {bound}\
              \x20 the seeder sent  {} ({:.2} copies); {:.0}% of all bytes came from other peers",
             self.fetched.len(),
             human_bytes(self.total),
             self.hash_seconds,
             self.last_seconds(),
-            self.bound_seconds(),
-            self.hash_bound_seconds(),
-            self.disk_bound_seconds(),
-            self.last_seconds() / self.bound_seconds().max(1e-9),
             human_bytes(self.sent),
             self.copies(),
             self.share_of_peers(),

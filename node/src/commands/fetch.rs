@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dft_protocol::manifest::Manifest;
+use dft_protocol::path::Name;
+use dft_protocol::wire::Refusal;
 use serde_json::json;
 
 use super::seed::tell;
 use super::{blocking, by_daemon, read_manifest, selection};
 use crate::cli::FetchArgs;
 use crate::driver::{Snapshot, Update};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::identity::Identity;
 use crate::net::link::LinkError;
 use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
@@ -28,6 +30,8 @@ const NO_PEER_MAX: Duration = Duration::from_secs(60);
 const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
 /// Where every known peer refuses for good, others get this long to show up.
 const ALL_REFUSE_MAX: Duration = Duration::from_secs(3);
+/// Pieces that nobody offers any more are told of when nothing has come for so long.
+const LOSS_AFTER: Duration = Duration::from_secs(2);
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -40,10 +44,7 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
     let reporter = Reporter::new(args.json);
     let manifest = read_manifest(&args.manifest)?;
     trace.phase(Phase::Manifest);
-    if !args.output.is_dir() {
-        let message = format!("there is no directory {}", args.output.display());
-        return Err(Failure::new(Kind::Disk, message).hint("create it, or name another one with -o"));
-    }
+    check_target(&args.output)?;
     let selection = selection(&manifest, &args.select)?;
     let peers = resolve_peers(&args.peer).await?;
     let mut interrupt = std::pin::pin!(interrupted());
@@ -79,7 +80,7 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
     if have_count > zeros && have_count < wanted.count() {
         fetch.reporter.say(&format!("going on with {have_count} of {} pieces", wanted.count()));
     }
-    fetch.reporter.begin("fetching", fetch.total);
+    fetch.reporter.begin("fetching", fetch.bytes());
     let mut session = discovering.drive(fetch.manifest.clone(), store, Role::Fetcher, peers).await;
     let fetched = tokio::select! {
         fetched = fetch.until_complete(&mut session) => fetched,
@@ -107,6 +108,19 @@ pub(super) async fn run(args: FetchArgs) -> Result<(), Failure> {
         &json!({"event": "done", "path": path.display().to_string(), "sent_bytes": snapshot.stats.sent}),
     );
     Ok(())
+}
+
+/// Whether NAME can be created there, as far as a look tells.
+fn check_target(directory: &Path) -> Result<(), Failure> {
+    const HINT: &str = "-o names the directory in which NAME is created: make it, or name another one";
+    match directory.metadata() {
+        Ok(attributes) if attributes.is_dir() => Ok(()),
+        Ok(_) => {
+            let message = format!("{} is a file, not a directory", shown(directory));
+            Err(Failure::new(Kind::Usage, message).hint(HINT))
+        }
+        Err(error) => Err(Failure::given("fetch into", directory, &error).hint(HINT)),
+    }
 }
 
 fn interrupted_failure() -> Failure {
@@ -140,8 +154,6 @@ struct Fetch {
     args: FetchArgs,
     manifest: Arc<Manifest>,
     selection: Selection,
-    /// Bytes of the pieces that are wanted.
-    total: u64,
     reporter: Reporter,
     started: Instant,
     rate: Rate,
@@ -150,15 +162,14 @@ struct Fetch {
     /// What was verified and what had arrived when anything last did, and when that was.
     progress: (u64, u64, Instant),
     linked_at: Option<Instant>,
+    /// It was said that pieces are offered by nobody any more.
+    told_of_loss: bool,
 }
 
 impl Fetch {
     fn new(args: FetchArgs, manifest: Arc<Manifest>, selection: Selection, reporter: Reporter) -> Self {
         let now = Instant::now();
-        let geometry = manifest.geometry();
-        let wanted = selection.pieces(&manifest);
         Self {
-            total: wanted.iter().map(|piece| u64::from(geometry.piece_len(piece))).sum(),
             args,
             manifest,
             selection,
@@ -168,6 +179,7 @@ impl Fetch {
             refusals: BTreeMap::new(),
             progress: (0, 0, now),
             linked_at: None,
+            told_of_loss: false,
         }
     }
 
@@ -223,7 +235,8 @@ impl Fetch {
         if snapshot.stats.links > 0 {
             self.linked_at = Some(Instant::now());
         }
-        let total = self.total;
+        self.tell_of_loss(snapshot);
+        let total = self.bytes();
         let rate = self.rate.update(snapshot.have_bytes);
         let left = eta(total.saturating_sub(snapshot.have_bytes), rate);
         let stats = snapshot.stats;
@@ -248,10 +261,24 @@ impl Fetch {
         );
     }
 
+    /// Says once that pieces are gone from the seeder, when nothing else comes.
+    fn tell_of_loss(&mut self, snapshot: &Snapshot) {
+        if snapshot.taken_back == 0 || self.told_of_loss || self.progress.2.elapsed() < LOSS_AFTER {
+            return;
+        }
+        self.told_of_loss = true;
+        self.reporter.warn(&format!(
+            "{}: their data changed, or they gave it up; waiting for somebody else who has the rest",
+            no_longer_offered(snapshot.taken_back, &self.manifest.info().name)
+        ));
+    }
+
     /// Every wait has a bound.
     fn give_up_if_hopeless(&self, snapshot: &Snapshot) -> Result<(), Failure> {
         let (waited, linked) = (self.progress.2.elapsed(), snapshot.stats.links > 0);
-        let limit = self.args.timeout.unwrap_or(if linked { NO_PROGRESS_MAX } else { NO_PEER_MAX });
+        // Peers that do not have what is missing are as good as none.
+        let hopeful = linked && snapshot.taken_back == 0;
+        let limit = self.args.timeout.unwrap_or(if hopeful { NO_PROGRESS_MAX } else { NO_PEER_MAX });
         // Whoever lost its last peer just now waits for another as long as one that never had any.
         let alone = self.linked_at.map_or(waited, |at| waited.min(at.elapsed()));
         let idle = if linked { waited } else { alone };
@@ -270,28 +297,42 @@ impl Fetch {
 
     fn no_source(&self, snapshot: &Snapshot) -> Failure {
         let name = &self.manifest.info().name;
+        let fetched =
+            format!("{} of {} are fetched", human_bytes(self.progress.0), human_bytes(self.bytes()));
         let mut message = match (snapshot.stats.links, self.progress.0) {
+            _ if snapshot.taken_back > 0 => {
+                format!("{}; {fetched}", no_longer_offered(snapshot.taken_back, name))
+            }
             (0, 0) => format!("found nobody to fetch {name} from"),
             (0, have) => format!("lost everybody who has {name}, with {} fetched", human_bytes(have)),
-            (links, have) => {
-                format!("none of the {links} peers has the rest of {name}, {} are fetched", human_bytes(have))
-            }
+            (1, _) => format!("the only peer does not have the rest of {name}; {fetched}"),
+            (links, _) => format!("none of the {links} peers has the rest of {name}; {fetched}"),
         };
         for (addr, error) in self.refusals.iter().take(4) {
             message.push_str(&format!("\n  {addr}: {error}"));
         }
         let encryption = |error: &LinkError| {
-            use dft_protocol::wire::Refusal;
             matches!(error, LinkError::Refused(Refusal::EncryptionOff | Refusal::EncryptionRequired))
         };
         let secret = |error: &LinkError| {
             use dft_protocol::wire::Refusal::{SecretRequired, SecretUnknown, SecretWrong};
             matches!(error, LinkError::Refused(SecretRequired | SecretUnknown | SecretWrong))
         };
-        let hint = if self.refusals.values().any(secret) {
+        let other_manifest =
+            |error: &LinkError| matches!(error, LinkError::Refused(Refusal::UnknownManifest));
+        let hint = if snapshot.taken_back > 0 {
+            "the data changed where it was seeded, or was given up: run dft seed there again, and fetch with the \
+             manifest that it writes; if somebody else has the rest, the same command goes on"
+        } else if snapshot.stats.links > 0 {
+            "run dft seed again where all of it is; what is fetched is kept: the same command goes on; \
+             --timeout waits longer"
+        } else if self.refusals.values().any(secret) {
             "use the same --secret FILE on both ends, or none"
         } else if self.refusals.values().any(encryption) {
             "use the same --encryption on both ends"
+        } else if self.refusals.values().any(other_manifest) {
+            "who answers there seeds something else by now, as after a change of the data: copy the manifest from \
+             there again; what is fetched is kept for this one"
         } else if self.args.net.secret.is_some() && self.refusals.is_empty() {
             "is dft seed still running, and reachable? trackers and nodes with another --secret, or with none, \
              cannot be told from those that are not there; what is fetched is kept: the same command goes on"
@@ -302,7 +343,7 @@ impl Fetch {
         Failure::new(Kind::NoSource, message).hint(hint)
     }
 
-    fn report_complete(&mut self, path: &std::path::Path, snapshot: &Snapshot) {
+    fn report_complete(&mut self, path: &Path, snapshot: &Snapshot) {
         let (stats, seconds) = (snapshot.stats, self.started.elapsed().as_secs_f64());
         let bytes = self.bytes();
         self.reporter.event(&json!({
@@ -313,7 +354,7 @@ impl Fetch {
         let what = if self.selection.is_all() { "" } else { ", as far as it is selected" };
         self.reporter.say(&format!(
             "{} is complete{what}: {} in {}, {}% from peers other than the seeder",
-            path.display(),
+            shown(path),
             human_bytes(bytes),
             human_time(self.started.elapsed()),
             share_of_peers(stats.from_seeders, stats.from_peers),
@@ -348,6 +389,12 @@ impl Fetch {
             }
         }
     }
+}
+
+fn no_longer_offered(pieces: usize, name: &Name) -> String {
+    let (pieces, are) =
+        if pieces == 1 { ("1 piece".into(), "is") } else { (format!("{pieces} pieces"), "are") };
+    format!("{pieces} of {name} {are} no longer offered by those who had them")
 }
 
 /// Which part of the bytes came from peers that were not complete from the start, in percent.

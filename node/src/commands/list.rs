@@ -9,7 +9,7 @@ use crate::cli::{LsArgs, NodesArgs, StatusArgs};
 use crate::daemon::reach::Connection;
 use crate::daemon::wire::{Held, Item, Listed, Node, Pieces, Request, Status};
 use crate::failure::{Failure, Kind};
-use crate::report::human_bytes;
+use crate::report::{Reporter, human_bytes};
 
 /// Runs of pieces that are shown in a line.
 const RUNS_SHOWN_MAX: usize = 12;
@@ -25,7 +25,11 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
         Item::Held(held) => print_bytes(held_line(&held).as_bytes()),
         _ => Ok(()),
     };
-    ask(&request, args.json, show, no_data).await
+    ask(&request, args.json, show, no_data).await?;
+    if args.stop {
+        Reporter::new(args.json).say("the daemon ends; the next put or get starts it again");
+    }
+    Ok(())
 }
 
 fn status_text(status: &Status) -> String {

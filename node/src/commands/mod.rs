@@ -20,14 +20,15 @@ mod trace;
 mod tracker;
 mod verify;
 
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::CommandFactory;
-use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest};
+use dft_protocol::manifest::{MANIFEST_LEN_MAX, Manifest, ManifestError};
 
 use crate::cli::{Cli, Command, Compress, ConfigCommand, SecretCommand, SelectArgs};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, hint_for, shown};
 use crate::net::link::pack::Packing;
 use crate::storage::{Selection, SelectionError};
 
@@ -100,8 +101,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Rm(args) => spread::remove(args).await,
         Command::Shell => Box::pin(shell::run_shell()).await.map(drop),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "dft", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dft", &mut script);
+            print_bytes(&script)
         }
         Command::Man => print_man_page(),
     }
@@ -131,7 +133,9 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Kind::Other, format!("cannot write to stdout: {error}")))
+            let kind = if error.kind() == ErrorKind::StorageFull { Kind::Disk } else { Kind::Other };
+            let failure = Failure::new(kind, format!("cannot write to stdout: {error}"));
+            Err(failure.hint(hint_for(error.kind()).unwrap_or("redirect it to another place")))
         }
         _ => Ok(()),
     }
@@ -139,32 +143,36 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Reads and checks a manifest.
 fn read_manifest(path: &Path) -> Result<Arc<Manifest>, Failure> {
+    const SOURCE: &str = "dft seed writes NAME.dft; copy that file here, or name it with its path";
     let failure = |message: String| Failure::new(Kind::Manifest, message);
-    let cannot =
-        |error: std::io::Error| failure(format!("cannot read the manifest {}: {error}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| {
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
-        let failure = cannot(error);
-        if missing {
-            failure.hint("dft seed writes NAME.dft; copy that file here, or name it with its path")
-        } else {
-            failure
-        }
+    let bytes = read_bounded(path).map_err(|error| {
+        let mut with_suffix = path.as_os_str().to_owned();
+        with_suffix.push(".dft");
+        let with_suffix = Path::new(&with_suffix);
+        let hint = match error.kind() {
+            ErrorKind::NotFound if with_suffix.is_file() => format!("did you mean {}?", shown(with_suffix)),
+            ErrorKind::NotFound => SOURCE.into(),
+            ErrorKind::IsADirectory => {
+                "the manifest, NAME.dft, comes first; to share a directory: dft seed DIRECTORY".into()
+            }
+            kind => hint_for(kind).unwrap_or(SOURCE).into(),
+        };
+        failure(format!("cannot read the manifest {}: {error}", shown(path))).hint(hint)
     })?;
-    if metadata.is_dir() {
-        return Err(failure(format!("{} is a directory, not a manifest", path.display()))
-            .hint("to share a directory, run: dft seed DIRECTORY"));
-    }
-    let too_large = usize::try_from(metadata.len()).map_or(true, |len| len > MANIFEST_LEN_MAX);
-    if too_large {
-        return Err(failure(format!("{} is too large for a manifest", path.display())));
-    }
-    let bytes = std::fs::read(path).map_err(cannot)?;
     let manifest = Manifest::decode(&bytes).map_err(|error| {
-        failure(format!("{} is no valid manifest: {error}", path.display()))
-            .hint("copy it again from where dft seed wrote it; compare with dft show")
+        failure(format!("{} is no valid manifest: {error}", shown(path))).hint(match error {
+            ManifestError::Version(_) => "use the same version of dft here and where it is seeded",
+            _ => "copy it again from where dft seed wrote it",
+        })
     })?;
     Ok(Arc::new(manifest))
+}
+
+/// Reads a file that may be a manifest: of an endless or huge one no more than it takes to tell.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MANIFEST_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What was selected of a dataset.

@@ -11,6 +11,9 @@ use crate::report::human_bytes;
 
 pub(super) async fn run(args: PutArgs) -> Result<(), Failure> {
     let (paths, name) = paths_and_name(args.paths, args.name)?;
+    for path in &paths {
+        path.metadata().map_err(|error| Failure::given("put", path, &error))?;
+    }
     let paths = paths.iter().map(|path| absolute(path).map(|path| path.as_path().into()));
     let paths = paths.collect::<Result<_, _>>()?;
     let request = Request::Put { paths, name, copy: args.copy, compress: args.compress };
@@ -42,6 +45,7 @@ fn paths_and_name(
     let name = paths.pop().map(|last| last.into_os_string().into_string());
     match name.transpose() {
         Ok(name) => Ok((paths, name)),
-        Err(_) => Err(Failure::new(Kind::Usage, "a name is UTF-8 text")),
+        Err(_) => Err(Failure::new(Kind::Usage, "a name is UTF-8 text")
+            .hint("no file is called so, hence it is taken for the name; another one: --name NAME")),
     }
 }

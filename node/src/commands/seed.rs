@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Hints, Info, Manifest, PeerAddr, SEEDER_COUNT_MAX, TRACKER_COUNT_MAX};
 use dft_protocol::path::Name;
 use serde_json::json;
 
-use super::{blocking, packing};
+use super::{blocking, packing, read_bounded};
 use crate::cli::SeedArgs;
 use crate::driver::{Snapshot, Update};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::discovery;
 use crate::net::identity::display_peer;
 use crate::report::{Rate, Reporter, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
-use crate::storage::{self, Scan, ScanOptions, SeedCache, Store};
+use crate::storage::{self, Scan, ScanOptions, SeedCache, StorageError, Store};
 use crate::trace::{Phase, Recording};
 
 /// Mode of the manifest: to be copied and read by others.
@@ -31,19 +32,25 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let trace = recording.trace();
     let reporter = Reporter::new(args.json);
     let output = output_path(&args)?;
+    let name = dataset_name(&args, &output)?;
+    check_paths(&args.paths)?;
+    for path in args.paths.iter().filter(|path| is_manifest(path)) {
+        let path = shown(path);
+        reporter.warn(&format!("{path} is a manifest; to get what it describes: dft fetch {path}"));
+    }
     check_output(&output)?;
     let state = SeedState::open(&output)?;
     // One wait for the whole run: a signal between two waits would go unnoticed.
     let mut interrupt = std::pin::pin!(interrupted());
     let (scan, info) = tokio::select! {
-        prepared = prepare(&args, &output, &state, &reporter) => prepared?,
+        prepared = prepare(&args, name, &output, &state, &reporter) => prepared?,
         () = &mut interrupt => {
             reporter.end();
-            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing"));
+            return Err(Failure::new(Kind::Interrupted, "interrupted while hashing")
+                .hint("run the same command again: it begins anew"));
         }
     };
-    let manifest = Manifest::new(info, Hints::default())
-        .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
+    let manifest = Manifest::new(info, Hints::default()).map_err(StorageError::from)?;
 
     trace.phase(Phase::Manifest);
     let listening = Listening::start(&args.net, &state.identity()?, state.ports(), trace)?;
@@ -51,7 +58,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let mut discovering = listening.discover(&manifest, true, Some(state.tracker())).await?;
     let manifest = Arc::new(with_hints(manifest, &args, endpoint.port(), &endpoint, &mut discovering).await?);
     state.remember(Ports { link: endpoint.port(), control: control_port(&manifest) })?;
-    write_atomically(&output, &manifest.encode(), MANIFEST_MODE)?;
+    write_atomically(&output, &manifest.encode_with_sum(), MANIFEST_MODE)?;
 
     let store = Arc::new(Store::seed(manifest.clone(), scan)?);
     let listen: Vec<String> = endpoint.listen_addrs().iter().map(ToString::to_string).collect();
@@ -72,8 +79,8 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         manifest.info().name,
         human_bytes(manifest.total_bytes()),
         manifest.geometry().piece_count(),
-        output.display(),
-        output.display(),
+        shown(&output),
+        shown(&output),
     ));
     let role = Role::Seeder(packing(args.compress));
     let session = discovering.drive(manifest.clone(), store, role, Vec::new()).await;
@@ -88,11 +95,9 @@ fn output_path(args: &SeedArgs) -> Result<PathBuf, Failure> {
     let name = match (&args.name, &args.paths[..]) {
         (Some(name), _) => name.into(),
         (None, [path]) => {
-            let real = path.canonicalize().map_err(|error| {
-                Failure::new(Kind::Disk, format!("cannot seed {}: {error}", path.display()))
-            })?;
+            let real = path.canonicalize().map_err(|error| Failure::given("seed", path, &error))?;
             real.file_name().map(ToOwned::to_owned).ok_or_else(|| {
-                Failure::new(Kind::Usage, format!("{} has no name", path.display()))
+                Failure::new(Kind::Usage, format!("{} has no name", shown(path)))
                     .hint("give one with --name NAME")
             })?
         }
@@ -106,23 +111,40 @@ fn output_path(args: &SeedArgs) -> Result<PathBuf, Failure> {
     Ok(PathBuf::from(file))
 }
 
+/// What is not there is said before anything is made for it.
+fn check_paths(paths: &[PathBuf]) -> Result<(), Failure> {
+    paths.iter().try_for_each(|path| match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::given("seed", path, &error)),
+    })
+}
+
+/// Whether somebody may have meant to fetch.
+fn is_manifest(path: &Path) -> bool {
+    let is_named_so = path.extension().is_some_and(|extension| extension == "dft");
+    is_named_so && read_bounded(path).is_ok_and(|bytes| Manifest::decode(&bytes).is_ok())
+}
+
 /// An existing file is replaced only where it is a manifest.
 fn check_output(output: &Path) -> Result<(), Failure> {
-    let failure = |text: &str| {
-        Failure::new(Kind::Disk, format!("{} {text}", output.display()))
+    let failure = |kind, text: &str| {
+        Failure::new(kind, format!("{} {text}", shown(output)))
             .hint("write the manifest elsewhere with -o NAME.dft")
     };
-    match std::fs::read(output) {
+    match read_bounded(output) {
         Ok(bytes) if Manifest::decode(&bytes).is_ok() => Ok(()),
-        Ok(_) => Err(failure("exists and is not a manifest; it is left alone")),
+        Ok(_) => Err(failure(Kind::Usage, "exists and is not a manifest; it is left alone")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
             match directory.map(Path::is_dir) {
-                Some(false) => Err(failure("cannot be written: its directory does not exist")),
+                Some(false) => Err(failure(Kind::Usage, "cannot be written: its directory does not exist")),
                 _ => Ok(()),
             }
         }
-        Err(error) => Err(failure(&format!("cannot be written: {error}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+            Err(failure(Kind::Usage, "is a directory: the manifest needs a name of its own"))
+        }
+        Err(error) => Err(failure(Kind::Disk, &format!("cannot be written: {error}"))),
     }
 }
 
@@ -133,24 +155,26 @@ fn dataset_name(args: &SeedArgs, output: &Path) -> Result<Option<Name>, Failure>
         None if args.paths.len() == 1 => return Ok(None),
         None => output.file_stem().unwrap_or_default().as_bytes().to_vec(),
     };
-    let shown = bytes.escape_ascii().to_string();
+    let printable = bytes.escape_ascii().to_string();
     Name::new(bytes).map(Some).map_err(|error| {
-        Failure::new(Kind::Usage, format!("«{shown}» cannot be the name of a dataset: {error}"))
+        Failure::new(Kind::Usage, format!("«{printable}» cannot be the name of a dataset: {error}"))
+            .hint("a name has no slash in it, is not empty, and has at most 255 bytes: --name results")
     })
 }
 
 /// Scans and hashes, or finds that nothing has changed.
 async fn prepare(
     args: &SeedArgs,
+    name: Option<Name>,
     output: &Path,
     state: &SeedState,
     reporter: &Reporter,
 ) -> Result<(Scan, Info), Failure> {
-    let (paths, name) = (args.paths.clone(), dataset_name(args, output)?);
+    let paths = args.paths.clone();
     let options = ScanOptions { skip_unsafe: args.skip_unsafe, exclude: vec![output.to_owned()] };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
     for skipped in &scan.skipped {
-        reporter.warn(&format!("skipped {}: {}", skipped.path.display(), skipped.reason));
+        reporter.warn(&format!("skipped {}: {}", shown(&skipped.path), skipped.reason));
     }
     let started = Instant::now();
     let cached = SeedCache::load(state.cache()).and_then(|cache| cache.matches(&scan));
@@ -223,9 +247,6 @@ fn control_port(manifest: &Manifest) -> u16 {
     port.unwrap_or(0)
 }
 
-/// Peers that are remembered to have everything.
-const COMPLETE_PEERS_MAX: usize = 65_536;
-
 /// Serves until interrupted, or until enough copies exist.
 async fn serve(
     mut session: Session,
@@ -237,22 +258,18 @@ async fn serve(
     let started = Instant::now();
     let mut rate = Rate::default();
     let mut ticks = tokio::time::interval(crate::report::PROGRESS_EVENT_EVERY);
-    let mut copies = 0;
-    // One that lost pieces and got them again is no other copy.
-    let mut complete = BTreeSet::new();
-    while args.exit_after_copies.is_none_or(|wanted| copies < wanted) {
+    let mut copies = Copies::default();
+    while args.exit_after_copies.is_none_or(|wanted| copies.count() < wanted) {
         tokio::select! {
             () = &mut interrupt => break,
-            _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies, &mut rate),
+            _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies.count(), &mut rate),
             happening = session.next() => match happening {
                 None => return Err(Failure::new(Kind::Other, "the driver ended unexpectedly")),
-                Some(Happening::Update(Update::PeerCompleted(peer))) if complete.contains(&peer) => {}
                 Some(Happening::Update(Update::PeerCompleted(peer))) => {
-                    if complete.len() < COMPLETE_PEERS_MAX {
-                        complete.insert(peer);
+                    if !copies.add(peer) {
+                        continue;
                     }
-                    copies += 1;
-                    let peer = display_peer(&peer);
+                    let (peer, copies) = (display_peer(&peer), copies.count());
                     reporter.event(&json!({"event": "peer_complete", "peer": peer, "copies": copies}));
                     reporter.say(&format!("{peer} has everything ({copies} so far)"));
                 }
@@ -261,7 +278,7 @@ async fn serve(
         }
     }
     reporter.end();
-    let snapshot = session.shutdown().await;
+    let (snapshot, copies) = (session.shutdown().await, copies.count());
     let (sent, total) = (snapshot.stats.sent, manifest.total_bytes());
     reporter.event(&json!({
         "event": "done", "sent_bytes": sent, "saved_bytes": snapshot.saved_bytes, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
@@ -274,6 +291,25 @@ async fn serve(
         human_time(started.elapsed()),
     ));
     Ok(())
+}
+
+/// The peers that have everything: each counts once, however often it says so.
+#[derive(Default)]
+struct Copies(BTreeSet<PeerId>);
+
+impl Copies {
+    /// Most that are counted, so that made-up identities fill no memory: more than any network of
+    /// these has machines.
+    const MAX: usize = 1 << 16;
+
+    /// Whether it is one more.
+    fn add(&mut self, peer: PeerId) -> bool {
+        self.0.len() < Self::MAX && self.0.insert(peer)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
 }
 
 fn show_progress(reporter: &mut Reporter, snapshot: &Snapshot, copies: u64, rate: &mut Rate) {
@@ -322,5 +358,18 @@ pub(super) fn tell(reporter: &Reporter, happening: Happening) {
             | Update::Complete { .. }
             | Update::StorageFailed(_),
         ) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_is_one_copy_however_often_it_says_so() {
+        let peer = |number: u8| PeerId::from_bytes(&[number]).expect("short enough");
+        let mut copies = Copies::default();
+        let added = [1, 1, 2, 1].map(|number| copies.add(peer(number)));
+        assert_eq!((added, copies.count()), ([true, false, true, false], 2));
     }
 }

@@ -83,7 +83,7 @@ async fn run_part(part: &str) -> Result<(), Failure> {
     if let Some(command) = part.strip_prefix('!') {
         return run_command(command).await;
     }
-    let words = shlex::split(part).ok_or_else(|| Failure::new(Kind::Usage, "a quote is not closed"))?;
+    let words = shlex::split(part).ok_or_else(unclosed)?;
     if words.is_empty() {
         return Ok(());
     }
@@ -100,10 +100,14 @@ async fn run_part(part: &str) -> Result<(), Failure> {
     };
     match cli.command {
         Some(Command::Shell) | None => {
-            Err(Failure::new(Kind::Usage, "a shell within a shell: type the verb"))
+            Err(Failure::new(Kind::Usage, "a shell within a shell").hint("type the verb alone: ls -l"))
         }
         Some(command) => Box::pin(run(command)).await,
     }
+}
+
+fn unclosed() -> Failure {
+    Failure::new(Kind::Usage, "a quote is not closed").hint("\\' or \\\" stands for the letter itself")
 }
 
 async fn run_command(command: &str) -> Result<(), Failure> {
@@ -140,7 +144,7 @@ fn split(text: &str) -> Result<Vec<String>, Failure> {
         }
     }
     if quote.is_some() {
-        return Err(Failure::new(Kind::Usage, "a quote is not closed"));
+        return Err(unclosed());
     }
     parts.push(part);
     Ok(parts)

@@ -7,9 +7,9 @@ use crate::cli::TraceArgs;
 use crate::failure::{Failure, Kind};
 use crate::report::human_bytes;
 use crate::trace::event::Phase;
-use crate::trace::plot;
 use crate::trace::read::{ReadError, Run};
 use crate::trace::summary::{NodeSummary, Quantiles, Summary};
+use crate::trace::{check_replaceable, plot};
 
 /// Links of one end that the text names: the busiest.
 const LINKS_SHOWN_MAX: usize = 12;
@@ -20,14 +20,15 @@ const MATRIX_NODES_MAX: usize = 16;
 
 pub(super) fn run(args: &TraceArgs) -> Result<(), Failure> {
     let run = Run::read(&args.files).map_err(|error| match &error {
-        ReadError::Io { .. } => Failure::new(Kind::Disk, error.to_string()),
-        _ => Failure::new(Kind::Integrity, error.to_string())
+        ReadError::Io { path, source } => Failure::given("read the trace", path, source),
+        _ => Failure::new(Kind::Usage, error.to_string())
             .hint("dft seed and dft fetch write a trace with --trace FILE"),
     })?;
     let summary = Summary::of(&run, args.rate);
     if let Some(path) = &args.plot {
         let svg = plot::svg(&run, args.rate);
-        std::fs::write(path, svg).map_err(|error| Failure::io("write", path, &error))?;
+        check_replaceable(path, b"<svg", "a picture in SVG")?;
+        std::fs::write(path, svg).map_err(|error| Failure::given("write", path, &error))?;
     }
     let text = if args.json { format!("{}\n", serde_json::json!(summary)) } else { as_text(&summary) };
     print_bytes(text.as_bytes())

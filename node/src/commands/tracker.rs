@@ -1,16 +1,17 @@
 //! `dft tracker`: a tracker of its own.
 
 use dft_tracker::catalogue::service::StartAs;
-use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
-use dft_tracker::service::Notice;
+use dft_tracker::server::{self, CatalogueSettings, ServerConfig, ServerError};
+use dft_tracker::service::{Notice, ServiceError};
+use dft_tracker::state::StateError;
 use serde_json::json;
 
 use crate::cli::TrackerArgs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, hint_for};
 use crate::net::discovery::parse_tracker;
-use crate::report::Reporter;
+use crate::report::{Reporter, to_stderr};
 use crate::secret::Secret;
-use crate::session::interrupted;
+use crate::session::{cannot_listen, interrupted, no_tracker};
 use crate::settings;
 
 pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
@@ -20,7 +21,7 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     };
     let secret = args.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
-    settings::create_private_dir(&state)?;
+    settings::create_given_dir(&state)?;
     let reporter = Reporter::new(args.json);
     let follows = args.follow.is_some();
     let ready = |ready: server::Ready| {
@@ -40,13 +41,12 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
         }
     };
     let notices = |notice: Notice| match notice {
-        Notice::Follows { .. } => eprintln!("{notice}"),
-        _ => eprintln!("warning: {notice}"),
+        Notice::Follows { .. } => to_stderr(&notice.to_string()),
+        _ => to_stderr(&format!("warning: {notice}")),
     };
     let start_as = match args.follow {
         Some(leader) => {
-            let leader =
-                parse_tracker(&leader).map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+            let leader = parse_tracker(&leader).map_err(no_tracker)?;
             StartAs::Follow(leader.to_string())
         }
         None if args.promote => StartAs::Promoted,
@@ -54,7 +54,23 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     };
     let catalogue = Some(CatalogueSettings { open: args.open, start_as });
     let config = ServerConfig { listen: args.listen, state: state.clone(), network_key, catalogue };
-    server::run(config, ready, notices, interrupted())
-        .await
-        .map_err(|error| Failure::new(Kind::Other, error.to_string()).hint("see --listen and --state"))
+    server::run(config, ready, notices, interrupted()).await.map_err(|error| failure_of(&error))
+}
+
+fn failure_of(error: &ServerError) -> Failure {
+    let message = error.to_string();
+    match error {
+        ServerError::Listen { error, .. } => cannot_listen(message, error.kind()).hint_else(
+            "another program, maybe a tracker, has this port: choose another with --listen IP:PORT",
+        ),
+        ServerError::State(state) | ServerError::Service(ServiceError::State(state)) => match state {
+            StateError::InUse(_) => Failure::new(Kind::Disk, message)
+                .hint("stop that one, or give this one a directory of its own with --state DIR"),
+            StateError::Io { error, .. } => Failure::new(Kind::Disk, message)
+                .hint(hint_for(error.kind()).unwrap_or("--state DIR names another place for what it keeps")),
+            StateError::Identity(_) | StateError::Token(_) => Failure::new(Kind::Disk, message)
+                .hint("with another one, its address or its token in use elsewhere is not good any more"),
+        },
+        _ => Failure::new(Kind::Other, message).hint("see --listen and --state"),
+    }
 }

@@ -1,14 +1,16 @@
 //! `dft verify`: is a tree what its manifest says?
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use dft_protocol::manifest::Manifest;
+use dft_protocol::manifest::{Entry, Manifest};
 use serde_json::json;
 
 use super::{print_bytes, read_manifest, selection};
 use crate::cli::VerifyArgs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::report::{Reporter, human_bytes, human_time};
 use crate::storage;
 
@@ -38,28 +40,48 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     if differences.is_empty() {
         let (bytes, time) = (human_bytes(selection.bytes(&manifest)), human_time(started.elapsed()));
         let what = if selection.is_all() { "" } else { "what is selected of " };
-        reporter.say(&format!("{what}{} is what the manifest says ({bytes}, {time})", path.display()));
+        reporter.say(&format!("{what}{} is what the manifest says ({bytes}, {time})", shown(&path)));
         return Ok(());
     }
-    let message = format!("{} differs from its manifest in {} places", path.display(), differences.len());
+    let places = if differences.len() == 1 { "place" } else { "places" };
+    let message = format!("{} differs from its manifest in {} {places}", shown(&path), differences.len());
     Err(Failure::new(Kind::Integrity, message)
         .hint("dft fetch --force replaces it with what the manifest says"))
 }
 
-/// The tree to check: PATH itself, or what lies in PATH under the dataset's name.
+/// The tree to check: PATH itself, or what lies in PATH under the dataset's name. Under another name
+/// PATH is taken for the tree where it holds anything that the dataset has at its top.
 fn locate(manifest: &Manifest, path: Option<&Path>) -> Result<PathBuf, Failure> {
-    use std::os::unix::ffi::OsStrExt;
-    let name = manifest.info().name.as_bytes();
+    let name = OsStr::from_bytes(manifest.info().name.as_bytes());
     let given = path.unwrap_or(Path::new("."));
-    let inside = given.join(std::ffi::OsStr::from_bytes(name));
-    let named = given.file_name().is_some_and(|base| base.as_bytes() == name);
-    if !named && inside.symlink_metadata().is_ok() {
+    let attributes = given.metadata().map_err(|error| Failure::given("verify", given, &error))?;
+    if given.file_name() == Some(name) {
+        return Ok(given.to_owned());
+    }
+    let inside = given.join(name);
+    if attributes.is_dir() && inside.symlink_metadata().is_ok() {
         return Ok(inside);
     }
-    if path.is_none() || given.symlink_metadata().is_err() {
-        let missing = if path.is_none() { &inside } else { given };
-        let message = format!("there is no {} to verify", missing.display());
-        return Err(Failure::new(Kind::Integrity, message).hint("name it: dft verify MANIFEST PATH"));
+    let root = &manifest.info().entries[0];
+    let is_tree = match root {
+        Entry::Directory { .. } if attributes.is_dir() => {
+            let is_named = given.canonicalize().is_ok_and(|real| real.file_name() == Some(name));
+            is_named || holds_any_of(manifest, given)
+        }
+        Entry::Directory { .. } => false,
+        _ => !attributes.is_dir(),
+    };
+    if is_tree {
+        return Ok(given.to_owned());
     }
-    Ok(given.to_owned())
+    let message = format!("there is no {} in {}, nor anything of it", shown(Path::new(name)), shown(given));
+    Err(Failure::new(Kind::Usage, message)
+        .hint("name the dataset, or the directory that it lies in: dft verify MANIFEST PATH"))
+}
+
+/// Whether a directory has anything that the dataset has at its top; an empty dataset is anywhere.
+fn holds_any_of(manifest: &Manifest, directory: &Path) -> bool {
+    let tops = manifest.info().entries[1..].iter().filter(|entry| entry.path().components().count() == 1);
+    let mut tops = tops.map(|entry| directory.join(OsStr::from_bytes(entry.path().as_bytes()))).peekable();
+    tops.peek().is_none() || tops.any(|top| top.symlink_metadata().is_ok())
 }

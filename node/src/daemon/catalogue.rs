@@ -24,9 +24,11 @@ use tokio::task::JoinHandle;
 
 use super::Daemon;
 use crate::cli::NetArgs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shown};
 use crate::net::discovery::{parse_tracker, socket_addr_of_text};
 use crate::net::identity::Identity;
+use crate::report::to_stderr;
+use crate::session::no_tracker;
 use crate::settings::write_atomically;
 
 /// How long a verb waits for a catalogue to be found on the LAN.
@@ -113,7 +115,7 @@ impl Catalogue {
             return Ok(None);
         }
         let addrs = one_of_each(trackers).map(|text| parse_tracker(text)).collect::<Result<_, _>>();
-        let addrs = addrs.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        let addrs = addrs.map_err(no_tracker)?;
         let Access { token, network_key } = access.clone();
         let config =
             ClientConfig { keypair: identity.keypair().clone(), trackers: addrs, token, network_key };
@@ -165,8 +167,10 @@ impl Catalogue {
     pub async fn announce(&self, node: &OwnNode) -> Result<(), Failure> {
         let texts = node.control.iter().filter_map(|addr| ControlAddr::new(&addr.to_string()));
         let record = NodeRecord {
-            host: HostName::new(&node.name)
-                .ok_or_else(|| Failure::new(Kind::Usage, format!("«{}» is no name of a node", node.name)))?,
+            host: HostName::new(&node.name).ok_or_else(|| {
+                let message = format!("«{}» is no name of a node", node.name.escape_debug());
+                Failure::new(Kind::Usage, message).hint("give it one without spaces: --name lab3")
+            })?,
             control: texts.take(dft_tracker::catalogue::node::CONTROL_ADDRS_MAX).collect(),
             links: LinkAddrs::new(node.links.clone()).unwrap_or_default(),
             quota_bytes: node.quota,
@@ -334,29 +338,36 @@ fn one_of_each(trackers: &[String]) -> impl Iterator<Item = &String> {
 
 /// A text as a name of the catalogue.
 pub fn parse_name(text: &str) -> Result<DatasetName, Failure> {
-    DatasetName::new(text)
-        .map_err(|error| Failure::new(Kind::Usage, format!("«{}» is no name: {error}", text.escape_debug())))
+    DatasetName::new(text).map_err(|error| {
+        Failure::new(Kind::Usage, format!("«{}» is no name: {error}", text.escape_debug()))
+            .hint("a name is for example experiments/run-17; dft ls shows what there is")
+    })
 }
 
 /// A text as a pattern; without one, all names.
 pub fn parse_pattern(text: Option<&str>) -> Result<Pattern, Failure> {
     let pattern = text.map_or_else(|| Ok(Pattern::all()), Pattern::new);
-    pattern.map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+    pattern.map_err(|error| {
+        Failure::new(Kind::Usage, error.to_string()).hint("a pattern is for example 'experiments/*'")
+    })
 }
 
 /// The token in `path`; none where no file is named.
 pub fn read_token(path: Option<&Path>) -> Result<Option<Token>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    Token::read(path)
-        .map(Some)
-        .map_err(|error| Failure::new(Kind::Usage, format!("cannot read the token: {error}")))
+    Token::read(path).map(Some).map_err(|error| {
+        Failure::new(Kind::Usage, format!("cannot read the token {}: {error}", shown(path)))
+            .hint("dft tracker prints where it keeps its token: copy that file here")
+    })
 }
 
 /// Makes the token in `path` the one of the tracker in this process. Where there is no such file
 /// yet, it is written, with a new token.
 fn install_token(path: &Path, state: &Path) -> Result<(), Failure> {
-    let broken =
-        |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, format!("cannot use the token: {error}"));
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::new(Kind::Usage, format!("cannot use the token {}: {error}", shown(path)))
+            .hint("name a file that is not there yet: a new token is written into it")
+    };
     if !path.exists() {
         let token = Token::random().map_err(|error| broken(&error))?;
         write_atomically(path, format!("{}\n", token.to_hex()).as_bytes(), 0o600)?;
@@ -378,13 +389,14 @@ pub(super) struct Kept {
 impl Kept {
     const FILE: &'static str = "kept";
 
-    /// How the catalogue whose state is in this directory was kept; `None` where there is none.
+    /// How the catalogue whose state is in this directory was kept; `None` where there is none. What
+    /// cannot be read is an error: without it, a node would keep its catalogue no more, unsaid.
     pub(super) fn read(state: &Path) -> Result<Option<Self>, Failure> {
         let path = state.join(Self::FILE);
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-                Failure::new(Kind::Disk, format!("{} is damaged: {error}", path.display()))
-                    .hint("say --embed-tracker to keep the catalogue, or --tracker to use another one")
+                Failure::new(Kind::Other, format!("{} is damaged: {error}", path.display()))
+                    .hint("it says how this node keeps its catalogue: remove it, and say --embed-tracker")
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::io("read", &path, &error)),
@@ -424,9 +436,9 @@ pub(super) async fn start_tracker(
     let (failed, failure) = oneshot::channel();
     let task = tokio::spawn(async move {
         let ready = |up: server::Ready| drop(ready.send(up.addrs));
-        let notices = |notice: dft_tracker::service::Notice| eprintln!("warning: {notice}");
+        let notices = |notice: dft_tracker::service::Notice| to_stderr(&format!("warning: {notice}"));
         if let Err(error) = server::run(config, ready, notices, std::future::pending()).await {
-            eprintln!("error: the tracker: {error}");
+            to_stderr(&format!("error: the tracker: {error}"));
             let _ = failed.send(error.to_string());
         }
     });
@@ -435,7 +447,9 @@ pub(super) async fn start_tracker(
         Some(addrs) => Ok((task, addrs.iter().map(ToString::to_string).collect())),
         None => {
             let reason = failure.await.unwrap_or_else(|_| "it does not listen".into());
-            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")))
+            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")).hint(
+                "a tracker that runs here already may have the port or the store: see --port and --store",
+            ))
         }
     }
 }
@@ -456,6 +470,13 @@ fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::NameTaken { .. } => failure.hint("a name never changes its content: choose another one"),
         ClientError::NotAuthorised => failure.hint("start the daemon with --token FILE"),
+        ClientError::NoTracker => {
+            failure.hint("one node has to keep the catalogue: dft daemon --embed-tracker")
+        }
+        ClientError::NotLeader { .. } => failure.hint("start that one again, or promote a copy: dft tracker --promote"),
+        ClientError::Refused { .. } | ClientError::Invalid { .. } => {
+            failure.hint("has the node that keeps the catalogue the same version of dft? dft status names it")
+        }
         ClientError::Unreachable { .. } => {
             failure.hint("is the node that keeps the catalogue up, and has it the same --secret? transfers go on without it")
         }
@@ -474,6 +495,17 @@ fn kind_of(error: &ClientError) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_catalogue_was_kept_is_forgotten_only_where_no_file_says_it() {
+        let state = tempfile::tempdir().expect("a directory");
+        assert_eq!(Kept::read(state.path()).expect("there is none"), None);
+        let kept = Kept { open: true, private: false };
+        kept.write(state.path()).expect("it can be written");
+        assert_eq!(Kept::read(state.path()).expect("it is there"), Some(kept));
+        std::fs::write(state.path().join(Kept::FILE), b"half").expect("it can be written");
+        assert!(Kept::read(state.path()).is_err());
+    }
 
     #[test]
     fn a_tracker_with_many_addresses_is_asked_at_the_first() {

@@ -173,13 +173,9 @@ impl Holding {
         self.part.is_some()
     }
 
-    /// Bytes of the pieces that are wanted.
+    /// Bytes of the files that are wanted.
     pub fn wanted_bytes(&self) -> u64 {
-        let geometry = self.manifest.geometry();
-        self.part.as_ref().map_or_else(
-            || self.manifest.total_bytes(),
-            |part| part.pieces(&self.manifest).iter().map(|piece| u64::from(geometry.piece_len(piece))).sum(),
-        )
+        self.part.as_ref().map_or_else(|| self.manifest.total_bytes(), |part| part.bytes(&self.manifest))
     }
 
     /// Whether all of it is here.

@@ -336,7 +336,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let secret = net.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
     let tracker_state = store.join("tracker");
-    let (embeds, token) = keeps_catalogue(args, &tracker_state, network_key.is_some(), &reporter)?;
+    let kept = catalogue::Kept::read(&tracker_state)?;
+    let (embeds, token) = keeps_catalogue(args, &tracker_state, kept, network_key.is_some(), &reporter);
     let (tracker, own_tracker) = if embeds {
         let (task, addrs) =
             catalogue::start_tracker(&net, &tracker_state, token.as_deref(), network_key).await?;
@@ -385,14 +386,15 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
 fn keeps_catalogue(
     args: &DaemonArgs,
     state: &Path,
+    kept: Option<catalogue::Kept>,
     private: bool,
     reporter: &Reporter,
-) -> Result<(bool, Option<PathBuf>), Failure> {
+) -> (bool, Option<PathBuf>) {
     let token = args.token.clone();
     if args.embed_tracker || !args.net.tracker.is_empty() {
-        return Ok((args.embed_tracker, token));
+        return (args.embed_tracker, token);
     }
-    Ok(match catalogue::Kept::read(state)? {
+    match kept {
         None => (false, token),
         Some(kept) if kept.private != private => {
             reporter.warn(if kept.private {
@@ -404,7 +406,7 @@ fn keeps_catalogue(
         }
         Some(kept) if kept.open => (true, token),
         Some(_) => (true, token.or_else(|| Some(catalogue::token_of(state)))),
-    })
+    }
 }
 
 fn announce(daemon: &Daemon, args: &DaemonArgs) {

@@ -1,21 +1,12 @@
 //! Who is on the same network: no router in between, as far as this machine's interfaces say.
 //!
 //! Two things follow. Where nobody labels sites, neighbours are the site (`dft_protocol::swarm`).
-//! And a link between neighbours has a round trip far below a millisecond, for which
-//! [`suit_congestion_control`] picks what TCP uses.
+//! And a link between neighbours has a round trip far below a millisecond, so a fast one need not be
+//! paced ([`super::congestion`]).
 
 use std::net::IpAddr;
 
 use if_addrs::{IfAddr, Interface, get_if_addrs};
-use socket2::SockRef;
-use tokio::net::TcpStream;
-
-/// What is replaced between neighbours: it models bandwidth by pacing, with a timer for every few
-/// packets. Between two hosts on one switch, those timers cost more than congestion does.
-const PACED: &[u8] = b"bbr";
-/// What replaces it: built into every kernel, and open to every user. Its slow growth after a loss
-/// does not matter at such round trips.
-const UNPACED: &[u8] = b"reno";
 
 /// Whether `remote` is on a network of one of this machine's interfaces.
 pub fn is_neighbour(remote: IpAddr) -> bool {
@@ -41,17 +32,6 @@ fn same_prefix(a: &[u8], b: &[u8], bits: u8) -> bool {
     let head =
         |bytes: &[u8]| bytes.get(whole).map_or(0, |byte| byte.checked_shr(8 - u32::from(rest)).unwrap_or(0));
     a.iter().take(whole).eq(b.iter().take(whole)) && head(a) == head(b)
-}
-
-/// Takes the congestion control that suits a link between neighbours. It matters on machines whose
-/// default is BBR: docs/PERFORMANCE.md has the figures.
-pub fn suit_congestion_control(tcp: &TcpStream) {
-    let socket = SockRef::from(tcp);
-    let current = socket.tcp_congestion().unwrap_or_default();
-    if current.split(|byte| *byte == 0).next() == Some(PACED) {
-        // Where it is refused, the link is slower and works as well.
-        let _ = socket.set_tcp_congestion(UNPACED);
-    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ pub(super) struct Assembly {
     /// What the final name is to hold. Other files are here only while their packs are served.
     pub(super) selection: Selection,
     kept: Option<Selection>,
+    /// For each entry, whether it is a file of `kept` that nobody writes to: it may have another name,
+    /// in the tree that grows.
+    settled: Vec<bool>,
     /// Those other files are gone, and must not be made again.
     pub(super) reduced: AtomicBool,
     pub(super) tree: Tree,
@@ -61,6 +64,10 @@ struct Progress {
     touched: BTreeSet<usize>,
     /// How many flushes have failed: what was written before the last one does not count.
     failures: u64,
+    /// Pieces that were forgotten since the latest flush began: it does not speak for them.
+    forgotten: BTreeSet<PieceIndex>,
+    /// The record names pieces that were forgotten.
+    is_record_stale: bool,
 }
 
 /// A piece with some bytes written. Bounded by the pieces in flight and those between flushes.
@@ -114,11 +121,25 @@ impl Assembly {
             touched.extend(manifest.layout().spans(piece).map(|span| span.entry));
         }
         let Initial { durable, blank, .. } = initial;
+        let settled = match &aim.kept {
+            Some(kept) => kept.settled(&manifest, &durable),
+            None => vec![false; manifest.info().entries.len()],
+        };
         let tree = part.data();
-        let progress = Mutex::new(Progress { durable, blank, started, touched, failures: 0 });
+        let progress = Progress {
+            durable,
+            blank,
+            started,
+            touched,
+            failures: 0,
+            forgotten: BTreeSet::new(),
+            is_record_stale: false,
+        };
+        let progress = Mutex::new(progress);
         let (files, flushing) = (OpenFiles::default(), Mutex::default());
         let (Aim { selection, kept }, reduced) = (aim, AtomicBool::new(false));
-        let assembly = Self { manifest, part, selection, kept, reduced, tree, files, progress, flushing };
+        let assembly =
+            Self { manifest, part, selection, kept, settled, reduced, tree, files, progress, flushing };
         assembly.flush()?;
         Ok(assembly)
     }
@@ -177,16 +198,31 @@ impl Assembly {
         }
     }
 
+    /// Pieces are not what they should be: they count again once all of their bytes were written anew.
+    pub(super) fn forget(&self, pieces: &[PieceIndex]) {
+        let progress = &mut *self.progress();
+        for &piece in pieces {
+            progress.forgotten.insert(piece);
+            progress.is_record_stale |= progress.durable.remove(piece);
+            progress.blank.remove(piece);
+            // What is there now is anything.
+            let soiled = Ranges::from(0..self.manifest.geometry().piece_len(piece));
+            let fresh = Started { soiled, ..Started::default() };
+            progress.started.insert(piece, fresh);
+        }
+    }
+
     /// Makes all verified pieces durable, and writes it down.
     pub(super) fn flush(&self) -> Result<Vec<PieceIndex>, StorageError> {
         let _one_at_a_time = self.flushing.lock().expect("no thread panics while it holds this lock");
-        let (pieces, touched) = {
+        let (mut pieces, touched) = {
             let mut progress = self.progress();
             let verified = progress.started.iter().filter(|(_, started)| started.verified);
             let pieces: Vec<PieceIndex> = verified.map(|(&piece, _)| piece).collect();
-            if pieces.is_empty() {
+            if pieces.is_empty() && !progress.is_record_stale {
                 return Ok(pieces);
             }
+            progress.forgotten.clear();
             (pieces, std::mem::take(&mut progress.touched))
         };
         if let Err(cause) = self.sync(&touched) {
@@ -198,17 +234,28 @@ impl Assembly {
             let pieces = progress.started.keys().copied().collect();
             return Err(StorageError::NotDurable { pieces, cause: Box::new(cause) });
         }
-        let mut durable = self.durable();
-        for &piece in &pieces {
-            durable.insert(piece);
-        }
+        let durable = self.durable_with(&pieces);
         // Where this fails the bytes are safe all the same: the next flush writes it down.
         let record = record(&self.manifest, &durable, self.kept.as_ref());
         self.part.write_record(&record)?;
         let progress = &mut *self.progress();
-        progress.durable = durable;
-        progress.started.retain(|piece, _| !progress.durable.contains(*piece));
+        pieces.retain(|piece| !progress.forgotten.contains(piece));
+        for &piece in &pieces {
+            progress.durable.insert(piece);
+            progress.started.remove(&piece);
+        }
+        progress.is_record_stale = progress.durable != durable;
         Ok(pieces)
+    }
+
+    /// What is durable once these pieces are synced.
+    fn durable_with(&self, pieces: &[PieceIndex]) -> PieceSet {
+        let progress = self.progress();
+        let mut durable = progress.durable.clone();
+        for &piece in pieces.iter().filter(|piece| !progress.forgotten.contains(*piece)) {
+            durable.insert(piece);
+        }
+        durable
     }
 
     fn sync(&self, touched: &BTreeSet<usize>) -> Result<(), StorageError> {
@@ -233,6 +280,10 @@ impl Assembly {
         let entry = &self.manifest.info().entries[index];
         if self.reduced.load(Ordering::Acquire) && !self.selection.contains(index) {
             return Err(StorageError::Changed { path: self.path(index), entry: index });
+        }
+        if self.settled[index] {
+            return open_own(&self.tree, entry.path(), OFlags::RDONLY)
+                .map_err(StorageError::at("read", &self.path(index)));
         }
         open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
     }

@@ -55,6 +55,12 @@ pub(super) fn make_symlink(target: &[u8], parent: impl AsFd, name: &[u8]) -> io:
     Ok(rustix::fs::symlinkat(target, parent, name)?)
 }
 
+/// Gives a file another name; a symbolic link is not followed.
+pub(super) fn hard_link(from: (&File, &[u8]), to: (&File, &[u8])) -> io::Result<()> {
+    fault::check(Operation::Create)?;
+    Ok(rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())?)
+}
+
 /// Sets the length of a file; what is added is a hole.
 pub(super) fn set_length(file: &File, length: u64) -> io::Result<()> {
     fault::check(Operation::Write)?;

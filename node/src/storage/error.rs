@@ -62,6 +62,9 @@ pub enum StorageError {
         /// The directory that was to hold the dataset.
         path: PathBuf,
     },
+    /// A path that was given is not there.
+    #[error("there is no {0:?}")]
+    NoSuchPath(PathBuf),
     /// No path to seed was given.
     #[error("there is nothing to seed")]
     NothingToSeed,
@@ -136,7 +139,7 @@ pub enum StorageError {
         found: ManifestId,
     },
     /// The part directory's name is taken by something that this user did not make.
-    #[error("{path:?} is not a directory of this user")]
+    #[error("{path:?} is not a directory that this user alone may write to")]
     ForeignPart {
         /// The part directory.
         path: PathBuf,
@@ -196,10 +199,29 @@ impl StorageError {
                     "check the permissions of the directory"
                 })
             }
+            Self::Io { source, .. } => Some(match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written to",
+                io::ErrorKind::NotFound => {
+                    "was it moved, or its filesystem unmounted? run the same command again"
+                }
+                _ => "see what the system says of that disk (dmesg, df), then run the same command again",
+            }),
+            Self::NoSuchPath(_) => {
+                Some("check the spelling; a relative path counts from the working directory")
+            }
+            Self::NothingToSeed => Some("name files or directories"),
             Self::NoName(_) | Self::NameNeeded => Some("give one with --name NAME"),
+            Self::UnsafePath { .. } => Some("rename it, or seed a directory without it"),
+            Self::Special(_) => Some("name a file or a directory"),
+            Self::NotTheDataset(_) => Some("run the same command again once nothing writes to it"),
+            Self::ReservedName { .. } => Some("whoever seeds it should leave that directory out"),
+            Self::NameCollision { .. } => Some(
+                "fetch to a filesystem that tells upper and lower case apart, or only a part: --exclude GLOB",
+            ),
             Self::SameName { .. } => Some("rename one of them, or seed a directory that holds both"),
             Self::UnsafeSymlink { .. } => Some("remove the link, or leave such links out with --skip-unsafe"),
             Self::Manifest(ManifestError::TooManyPieces) => Some("choose a larger --piece-size"),
+            Self::Manifest(_) => Some("seed a part of it, or what it holds as several datasets"),
             Self::Changed { .. } => Some("run dft seed again once nothing writes to it"),
             Self::Exists { .. } => Some("--force replaces it once the fetch is complete"),
             Self::Busy { .. } => Some("wait for it, or fetch into another directory"),

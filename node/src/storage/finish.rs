@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use dft_protocol::manifest::Entry;
 use dft_protocol::path::SafePath;
+use dft_protocol::piece_set::PieceSet;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -23,6 +24,15 @@ use super::tree::{Attributes, Identity, Kind, Tree, resolve};
 /// Owner's bits without which a directory can be neither filled nor renamed.
 const OWNER_ALL: u16 = 0o700;
 const OWNER_WRITE: u16 = 0o200;
+
+/// What may be replaced under the final name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Replace {
+    Nothing,
+    /// The tree that this one grew from. The record must still say that the final name holds a part.
+    Grown,
+    Anything,
+}
 
 impl Assembly {
     /// Makes the tree what the final name is to hold, durably. Returns where each entry lies.
@@ -113,15 +123,18 @@ impl Assembly {
         apply().map_err(StorageError::at("set mode and time of", &self.tree.shown(path)))
     }
 
-    /// Gives the tree its final name. With `force` what had that name is in the part directory
-    /// afterwards.
-    pub(super) fn place(&self, name: &[u8], target: &Tree, force: bool) -> Result<(), StorageError> {
+    /// Gives the tree its final name. What had that name is in the part directory afterwards, where it
+    /// may be replaced.
+    pub(super) fn place(&self, name: &[u8], target: &Tree, replace: Replace) -> Result<(), StorageError> {
         let shown = target.shown(&SafePath::root());
         let (from, to) = ((&*self.part.directory, DATA), (&*self.part.target, name));
         let there = Attributes::at(to.0, name).map_err(StorageError::at("look at", &shown))?;
-        if let Some(there) = there.filter(|_| force) {
+        if let Some(there) = there.filter(|_| replace != Replace::Nothing) {
             // What is called `data` afterwards is the old content.
-            self.part.remove_record()?;
+            match replace {
+                Replace::Grown => self.part.write_record(&self.record_of_grown())?,
+                _ => self.part.remove_record()?,
+            }
             make_movable(to, there).map_err(StorageError::at("open up", &shown))?;
             return match disk::rename(from, to, IfExists::Exchange) {
                 Err(error) if is_unsupported(&error) => self.place_in_two_steps(from, to),
@@ -133,6 +146,12 @@ impl Assembly {
             io::ErrorKind::AlreadyExists => StorageError::Exists { path: shown },
             _ => StorageError::new("rename to", shown, error),
         })
+    }
+
+    /// Says what the final name holds, and trusts nothing that is called `data`.
+    fn record_of_grown(&self) -> Record {
+        let pieces = PieceSet::empty(self.manifest.geometry().piece_count()).to_bytes();
+        Record::Durable { manifest: self.manifest.id(), pieces, kept: Some(self.selection.to_bytes()) }
     }
 
     /// For filesystems that cannot exchange two names: there is a moment without either.
@@ -184,6 +203,23 @@ pub(super) fn refresh_root(sources: &mut [Source], directory: &Arc<File>, name: 
         *root = Source::new(there.identity);
     }
     Ok(())
+}
+
+/// The same for files that lost another name: their ctime. What cannot be looked at stays as it is.
+pub(super) fn refresh_linked(sources: &mut [Source], entries: &[Entry], tree: &Tree) {
+    let mut parents = tree.parents();
+    for (source, entry) in sources.iter_mut().zip(entries) {
+        // What was not selected has no source.
+        if !matches!(entry, Entry::File { .. }) || source.identity == Identity::default() {
+            continue;
+        }
+        let looked = parents.of(entry.path()).and_then(|(parent, name)| Attributes::at(&parent, &name));
+        let there = looked.ok().flatten().map(|there| there.identity);
+        let as_before = Identity { ctime: there.unwrap_or_default().ctime, ..source.identity };
+        if there == Some(as_before) {
+            *source = Source::new(as_before);
+        }
+    }
 }
 
 /// Sets mode and time of an entry that is complete but for these.

@@ -63,6 +63,8 @@ pub(super) struct Place<'a> {
     pub(super) force: bool,
     /// The directory of the final name.
     pub(super) target: &'a Path,
+    /// Pieces that are durable as well, where their files are there: those of a tree that grows.
+    pub(super) grown: Option<PieceSet>,
 }
 
 fn prepare(
@@ -71,7 +73,7 @@ fn prepare(
     selection: &Selection,
     progress: &dyn Fn(CheckProgress),
 ) -> Result<(Aim, Initial), StorageError> {
-    let Place { part, force, target } = place;
+    let Place { part, force, target, grown } = place;
     let piece_count = manifest.geometry().piece_count();
     let record = part.read_record()?;
     let mut kept = None;
@@ -89,15 +91,23 @@ fn prepare(
             return Err(StorageError::OtherManifest { path: part.path.clone(), found });
         }
     };
+    let mut vouched = recorded.clone();
+    for piece in grown.iter().flat_map(PieceSet::iter) {
+        vouched.insert(piece);
+    }
     let is_fresh = !part.has_data()?;
     // Whoever removed the tree that was kept does not want it back.
     let kept = kept.filter(|_| !is_fresh);
     let selection = kept.as_ref().map_or_else(|| selection.clone(), |kept| kept.union(selection));
     let aim = Aim { selection, kept };
     let tree = part.data();
-    let Swept { files, allocated } = sweep(manifest, &tree)?;
+    let Swept { mut files, allocated, linked } = sweep(manifest, &tree)?;
     check_space(manifest, &aim.selection, part, target, (allocated, is_fresh))?;
-    let trusted = trusted(manifest, &recorded, &files);
+    let mut trusted = trusted(manifest, &vouched, &files);
+    if !linked.is_empty() {
+        remove_unsettled(manifest, &tree, &linked, &trusted, &mut files)?;
+        trusted = self::trusted(manifest, &vouched, &files);
+    }
     if trusted != recorded || trusted.is_empty() {
         // Before any file gets its length here: from then on a lost file looks like one that is
         // whole. And it says whose data this is going to be, before there is any.
@@ -121,17 +131,19 @@ enum Presence {
     FullLength,
 }
 
-struct Swept {
+pub(super) struct Swept {
     /// For each entry; those that are no files count as missing.
     files: Vec<Presence>,
     /// Bytes on disk.
     allocated: u64,
+    /// Files that have another name, in the tree that is to grow.
+    linked: Vec<usize>,
 }
 
 /// Removes what the manifest does not know.
-fn sweep(manifest: &Manifest, tree: &Tree) -> Result<Swept, StorageError> {
+pub(super) fn sweep(manifest: &Manifest, tree: &Tree) -> Result<Swept, StorageError> {
     let entries = &manifest.info().entries;
-    let mut swept = Swept { files: vec![Presence::Missing; entries.len()], allocated: 0 };
+    let mut swept = Swept { files: vec![Presence::Missing; entries.len()], allocated: 0, linked: Vec::new() };
     remove_all(tree, &mut |found| {
         let index = entries.binary_search_by(|entry| entry.path().cmp(&found.path));
         let Some(index) = index.ok().filter(|&index| is_of_kind(&entries[index], found)) else {
@@ -140,11 +152,35 @@ fn sweep(manifest: &Manifest, tree: &Tree) -> Result<Swept, StorageError> {
         if let Entry::File { size, .. } = entries[index] {
             let full = found.attributes.identity.size == size;
             swept.files[index] = if full { Presence::FullLength } else { Presence::WrongLength };
+            if found.attributes.is_linked {
+                swept.linked.push(index);
+            }
         }
         swept.allocated += found.attributes.allocated;
         true
     })?;
     Ok(swept)
+}
+
+/// Removes files with another name that would be written to: under that name they stay as they are.
+fn remove_unsettled(
+    manifest: &Manifest,
+    tree: &Tree,
+    linked: &[usize],
+    trusted: &PieceSet,
+    files: &mut [Presence],
+) -> Result<(), StorageError> {
+    let settled = Selection::all(manifest).settled(manifest, trusted);
+    let mut parents = tree.parents();
+    for &index in linked.iter().filter(|index| !settled[**index]) {
+        let path = manifest.info().entries[index].path();
+        parents
+            .of(path)
+            .and_then(|(parent, name)| disk::remove_file(&parent, &name))
+            .map_err(StorageError::at("remove", &tree.shown(path)))?;
+        files[index] = Presence::Missing;
+    }
+    Ok(())
 }
 
 /// The pieces of the record whose files are there in full length.

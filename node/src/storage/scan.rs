@@ -144,8 +144,11 @@ struct GivenPath<'a> {
 
 impl<'a> GivenPath<'a> {
     fn new(given: &'a Path) -> Result<Self, StorageError> {
-        let canonical = given.canonicalize().map_err(StorageError::at("find", given))?;
-        Ok(Self { given, canonical })
+        match given.canonicalize() {
+            Ok(canonical) => Ok(Self { given, canonical }),
+            Err(error) if is_missing(&error) => Err(StorageError::NoSuchPath(given.to_owned())),
+            Err(error) => Err(StorageError::new("find", given.to_owned(), error)),
+        }
     }
 
     /// The last name as it was typed; where it is `.` or `..`, that of the directory meant.

@@ -7,6 +7,7 @@
 //! Pieces are whole, so a pack may hold selected and other files: it is fetched whole, and what was
 //! not selected goes before the tree gets its final name.
 
+use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::SafePath;
 use dft_protocol::piece_set::PieceSet;
@@ -33,6 +34,9 @@ pub enum SelectionError {
     /// Too many globs.
     #[error("{0} globs are more than {GLOBS_MAX}")]
     TooMany(usize),
+    /// A glob without a letter.
+    #[error("an empty glob names nothing")]
+    Empty,
     /// No file, link or directory is selected.
     #[error("nothing in this dataset is selected")]
     Nothing,
@@ -160,6 +164,11 @@ impl Selection {
         self.pieces_where(manifest, |selected, _| selected)
     }
 
+    /// Whether `piece` is one of [`pieces`](Selection::pieces).
+    pub(super) fn needs(&self, manifest: &Manifest, piece: PieceIndex) -> bool {
+        manifest.layout().spans(piece).any(|span| self.contains(span.entry))
+    }
+
     /// The pieces that hold parts of selected files only: what can be read from their tree.
     pub fn whole_pieces(&self, manifest: &Manifest) -> PieceSet {
         self.pieces_where(manifest, |_, others| !others)
@@ -177,6 +186,16 @@ impl Selection {
             }
         }
         pieces
+    }
+
+    /// For each entry, whether it is selected and all of its pieces are among these: nobody has to
+    /// write to it again.
+    pub(super) fn settled(&self, manifest: &Manifest, pieces: &PieceSet) -> Vec<bool> {
+        let mut settled = self.entries.clone();
+        for piece in manifest.geometry().pieces().filter(|piece| !pieces.contains(*piece)) {
+            manifest.layout().spans(piece).for_each(|span| settled[span.entry] = false);
+        }
+        settled
     }
 
     /// Bytes of the selected files.
@@ -217,6 +236,9 @@ fn globs(patterns: &[String]) -> Result<GlobSet, SelectionError> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let trimmed = pattern.strip_suffix('/').unwrap_or(pattern);
+        if trimmed.is_empty() {
+            return Err(SelectionError::Empty);
+        }
         let anchored = match trimmed.strip_prefix('/') {
             Some(rest) => rest.to_owned(),
             None if trimmed.contains('/') => trimmed.to_owned(),
@@ -315,6 +337,9 @@ mod tests {
         assert!(matches!(error(&["[".into()]), SelectionError::Glob { glob, .. } if glob == "["));
         assert!(matches!(error(&vec!["x".into(); GLOBS_MAX + 1]), SelectionError::TooMany(_)));
         assert!(matches!(error(&["none".into()]), SelectionError::Nothing));
+        for empty in ["", "/"] {
+            assert!(matches!(error(&[empty.into()]), SelectionError::Empty), "«{empty}»");
+        }
     }
 
     #[test]

@@ -15,9 +15,9 @@ use super::assembly::Assembly;
 use super::disk;
 use super::error::StorageError;
 use super::files::{OpenFiles, read_from_memory};
-use super::finish::{refresh_root, repair, restrict_root};
+use super::finish::{Replace, refresh_linked, refresh_root, repair, restrict_root};
 use super::part::{Part, check_names};
-use super::partial::Partial;
+use super::partial::{Partial, is_untouched};
 use super::pieces::{Contents, PieceReader, runs};
 use super::resume::{self, CheckProgress};
 use super::scan::{InPlace, Scan, Source, Top};
@@ -59,6 +59,8 @@ struct Target {
     tree: Tree,
     directory: PathBuf,
     force: bool,
+    /// What has the final name is a part of the dataset, which this fetch adds to.
+    grows: bool,
 }
 
 enum Phase {
@@ -106,8 +108,17 @@ impl Store {
             let there = Attributes::at(&*handle, name.as_bytes());
             Ok(there.map_err(StorageError::at("look at", &path))?.is_some())
         };
-        let target = |tree| Target { tree, directory: directory.to_owned(), force: options.force };
+        let target =
+            |tree, grows| Target { tree, directory: directory.to_owned(), force: options.force, grows };
         let selection = options.selection.unwrap_or_else(|| Selection::all(&manifest));
+        let assemble = |part, target, grown| {
+            let place = resume::Place { part, force: options.force, target: directory, grown };
+            let assembly = resume::open(manifest.clone(), place, &selection, progress)?;
+            let selection = assembly.selection.clone();
+            let phase = RwLock::new(Phase::Assembling(Box::new(assembly)));
+            let (manifest, target) = (manifest.clone(), Some(target));
+            Ok(Self { manifest, selection, phase, cleaning: Mutex::default(), target })
+        };
         for _ in 0..OPEN_ATTEMPTS_MAX {
             let existed = exists()?;
             if existed {
@@ -115,18 +126,17 @@ impl Store {
                     Part::remove_leftovers(&handle, directory, &manifest)?;
                     let tops = vec![Top::new(directory, name.as_bytes())];
                     let all = Selection::all(&manifest);
-                    return Ok(Self::serving(manifest, all, sources, tops, Some(target(tree))));
+                    return Ok(Self::serving(manifest, all, sources, tops, Some(target(tree, false))));
                 }
                 if let Some(partial) = Partial::find(&manifest, &handle, directory, &tree, progress)? {
                     if partial.holds(&selection) {
                         // All that is there is served.
                         let tops = vec![Top::new(directory, name.as_bytes())];
-                        let there = partial.there;
-                        return Ok(Self::serving(manifest, there, partial.sources, tops, Some(target(tree))));
+                        let (there, target) = (partial.there, Some(target(tree, false)));
+                        return Ok(Self::serving(manifest, there, partial.sources, tops, target));
                     }
-                    // From here on it is a fetch that is not complete, as any other.
-                    partial.take_back(&manifest, &tree)?;
-                    continue;
+                    let (part, grown) = partial.into_growing(&manifest, &tree)?;
+                    return assemble(part, target(tree, true), Some(grown));
                 }
                 if !options.force {
                     return Err(StorageError::Exists { path });
@@ -140,12 +150,7 @@ impl Store {
                 }
                 continue;
             }
-            let place = resume::Place { part, force: options.force, target: directory };
-            let assembly = resume::open(manifest.clone(), place, &selection, progress)?;
-            let selection = assembly.selection.clone();
-            let phase = RwLock::new(Phase::Assembling(Box::new(assembly)));
-            let (cleaning, target) = (Mutex::default(), Some(target(tree)));
-            return Ok(Self { manifest, selection, phase, cleaning, target });
+            return assemble(part, target(tree, false), None);
         }
         Err(StorageError::Busy { path })
     }
@@ -232,11 +237,22 @@ impl Store {
     }
 
     /// Writes part of a piece at its place. Safe to repeat; bytes of a piece that is verified
-    /// already are dropped.
+    /// already are dropped, as are all of a fetch that is finished: a piece may come twice.
     pub fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.write(piece, offset, data),
+            Phase::Serving(_) if self.target.is_some() && self.selection.needs(&self.manifest, piece) => {
+                Ok(())
+            }
             Phase::Serving(_) => Err(StorageError::ReadOnly),
+        }
+    }
+
+    /// Pieces that were verified are not there after all: they may be written again. Means nothing
+    /// for what is served in place.
+    pub fn forget(&self, pieces: &[PieceIndex]) {
+        if let Phase::Assembling(assembly) = &*self.phase() {
+            assembly.forget(pieces);
         }
     }
 
@@ -271,9 +287,15 @@ impl Store {
             if missing > 0 {
                 return Err(StorageError::Unfinished { missing });
             }
+            // Before modes and times are set: a file of the tree that grows may be one of this tree.
+            let replace = match target {
+                Target { grows: true, .. } if is_untouched(&self.manifest, &target.tree)? => Replace::Grown,
+                Target { force: true, .. } => Replace::Anything,
+                _ => Replace::Nothing,
+            };
             let sources = assembly.complete()?;
             drop(phase);
-            self.place(target, sources, &mut cleaning)?;
+            self.place(target, sources, replace, &mut cleaning)?;
         } else {
             drop(phase);
         }
@@ -297,14 +319,20 @@ impl Store {
         &self,
         target: &Target,
         mut sources: Vec<Source>,
+        replace: Replace,
         cleaning: &mut Option<Part>,
     ) -> Result<(), StorageError> {
         let name = self.manifest.info().name.as_bytes();
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if let Phase::Assembling(assembly) = &*phase {
-            assembly.place(name, &target.tree, target.force)?;
+            assembly.place(name, &target.tree, replace)?;
             refresh_root(&mut sources, &target.tree.directory, name)
                 .map_err(StorageError::at("look at", &target.directory))?;
+            if replace == Replace::Grown {
+                // Where this fails, it is tried again and told of when all is done.
+                let _ = assembly.part.clear_old();
+                refresh_linked(&mut sources, &self.manifest.info().entries, &target.tree);
+            }
         }
         let tops = vec![Top::new(&target.directory, name)];
         let have = self.selection.whole_pieces(&self.manifest);

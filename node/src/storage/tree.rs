@@ -71,6 +71,8 @@ pub(super) struct Attributes {
     pub(super) identity: Identity,
     /// Bytes on disk, which are fewer than the size where there are holes.
     pub(super) allocated: u64,
+    /// It has more than one name.
+    pub(super) is_linked: bool,
 }
 
 impl Attributes {
@@ -109,6 +111,7 @@ impl From<Stat> for Attributes {
                 ctime: time(stat.st_ctime, stat.st_ctime_nsec),
             },
             allocated: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+            is_linked: stat.st_nlink > 1,
         }
     }
 }

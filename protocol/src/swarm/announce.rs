@@ -376,6 +376,8 @@ impl Swarm {
             }
             if self.have.contains(piece) {
                 known_here.push(piece);
+            } else {
+                self.taken_back.insert(piece);
             }
         }
         // It had them, so it may not know that they are here.

@@ -186,7 +186,9 @@ impl Swarm {
             return true;
         };
         let piece = u64::from(self.geometry.piece_len_max());
-        self.in_flight() < rate.saturating_mul(LIMITED_WINDOW_SECONDS).max(LIMITED_PIECES_MIN * piece)
+        // A peer that stopped owes its cancelled pieces for long: others are asked meanwhile.
+        let waited_for: u64 = self.links.values().map(|link| link.in_flight - link.cancelled).sum();
+        waited_for < rate.saturating_mul(LIMITED_WINDOW_SECONDS).max(LIMITED_PIECES_MIN * piece)
     }
 
     /// Bytes of all requests that wait for their answer.
@@ -229,11 +231,13 @@ impl Swarm {
     }
 
     fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
-        let request = self.links.get_mut(&id).and_then(|link| link.requested.get_mut(&piece));
-        if let Some(request) = request
+        let len = self.piece_bytes(piece);
+        if let Some(link) = self.links.get_mut(&id)
+            && let Some(request) = link.requested.get_mut(&piece)
             && !request.cancelled
         {
             request.cancelled = true;
+            link.cancelled += len;
             self.send(id, Message::Cancel(PieceList::one(piece)), now);
         }
     }
@@ -325,7 +329,10 @@ impl Swarm {
         link.served_us_at = now;
         let request = link.requested.remove(&piece);
         match request {
-            Some(_) => link.in_flight -= len,
+            Some(Outstanding { cancelled, .. }) => {
+                link.in_flight -= len;
+                link.cancelled -= if cancelled { len } else { 0 };
+            }
             None => self.punish(id, Violation::UnrequestedAnswer, now),
         }
         request

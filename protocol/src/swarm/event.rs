@@ -177,7 +177,8 @@ pub enum Notification {
     },
     /// Every piece is verified.
     AllVerified,
-    /// A peer has every piece, and had not when its link came up.
+    /// A peer says that it has every piece, and had not before on this link. It may say so again on
+    /// another, or after it lost some.
     PeerCompleted(PeerId),
     /// A peer broke the rules and is not talked to any more.
     Banned {

@@ -49,6 +49,10 @@ impl Swarm {
         assert_eq!(self.picker.open().contains(piece), open, "piece {piece}, {state:?}: open");
         let here = matches!(state, PieceState::Verified | PieceState::Durable);
         assert_eq!(self.have.contains(piece), here, "piece {piece}, {state:?}: here");
+        assert!(
+            !here || !self.taken_back.contains(piece),
+            "piece {piece}, {state:?}: what is here is not missed"
+        );
         let requested = matches!(state, PieceState::Requested { .. });
         assert_eq!(self.requested.contains(&piece), requested, "piece {piece}, {state:?}: requested");
         let holders = self.links.values().filter(|link| link.have.contains(piece)).count();
@@ -74,6 +78,9 @@ impl Swarm {
         }
         let in_flight: u64 = link.requested.keys().map(|piece| self.piece_bytes(*piece)).sum();
         assert_eq!(link.in_flight, in_flight, "{id:?}: bytes of the requests that wait");
+        let cancelled = link.requested.iter().filter(|(_, request)| request.cancelled);
+        let cancelled: u64 = cancelled.map(|(piece, _)| self.piece_bytes(*piece)).sum();
+        assert_eq!(link.cancelled, cancelled, "{id:?}: bytes of those that were cancelled");
         assert!(link.requested.len() <= REQUESTS_PER_LINK_MAX / 2, "{id:?}: requests are bounded");
         let refused = link.refused.keys().any(|piece| link.have.contains(*piece));
         assert!(!refused, "{id:?}: a refused piece is not asked for");

@@ -43,6 +43,8 @@ pub(super) struct Link {
     pub requested: BTreeMap<PieceIndex, Outstanding>,
     /// Bytes of all requests that wait for their answer.
     pub in_flight: u64,
+    /// Those of them that were cancelled: they may never come.
+    pub cancelled: u64,
     /// How many bytes we let be in flight.
     pub window: u64,
     /// When payload or an answer came last, or requests began to wait.
@@ -109,6 +111,7 @@ impl Link {
             have: PieceSet::empty(piece_count),
             requested: BTreeMap::new(),
             in_flight: 0,
+            cancelled: 0,
             window: 0,
             served_us_at: now,
             refused: BTreeMap::new(),

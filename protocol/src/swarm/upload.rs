@@ -180,6 +180,11 @@ impl Swarm {
             }
         }
         self.config.wanted = Some(wanted);
+        // Or peers would take this node for one that still needs something from them.
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            self.tell_wanted(id, now);
+        }
         self.handle_pieces_lost(pieces, now);
     }
 

@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lab::process::Process;
-use crate::lab::scene::Scene;
-use crate::lab::{Host, Lab, data};
+use crate::lab::process::{Outcome, Process};
+use crate::lab::scene::{Dft, Scene};
+use crate::lab::{Lab, data};
 use crate::table::{Samples, Table};
 
 const CROWD: usize = 100;
+/// The nodes share hosts: the kernel knows 1,024 neighbours in all its namespaces together.
+const HOSTS: usize = 10;
 const FILES: usize = 100;
 const LEN: u64 = 4096;
 /// How long a hundred daemons may take to start on a few cores.
@@ -17,7 +19,7 @@ const START_MAX: Duration = Duration::from_secs(300);
 
 /// A crowd, and many files.
 pub fn measure(runs: usize) -> Vec<Table> {
-    match Lab::available().and_then(|()| Lab::hosts(CROWD + 1).start()) {
+    match Lab::available().and_then(|()| Lab::hosts(HOSTS).start()) {
         Ok(lab) => measure_in(&lab, runs),
         Err(reason) => {
             println!("SKIPPED: {reason}\n");
@@ -28,20 +30,20 @@ pub fn measure(runs: usize) -> Vec<Table> {
 
 fn measure_in(lab: &Lab, runs: usize) -> Vec<Table> {
     let scene = Scene::new();
-    let first = daemon(&scene, lab.host(0), &["--embed-tracker"]);
+    let first = daemon(&scene, lab, 0, &["--embed-tracker"]);
     first.wait_for("ready");
     let mut daemons = vec![first];
     // A few at a time: what is measured is not their start.
-    for hosts in (1..=CROWD).collect::<Vec<_>>().chunks(10) {
-        let started: Vec<Process> = hosts.iter().map(|host| daemon(&scene, lab.host(*host), &[])).collect();
+    for nodes in (1..=CROWD).collect::<Vec<_>>().chunks(10) {
+        let started: Vec<Process> = nodes.iter().map(|node| daemon(&scene, lab, *node, &[])).collect();
         for process in started {
             process.wait_within(START_MAX, "ready", |event| event.name() == "ready");
             daemons.push(process);
         }
     }
     // Each knows the catalogue before the crowd begins.
-    for host in 0..=CROWD {
-        run(&scene, lab.host(host), &["ls"]);
+    for node in 0..=CROWD {
+        run(&scene, lab, node, &["ls"]);
     }
     let mut crowd = Table::new([
         "nodes that get 4 KiB at once",
@@ -67,17 +69,17 @@ fn measure_in(lab: &Lab, runs: usize) -> Vec<Table> {
     vec![crowd, many]
 }
 
-fn daemon(scene: &Scene, host: Host<'_>, more: &[&str]) -> Process {
-    scene
-        .dft_on(host, &host.name())
-        .args(["daemon", "--json"])
-        .args(["--name", &host.name()])
-        .args(more)
-        .start()
+/// `dft` as the user of a node has it.
+fn dft(scene: &Scene, lab: &Lab, node: usize) -> Dft {
+    scene.dft_on(lab.host(node % HOSTS), &format!("n{node}"))
 }
 
-fn run(scene: &Scene, host: Host<'_>, verb: &[&str]) -> crate::lab::process::Outcome {
-    scene.dft_on(host, &host.name()).args(verb).arg("--json").run().expect_code(0)
+fn daemon(scene: &Scene, lab: &Lab, node: usize, more: &[&str]) -> Process {
+    dft(scene, lab, node).args(["daemon", "--json", "--name", &format!("n{node}")]).args(more).start()
+}
+
+fn run(scene: &Scene, lab: &Lab, node: usize, verb: &[&str]) -> Outcome {
+    dft(scene, lab, node).args(verb).arg("--json").run().expect_code(0)
 }
 
 /// All nodes but the first get the same file; the seconds of the slowest, and what the first sent.
@@ -85,15 +87,15 @@ fn crowd_gets(scene: &Scene, lab: &Lab, round: usize) -> (f64, u64) {
     let name = format!("settings-{round}");
     let file = scene.path(&name);
     data::random_file(&file, round as u64, LEN);
-    run(scene, lab.host(0), &["put", path(&file), "--name", &name]);
-    let begin = |host: Host<'_>| scene.dft_on(host, &host.name()).args(["get", &name, "--json"]).start();
-    let gets: Vec<Process> = (1..=CROWD).map(|host| begin(lab.host(host))).collect();
+    run(scene, lab, 0, &["put", path(&file), "--name", &name]);
+    let begin = |node| dft(scene, lab, node).args(["get", &name, "--json"]).start();
+    let gets: Vec<Process> = (1..=CROWD).map(begin).collect();
     let longest = gets.into_iter().map(|get| {
         let got = get.wait_exit_within(START_MAX).expect_code(0);
         got.event("got").value["seconds"].as_f64().expect("a number")
     });
     let longest = longest.fold(0.0, f64::max);
-    let status = run(scene, lab.host(0), &["status"]).events;
+    let status = run(scene, lab, 0, &["status"]).events;
     let held = status.iter().find(|event| event.name() == "held" && event.text("name") == name);
     (longest, held.expect("it holds it").number("sent_bytes"))
 }
@@ -104,10 +106,10 @@ fn many_are_got(scene: &Scene, lab: &Lab, round: usize) -> f64 {
     for number in 0..FILES {
         let file = directory.join(format!("file-{number}"));
         data::random_file(&file, (1 + round * FILES + number) as u64, LEN);
-        run(scene, lab.host(0), &["put", path(&file), "--name", &format!("many-{round}/file-{number}")]);
+        run(scene, lab, 0, &["put", path(&file), "--name", &format!("many-{round}/file-{number}")]);
     }
     let into = scene.new_directory(&format!("into {round}"));
-    let got = run(scene, lab.host(1), &["get", &format!("many-{round}/*"), "-o", path(&into)]);
+    let got = run(scene, lab, 1, &["get", &format!("many-{round}/*"), "-o", path(&into)]);
     assert_eq!(got.events.iter().filter(|event| event.name() == "got").count(), FILES);
     got.elapsed.as_secs_f64()
 }

@@ -42,7 +42,9 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
     let to = part.to.unwrap_or(size).min(size);
     if part.from > to {
         let message = format!("there is no byte {} in the {size} bytes of the file", part.from);
-        return Err(Failure::new(Kind::Usage, message));
+        return Err(
+            Failure::new(Kind::Usage, message).hint("bytes count from 0: --range 0-1K is the first KiB")
+        );
     }
     let runs = runs_of(&manifest, entry, part.from..to);
     let holding = daemon.fetch_into_store(&part.name, manifest, Asker::User).await?;
@@ -54,7 +56,9 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
                 running.remote.prefer(ahead.map(|run| run.piece).collect()).await;
             }
             if !running.remote.has(run.piece).await {
-                return Err(Failure::new(Kind::Other, "it was given up meanwhile"));
+                return Err(
+                    Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again")
+                );
             }
             for (offset, len) in blocks(run) {
                 let (store, piece) = (running.store.clone(), run.piece);
@@ -87,11 +91,13 @@ fn file_of(manifest: &Manifest, part: &Part) -> Result<(usize, u64), Failure> {
         }
         Some((_, Entry::Symlink { target, .. })) => {
             let target = target.as_bytes().escape_ascii().to_string();
-            Err(Failure::new(Kind::Usage, format!("it is a symbolic link to {target}")))
+            Err(Failure::new(Kind::Usage, format!("it is a symbolic link to {target}"))
+                .hint("name what it leads to, from the top of the dataset: dft cat NAME PATH"))
         }
         None => {
             let message = format!("{} holds no {}", part.name, wanted.escape_ascii());
-            Err(Failure::new(Kind::Name, message))
+            Err(Failure::new(Kind::Name, message)
+                .hint("dft get NAME --include PATH, or all of it, shows what it holds"))
         }
     }
 }

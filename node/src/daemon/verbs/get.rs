@@ -77,7 +77,7 @@ pub(super) fn check_directory(directory: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!("there is no directory {}", directory.display());
-    Err(Failure::new(Kind::Disk, message).hint("create it, or name another one; several names need -o DIR"))
+    Err(Failure::new(Kind::Usage, message).hint("create it, or name another one; several names need -o DIR"))
 }
 
 /// The dataset of a name; where the catalogue does not say so in time, a failure.
@@ -237,7 +237,7 @@ async fn from_others(
     }
     let snapshot = holding.snapshot();
     let State::Complete(path) = holding.view().state else {
-        return Err(Failure::new(Kind::Other, "it was given up meanwhile"));
+        return Err(Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again"));
     };
     if let Some(selfish) = selfish {
         selfish.end().await?;

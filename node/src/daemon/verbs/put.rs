@@ -35,7 +35,10 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     let given = wanted.name.as_deref().map(parse_name).transpose()?;
     // The files are called as the last part of the name says.
     let root = given.as_ref().and_then(|name| name.as_str().rsplit('/').next()).map(Name::new);
-    let root = root.transpose().map_err(|error| Failure::new(Kind::Usage, format!("not a name: {error}")))?;
+    let root = root.transpose().map_err(|error| {
+        Failure::new(Kind::Usage, format!("not a name: {error}"))
+            .hint("a name is for example experiments/run-17")
+    })?;
     let (scan, info) = hash(wanted.paths.clone(), root, reply).await?;
     let skipped = scan.skipped.len() as u64;
     for left_out in &scan.skipped {

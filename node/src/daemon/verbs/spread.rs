@@ -122,8 +122,8 @@ async fn until_complete(
     let (mut had, mut since) = (0, Instant::now());
     while since.elapsed() < NO_PROGRESS_MAX {
         tokio::time::sleep(ASK_EVERY).await;
-        // One that fails to answer may be back in a moment: it goes on where it was.
-        if let Ok("complete") = ask(daemon, name, id, node).await {
+        // One that does not answer may be back in a moment: it goes on where it was.
+        if ask(daemon, name, id, node).await == Ok("complete") {
             return Ok("complete");
         }
         let has = pieces_at(daemon, id, node).await;

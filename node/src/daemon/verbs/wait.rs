@@ -232,4 +232,5 @@ async fn until_stalled(holding: &Holding) -> Failure {
 
 fn gone(holding: &Holding) -> Failure {
     Failure::new(Kind::Other, format!("{} was given up meanwhile", holding.record().name))
+        .hint("run the same command again")
 }

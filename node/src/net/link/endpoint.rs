@@ -15,9 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
-use super::{Incoming, LinkError, Open, Role, Timing, plain};
+use super::{Incoming, LinkError, Open, Outgoing, Role, Timing, plain};
 use crate::net::identity::Identity;
-use crate::net::neighbours::{is_neighbour, suit_congestion_control};
+use crate::net::neighbours::is_neighbour;
 use crate::secret::{Prover, Secret};
 
 /// How long a TCP connection may take to come about: on one network, a lost packet or two.
@@ -78,7 +78,7 @@ struct Known<R, W> {
     write: W,
 }
 
-impl<R: Receiver, W: AsyncWrite + Send + Sync + Unpin + 'static> Known<R, W> {
+impl<R: Receiver, W: Outgoing + 'static> Known<R, W> {
     fn open(self, role: Role, neighbour: bool, hello: Hello) -> Open {
         let Self { peer, remote, steps, read, write, .. } = self;
         let timing = steps.timing();
@@ -283,7 +283,7 @@ impl Endpoint {
     ) -> Result<Open, LinkError>
     where
         R: Receiver,
-        W: AsyncWrite + Send + Sync + Unpin + 'static,
+        W: Outgoing + 'static,
     {
         let route = self.routes().get(&manifest).cloned().ok_or(LinkError::OtherManifest)?;
         if let Some(secret) = &self.secret {
@@ -383,7 +383,7 @@ impl Endpoint {
     async fn welcome<R, W>(&self, mut link: Known<R, W>) -> Result<(Route, Open), LinkError>
     where
         R: Receiver,
-        W: AsyncWrite + Send + Sync + Unpin + 'static,
+        W: Outgoing + 'static,
     {
         let mut opening = read_opening(&mut link.read).await?;
         let refusal = match (&self.secret, &opening) {
@@ -477,11 +477,7 @@ fn bind_one(addr: SocketAddr) -> Result<TcpListener, EndpointError> {
 fn tune_for(tcp: &TcpStream, remote: IpAddr, route: &Route) -> Result<bool, LinkError> {
     let unsent = (route.piece_len_max / 2).clamp(UNSENT_MIN, UNSENT_MAX);
     socket2::SockRef::from(tcp).set_tcp_notsent_lowat(unsent)?;
-    let neighbour = is_neighbour(remote);
-    if neighbour {
-        suit_congestion_control(tcp);
-    }
-    Ok(neighbour)
+    Ok(is_neighbour(remote))
 }
 
 /// Ends a connection such that the other end can still read what was said last: closing with
@@ -507,7 +503,7 @@ async fn end_politely(tcp: &mut TcpStream) {
 async fn prove_to_listener<R, W>(link: &mut Known<R, W>, secret: &Secret) -> Result<(), LinkError>
 where
     R: Receiver,
-    W: AsyncWrite + Send + Sync + Unpin + 'static,
+    W: Outgoing + 'static,
 {
     let proof = Opening::Proof(secret.prove(Prover::Dialler, &link.binding));
     write_opening(&mut link.write, &proof).await?;
@@ -523,7 +519,7 @@ where
 /// Says why, and ends the link.
 async fn refuse<T, R, W>(link: &mut Known<R, W>, refusal: Refusal) -> Result<T, LinkError>
 where
-    W: AsyncWrite + Send + Sync + Unpin + 'static,
+    W: Outgoing + 'static,
 {
     write_opening(&mut link.write, &Opening::Refused(refusal)).await?;
     let _ = link.write.shutdown().await;

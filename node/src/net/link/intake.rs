@@ -1,8 +1,8 @@
 //! Where received payload goes: hashed, compared with the manifest, written.
 //!
 //! A piece of up to [`DATA_LEN_MAX`] is held in memory until its hash is known to be right, and
-//! only then written. A longer one is hashed and written as it arrives, block by block, by one
-//! link at a time.
+//! only then written. A longer one is hashed and written as it arrives, block by block, by the
+//! link that was asked last ([`Stream`]), and by no other.
 //!
 //! Hashing is the dearest step, and two messages at once cost little more than one
 //! ([`sha256::update_two`]). So payload of all links waits in one queue, and a worker takes two
@@ -10,7 +10,7 @@
 //! one starts only when more waits than the first can take up, because two workers with one job
 //! each would cost twice as much as one worker with two.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::io::Report;
 use super::pack::{Packer, Packing, Unpacker};
+use super::stream::{Stream, Streams};
 use crate::buffers::{Buffer, BufferPool};
 use crate::rate::RateLimits;
 use crate::sha256::{self, Sha256};
@@ -48,8 +49,8 @@ pub struct Intake {
     /// Held while a whole piece is written: a lock that sleeps, in front of the kernel's lock of a
     /// file, which spins.
     writing: Mutex<()>,
-    /// Which link writes a long piece as it arrives.
-    streams: Mutex<HashMap<PieceIndex, Arc<Mutex<LinkId>>>>,
+    /// Whose turn it is to write a long piece as it arrives.
+    streams: Streams,
     limits: Arc<RateLimits>,
     packer: Packer,
     /// Payload that arrived.
@@ -65,8 +66,6 @@ struct Queue {
 
 /// Payload to be hashed and stored.
 struct Job {
-    link: LinkId,
-    piece: PieceIndex,
     /// What came before of the same piece, and what of this is hashed.
     hash: Sha256,
     buffer: Buffer,
@@ -83,10 +82,10 @@ struct Job {
 }
 
 enum Then {
-    /// It is a whole piece: who wants to know whether it is right.
-    Whole(mpsc::Sender<Report>),
+    /// It is a whole piece, from this link: who wants to know whether it is right.
+    Whole { link: LinkId, piece: PieceIndex, reports: mpsc::Sender<Report> },
     /// It is a block at this offset of a longer piece: who waits for the hash so far.
-    Block { offset: u32, reply: oneshot::Sender<Result<Sha256, StorageError>> },
+    Block { stream: Stream, offset: u32, reply: oneshot::Sender<Result<Sha256, StorageError>> },
 }
 
 /// A block on its way to the disk: gives the hash of its piece so far.
@@ -111,7 +110,7 @@ impl Intake {
             queue: Mutex::default(),
             workers_max: std::thread::available_parallelism().map_or(1, usize::from),
             writing: Mutex::default(),
-            streams: Mutex::default(),
+            streams: Streams::default(),
             limits,
             packer,
             arrived_bytes: AtomicU64::new(0),
@@ -169,45 +168,56 @@ impl Intake {
         reports: mpsc::Sender<Report>,
     ) {
         let len = self.manifest.geometry().piece_len(piece) as usize;
-        let then = Then::Whole(reports);
-        let mut job = Job::new(link, piece, Sha256::new(), (buffer, len), then);
+        let then = Then::Whole { link, piece, reports };
+        let mut job = Job::new(Sha256::new(), (buffer, len), then);
         job.packed = packed.map(|len| len as usize);
         self.push(job);
+    }
+
+    /// A link is asked for a piece: where that is a long one, its turn to write it.
+    pub(super) fn begin_stream(&self, piece: PieceIndex) -> Option<Stream> {
+        let is_long = self.manifest.geometry().piece_len(piece) > DATA_LEN_MAX;
+        is_long.then(|| self.streams.begin(piece))
     }
 
     /// Hashes and writes the first `len` bytes of `buffer`, which belong at `offset` of a long
     /// piece, after all that `hash` has taken in.
     pub(super) fn store_block(
         self: &Arc<Self>,
-        link: LinkId,
+        stream: Stream,
         hash: Sha256,
         (buffer, len): (Buffer, u32),
-        piece: PieceIndex,
         offset: u32,
     ) -> Storing {
         let (reply, storing) = oneshot::channel();
-        let then = Then::Block { offset, reply };
-        self.push(Job::new(link, piece, hash, (buffer, len as usize), then));
+        let then = Then::Block { stream, offset, reply };
+        self.push(Job::new(hash, (buffer, len as usize), then));
         storing
     }
 
-    /// The last block of a long piece was stored: is the piece right?
-    pub(super) fn finish_stream(&self, link: LinkId, piece: PieceIndex, hash: Sha256) -> bool {
-        let owner = self.streams().remove(&piece);
-        let owned = owner.is_some_and(|owner| *owner.lock().unwrap_or_else(PoisonError::into_inner) == link);
-        let valid = owned && hash.finish() == *self.manifest.hash(piece).as_bytes();
-        if valid {
-            self.store.verified(piece);
-        }
-        valid
-    }
-
-    fn streams(&self) -> MutexGuard<'_, HashMap<PieceIndex, Arc<Mutex<LinkId>>>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The last block of a long piece was stored: is the piece right? `None` where it is another
+    /// link's turn: what is on disk is not what was hashed.
+    pub(super) fn finish_stream(&self, stream: &Stream, hash: Sha256) -> Option<bool> {
+        let piece = stream.piece();
+        let valid = hash.finish() == *self.manifest.hash(piece).as_bytes();
+        // First closed to all writes, then forgotten: in between nobody else can write.
+        stream.while_current(|| {
+            if valid {
+                self.store.verified(piece);
+            }
+        })?;
+        self.streams.end(stream);
+        Some(valid)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something waits to be hashed and written, or is being.
+    #[cfg(test)]
+    pub(super) fn is_at_work(&self) -> bool {
+        self.queue().workers > 0
     }
 
     fn push(self: &Arc<Self>, job: Job) {
@@ -267,9 +277,9 @@ impl Intake {
 
     /// All of a job is hashed.
     fn finish(&self, job: Job) {
-        let Job { link, piece, hash, buffer, len, packed_form, broken, then, .. } = job;
+        let Job { hash, buffer, len, packed_form, broken, then, .. } = job;
         match then {
-            Then::Whole(reports) => {
+            Then::Whole { link, piece, reports } => {
                 let stored = if broken { Ok(false) } else { self.store_whole(piece, hash, &buffer[..len]) };
                 if let (Ok(true), Some(packed)) = (&stored, packed_form) {
                     self.packer.keep(piece, packed);
@@ -282,8 +292,9 @@ impl Intake {
                 // Where the driver is gone, nobody is left to be told.
                 let _ = reports.blocking_send(report);
             }
-            Then::Block { offset, reply } => {
-                let stored = self.write_block(link, piece, offset, &buffer[..len]);
+            Then::Block { stream, offset, reply } => {
+                let write = || self.store.write(stream.piece(), offset, &buffer[..len]);
+                let stored = stream.while_current(write).unwrap_or(Ok(()));
                 drop(buffer);
                 // Where the link is gone, so is its piece.
                 let _ = reply.send(stored.map(|()| hash));
@@ -301,34 +312,12 @@ impl Intake {
         }
         Ok(valid)
     }
-
-    /// Writes one block of a long piece, unless another link has taken the piece over.
-    fn write_block(
-        &self,
-        link: LinkId,
-        piece: PieceIndex,
-        offset: u32,
-        data: &[u8],
-    ) -> Result<(), StorageError> {
-        let owner = self.streams().entry(piece).or_insert_with(|| Arc::new(Mutex::new(link))).clone();
-        let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset == 0 {
-            *owner = link;
-        }
-        if *owner == link { self.store.write(piece, offset, data) } else { Ok(()) }
-    }
 }
 
 impl Job {
-    fn new(
-        link: LinkId,
-        piece: PieceIndex,
-        hash: Sha256,
-        (buffer, len): (Buffer, usize),
-        then: Then,
-    ) -> Self {
+    fn new(hash: Sha256, (buffer, len): (Buffer, usize), then: Then) -> Self {
         let (packed, packed_form, broken) = (None, None, false);
-        Self { link, piece, hash, buffer, len, hashed: 0, packed, packed_form, broken, then }
+        Self { hash, buffer, len, hashed: 0, packed, packed_form, broken, then }
     }
 
     /// Makes a packed piece plain.

@@ -1,35 +1,37 @@
 //! The path a byte takes: read from disk, send; receive, verify, write.
 //!
-//! Each link has two tasks. The *reader* turns bytes into [`Report`]s for the driver; payload goes
-//! from the socket straight into a pooled buffer, and from there to the [`Intake`], which hashes
-//! and writes it. The *writer* sends messages and pieces; a message waits for at most one block.
+//! Each link has two tasks. The *reader* (`receive`) turns bytes into [`Report`]s for the driver;
+//! payload goes from the socket straight into a pooled buffer, and from there to the [`Intake`],
+//! which hashes and writes it. The *writer* (`send`) sends messages and pieces; a message waits for
+//! at most one block.
 //!
 //! Cost per GiB received, by the figures of docs/PERFORMANCE.md: one copy out of the socket, one
 //! SHA-256, one copy into the page cache; no allocation once the pool is warm.
 
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::swarm::{Event, LinkId, Violation};
-use dft_protocol::wire::{self, DATA_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, Message, WireError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use dft_protocol::wire::{Message, WireError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::intake::{Intake, Storing};
-use super::low_water::Mark;
+use self::receive::Reader;
+use self::send::Writer;
+use super::intake::Intake;
+use super::stream::Stream;
 use super::{ReadHalf, WriteHalf};
-use crate::buffers::Buffer;
-use crate::sha256::Sha256;
 use crate::storage::StorageError;
-use crate::trace;
 
 /// Payload that is read from disk and sent at once: a message waits for no more than this.
 const BLOCK_LEN: u32 = 256 * 1024;
-/// Room in front of a block for the frame that announces it, so that both leave in one write.
-const BLOCK_HEADER_MAX: usize = 32;
 /// Messages that wait for a peer to read; beyond, the peer is too slow to be kept.
 const CONTROL_QUEUE_MAX: usize = 4096;
 /// Pieces that wait to be sent on one link; the swarm hands out no more.
@@ -67,19 +69,43 @@ pub enum Report {
 }
 
 /// The requests that wait on one link, shared by the driver (which makes them) and the reader
-/// (which lets only them in). True: cancelled, its data is to be dropped.
+/// (which lets only them in).
 #[derive(Clone, Default)]
-struct Expected(Arc<Mutex<HashMap<PieceIndex, bool>>>);
+struct Expected(Arc<Mutex<HashMap<PieceIndex, Asked>>>);
+
+/// A request that waits.
+struct Asked {
+    /// It was taken back: its data is to be dropped.
+    cancelled: bool,
+    /// The turn to write it, where it is a long piece.
+    stream: Option<Stream>,
+}
 
 impl Expected {
-    fn lock(&self) -> MutexGuard<'_, HashMap<PieceIndex, bool>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PieceIndex, Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, pieces: &[PieceIndex], intake: &Intake) {
+        let asked = |piece: &PieceIndex| Asked { cancelled: false, stream: intake.begin_stream(*piece) };
+        self.lock().extend(pieces.iter().map(|piece| (*piece, asked(piece))));
+    }
+
+    fn cancel(&self, pieces: &[PieceIndex]) {
+        let mut expected = self.lock();
+        for piece in pieces {
+            if let Some(asked) = expected.get_mut(piece) {
+                asked.cancelled = true;
+                asked.stream.as_ref().inspect(|stream| stream.give_up());
+            }
+        }
     }
 }
 
 /// The driver's hold on a link. Dropped, the link ends at once.
 pub struct LinkHandle {
     expected: Expected,
+    intake: Arc<Intake>,
     control: mpsc::Sender<Message>,
     pieces: mpsc::Sender<PieceIndex>,
     reader: JoinHandle<()>,
@@ -102,46 +128,19 @@ impl LinkHandle {
         let expected = Expected::default();
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (pieces, piece_queue) = mpsc::channel(PIECE_QUEUE_MAX);
-        let writer = Writer {
-            id,
-            write,
-            intake: intake.clone(),
-            reports: reports.clone(),
-            frames: Vec::new(),
-            block: Vec::new(),
-            leaving_at: Instant::now(),
-            packs: version >= PACKED_SINCE,
-            rate: None,
-        };
-        let reader = Reader {
-            id,
-            read,
-            intake,
-            reports,
-            expected: expected.clone(),
-            body: Vec::new(),
-            assembly: None,
-            arriving_at: Instant::now(),
-        };
+        let shared = (intake.clone(), reports.clone());
+        let writer = Writer::new(id, write, shared, version >= PACKED_SINCE);
+        let reader = Reader::new(id, read, (intake.clone(), reports), expected.clone());
         let writer = tokio::spawn(writer.run(control_queue, piece_queue));
-        Self { expected, control, pieces, reader: tokio::spawn(reader.run()), writer: Some(writer) }
+        let reader = tokio::spawn(reader.run());
+        Self { expected, intake, control, pieces, reader, writer: Some(writer) }
     }
 
     /// Queues a message.
     pub fn send(&self, message: Message) -> Result<(), TooSlow> {
         match &message {
-            Message::Request(list) => {
-                let mut expected = self.expected.lock();
-                expected.extend(list.pieces().iter().map(|piece| (*piece, false)));
-            }
-            Message::Cancel(list) => {
-                let mut expected = self.expected.lock();
-                for piece in list.pieces() {
-                    if let Some(cancelled) = expected.get_mut(piece) {
-                        *cancelled = true;
-                    }
-                }
-            }
+            Message::Request(list) => self.expected.ask(list.pieces(), &self.intake),
+            Message::Cancel(list) => self.expected.cancel(list.pieces()),
             _ => {}
         }
         self.control.try_send(message).map_err(|_| TooSlow)
@@ -218,465 +217,4 @@ async fn report_end(id: LinkId, end: End, reports: &mpsc::Sender<Report>) {
     };
     // Where the driver is gone, nobody is left to be told.
     let _ = reports.send(report).await;
-}
-
-// ---- receiving ----
-
-/// What has arrived of the piece that is on its way.
-enum Assembly {
-    /// In memory, to be checked as a whole.
-    Whole { buffer: Buffer },
-    /// The packed form of this length, in memory.
-    Packed { buffer: Buffer, total: u32 },
-    /// Hashed and written block by block: the last block.
-    Streamed { storing: Option<Storing> },
-    /// Dropped: the request was cancelled.
-    Dropped,
-}
-
-struct Reader {
-    id: LinkId,
-    read: ReadHalf,
-    intake: Arc<Intake>,
-    reports: mpsc::Sender<Report>,
-    expected: Expected,
-    body: Vec<u8>,
-    /// The piece on its way, how much of it arrived, and where that is.
-    assembly: Option<(PieceIndex, u32, Assembly)>,
-    arriving_at: Instant,
-}
-
-impl Reader {
-    async fn run(mut self) {
-        let end = match self.read_messages().await {
-            Ok(never) => match never {},
-            Err(end) => end,
-        };
-        report_end(self.id, end, &self.reports).await;
-    }
-
-    async fn read_messages(&mut self) -> Result<std::convert::Infallible, End> {
-        let intake = self.intake.clone();
-        let geometry = intake.manifest().geometry();
-        loop {
-            let len = self.read.read_u32().await? as usize;
-            if len > FRAME_LEN_MAX {
-                return Err(WireError::Size.into());
-            }
-            self.body.resize(len, 0);
-            self.read.read_exact(&mut self.body).await?;
-            match Message::decode(&self.body, geometry)? {
-                Message::Data { piece, offset, len } => self.receive(piece, offset, len, None).await?,
-                Message::Packed { piece, offset, len, total } => {
-                    self.receive(piece, offset, len, Some(total)).await?;
-                }
-                message => {
-                    if let Message::Reject(piece, _) = message {
-                        self.expected.lock().remove(&piece);
-                        self.assembly.take_if(|(arriving, ..)| *arriving == piece);
-                    }
-                    self.report(Event::Message { link: self.id, message }).await?;
-                }
-            }
-        }
-    }
-
-    async fn report(&self, event: Event) -> Result<(), End> {
-        Ok(self.reports.send(Report::Event(event)).await?)
-    }
-
-    /// Takes in one block of payload: of the piece, or of its packed form of this length.
-    async fn receive(
-        &mut self,
-        piece: PieceIndex,
-        offset: u32,
-        len: u32,
-        packed: Option<u32>,
-    ) -> Result<(), End> {
-        let piece_len = self.intake.manifest().geometry().piece_len(piece);
-        let cancelled = *self.expected.lock().get(&piece).ok_or(Violation::UnrequestedData)?;
-        if offset == 0 {
-            self.intake.trace().record(|| trace::Event::Arriving { link: self.id.0, piece: piece.to_u32() });
-        }
-        let mut assembly = match self.assembly.take() {
-            Some((arriving, arrived, assembly)) if arriving == piece && arrived == offset => assembly,
-            None if offset == 0 && cancelled => Assembly::Dropped,
-            None if offset == 0
-                && let Some(total) = packed =>
-            {
-                Assembly::Packed { buffer: self.intake.buffer().await, total }
-            }
-            None if offset == 0 && piece_len <= DATA_LEN_MAX => {
-                Assembly::Whole { buffer: self.intake.buffer().await }
-            }
-            None if offset == 0 => Assembly::Streamed { storing: None },
-            _ => return Err(Violation::UnrequestedData.into()),
-        };
-        let form = match &assembly {
-            Assembly::Packed { total, .. } => Some(*total),
-            Assembly::Whole { .. } | Assembly::Streamed { .. } => None,
-            Assembly::Dropped => packed,
-        };
-        if form != packed {
-            // Half of a piece in one form, half in another.
-            return Err(Violation::UnrequestedData.into());
-        }
-        if cancelled {
-            assembly = Assembly::Dropped;
-        }
-        match &mut assembly {
-            Assembly::Whole { buffer } | Assembly::Packed { buffer, .. } => {
-                let range = offset as usize..(offset + len) as usize;
-                self.fill(&mut buffer[range]).await?;
-            }
-            Assembly::Streamed { storing } => {
-                let mut buffer = self.intake.buffer().await;
-                let part = &mut buffer[..len as usize];
-                self.fill(part).await?;
-                let hash = match storing.take() {
-                    Some(storing) => stored(storing).await?,
-                    None => Sha256::new(),
-                };
-                *storing = Some(self.intake.store_block(self.id, hash, (buffer, len), piece, offset));
-            }
-            Assembly::Dropped => self.skip(len).await?,
-        }
-        if offset + len < packed.unwrap_or(piece_len) {
-            self.assembly = Some((piece, offset + len, assembly));
-            return Ok(());
-        }
-        self.complete(piece, assembly).await
-    }
-
-    async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), End> {
-        fill(&mut self.read, buffer, self.id, &self.intake, &self.reports, &mut self.arriving_at).await
-    }
-
-    /// All bytes of a piece arrived.
-    async fn complete(&mut self, piece: PieceIndex, assembly: Assembly) -> Result<(), End> {
-        let link = self.id;
-        let cancelled = self.expected.lock().remove(&piece).unwrap_or(true);
-        let dropped = cancelled || matches!(assembly, Assembly::Dropped);
-        let bytes = self.intake.manifest().geometry().piece_len(piece);
-        self.intake.trace().record(|| trace::Event::Arrived {
-            link: link.0,
-            piece: piece.to_u32(),
-            bytes,
-            dropped,
-        });
-        if dropped {
-            return self.report(Event::PieceDiscarded { link, piece }).await;
-        }
-        match assembly {
-            Assembly::Whole { buffer } => {
-                self.intake.check_piece(link, piece, (buffer, None), self.reports.clone());
-            }
-            Assembly::Packed { buffer, total } => {
-                self.intake.check_piece(link, piece, (buffer, Some(total)), self.reports.clone());
-            }
-            Assembly::Streamed { storing: Some(storing) } => {
-                let hash = stored(storing).await?;
-                let valid = self.intake.finish_stream(link, piece, hash);
-                self.reports.send(Report::Piece { link, piece, valid }).await?;
-            }
-            Assembly::Streamed { storing: None } | Assembly::Dropped => {
-                unreachable!("a piece has at least one block, and dropped ones were reported")
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads payload that nobody wants any more.
-    async fn skip(&mut self, len: u32) -> Result<(), End> {
-        let mut rest = len as usize;
-        self.body.resize(rest.min(64 * 1024), 0);
-        while rest > 0 {
-            let part = rest.min(self.body.len());
-            let mut body = std::mem::take(&mut self.body);
-            let filled = self.fill(&mut body[..part]).await;
-            self.body = body;
-            filled?;
-            rest -= part;
-        }
-        Ok(())
-    }
-}
-
-/// Reads until `buffer` is full, at most as fast as the limit allows, and tells the driver now
-/// and then that the peer is at work.
-async fn fill(
-    read: &mut ReadHalf,
-    buffer: &mut [u8],
-    link: LinkId,
-    intake: &Intake,
-    reports: &mpsc::Sender<Report>,
-    arriving_at: &mut Instant,
-) -> Result<(), End> {
-    let limit = &intake.limits().download;
-    let mut mark = Mark::default();
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let len_max = u32::try_from(buffer.len() - filled).unwrap_or(u32::MAX);
-        let rest = limit.step_len(len_max) as usize;
-        let len = mark.read(&mut **read, &mut buffer[filled..filled + rest]).await?;
-        if len == 0 {
-            return Err(End::Closed);
-        }
-        filled += len;
-        intake.add_arrived(len);
-        if limit.rate().is_some() {
-            // The peer is not late: this end takes its time.
-            let mut turn = std::pin::pin!(limit.turn(u32::try_from(len).unwrap_or(u32::MAX)));
-            while tokio::time::timeout(MOVING_EVERY, &mut turn).await.is_err() {
-                reports.send(Report::Event(Event::DataArriving { link })).await?;
-            }
-        }
-        if arriving_at.elapsed() >= MOVING_EVERY {
-            *arriving_at = Instant::now();
-            reports.send(Report::Event(Event::DataArriving { link })).await?;
-        }
-    }
-    mark.take_back(&mut **read);
-    Ok(())
-}
-
-async fn stored(storing: Storing) -> Result<Sha256, End> {
-    match storing.await {
-        Ok(stored) => stored.map_err(End::Storage),
-        // The runtime is shutting down.
-        Err(_) => Err(End::Closed),
-    }
-}
-
-// ---- sending ----
-
-struct Writer {
-    id: LinkId,
-    write: WriteHalf,
-    intake: Arc<Intake>,
-    reports: mpsc::Sender<Report>,
-    frames: Vec<u8>,
-    /// The buffer of the block before, to be used again.
-    block: Vec<u8>,
-    /// When the driver was last told that the peer takes what is sent.
-    leaving_at: Instant,
-    /// Whether the peer takes packed pieces.
-    packs: bool,
-    /// Bytes per second of the latest pieces, while there was something to send.
-    rate: Option<u64>,
-}
-
-impl Writer {
-    async fn run(mut self, mut control: mpsc::Receiver<Message>, mut pieces: mpsc::Receiver<PieceIndex>) {
-        if let Err(end) = self.write_all(&mut control, &mut pieces).await {
-            report_end(self.id, end, &self.reports).await;
-        }
-        let _ = self.write.shutdown().await;
-    }
-
-    async fn write_all(
-        &mut self,
-        control: &mut mpsc::Receiver<Message>,
-        pieces: &mut mpsc::Receiver<PieceIndex>,
-    ) -> Result<(), End> {
-        loop {
-            tokio::select! {
-                biased;
-                message = control.recv() => match message {
-                    Some(message) => {
-                        self.push(&message);
-                        self.write_messages(control).await?;
-                    }
-                    None => return Ok(()),
-                },
-                Some(piece) = pieces.recv() => self.write_piece(piece, control).await?,
-            }
-        }
-    }
-
-    fn push(&mut self, message: &Message) {
-        self.frames.extend_from_slice(&wire::frame(&message.encode()));
-    }
-
-    /// Writes the messages that are queued, all in one.
-    async fn write_messages(&mut self, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
-        while self.frames.len() < BLOCK_LEN as usize
-            && let Ok(message) = control.try_recv()
-        {
-            self.push(&message);
-        }
-        if !self.frames.is_empty() {
-            self.write.write_all(&self.frames).await?;
-            self.frames.clear();
-            self.write.flush().await?;
-        }
-        Ok(())
-    }
-
-    async fn write_piece(
-        &mut self,
-        piece: PieceIndex,
-        control: &mut mpsc::Receiver<Message>,
-    ) -> Result<(), End> {
-        let link = self.id;
-        let piece_len = self.intake.manifest().geometry().piece_len(piece);
-        self.intake.trace().record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
-        let sent = match self.packed_form(piece, piece_len).await? {
-            Some(packed) => self.write_packed(piece, &packed, control).await?,
-            None => match self.write_plain(piece, piece_len, control).await? {
-                Ok(sent) => sent,
-                Err(error) => {
-                    self.reports.send(Report::Unreadable { link, piece, error }).await?;
-                    return Ok(());
-                }
-            },
-        };
-        self.write.flush().await?;
-        self.learn_rate(sent);
-        self.intake.trace().record(|| trace::Event::Sent {
-            link: link.0,
-            piece: piece.to_u32(),
-            bytes: piece_len,
-        });
-        self.reports.send(Report::Event(Event::PieceSent { link, piece })).await?;
-        Ok(())
-    }
-
-    /// The latest piece counts for as much as all before.
-    fn learn_rate(&mut self, (bytes, took): (u32, Duration)) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let rate = u64::from(bytes).saturating_mul(1_000_000_000) / nanos;
-        self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
-    }
-
-    /// The packed form of a piece, where it is at hand or worth its making.
-    async fn packed_form(&self, piece: PieceIndex, piece_len: u32) -> Result<Option<Arc<[u8]>>, End> {
-        if !self.packs || piece_len > DATA_LEN_MAX {
-            return Ok(None);
-        }
-        let packer = self.intake.packer();
-        if let Some(packed) = packer.find(piece) {
-            return Ok(Some(packed));
-        }
-        if !packer.is_worth(piece, piece_len as usize, self.rate) {
-            return Ok(None);
-        }
-        let intake = self.intake.clone();
-        let (link_rate, len) = (self.rate, piece_len as usize);
-        let pack = move || {
-            // What cannot be read is sent plain, and that finds out what is wrong.
-            let read = |offset, buffer: &mut [u8]| intake.store().read(piece, offset, buffer);
-            intake.packer().pack(piece, len, link_rate, read)
-        };
-        tokio::task::spawn_blocking(pack).await.map_err(|_| End::Closed)
-    }
-
-    async fn write_packed(
-        &mut self,
-        piece: PieceIndex,
-        packed: &[u8],
-        control: &mut mpsc::Receiver<Message>,
-    ) -> Result<(u32, Duration), End> {
-        let piece_len = self.intake.manifest().geometry().piece_len(piece);
-        let total = u32::try_from(packed.len()).expect("a packed piece is shorter than the piece");
-        let (mut offset, began) = (0, Instant::now());
-        while offset < total {
-            let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(total - offset);
-            self.wait_for_turn(len, control).await?;
-            self.push(&Message::Packed { piece, offset, len, total });
-            self.frames.extend_from_slice(&packed[offset as usize..][..len as usize]);
-            let frames = std::mem::take(&mut self.frames);
-            self.write.write_all(&frames).await?;
-            self.frames = frames;
-            self.frames.clear();
-            offset += len;
-            self.after_block(control).await?;
-        }
-        self.intake.packer().count(piece_len as usize, packed.len());
-        Ok((total, began.elapsed()))
-    }
-
-    async fn write_plain(
-        &mut self,
-        piece: PieceIndex,
-        piece_len: u32,
-        control: &mut mpsc::Receiver<Message>,
-    ) -> Result<Result<(u32, Duration), StorageError>, End> {
-        let (mut offset, began) = (0, Instant::now());
-        while offset < piece_len {
-            let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(piece_len - offset);
-            self.wait_for_turn(len, control).await?;
-            match self.read_block(piece, offset, len).await? {
-                Ok((block, start)) => {
-                    self.write.write_all(&block[start..]).await?;
-                    self.block = block;
-                }
-                Err(error) => return Ok(Err(error)),
-            }
-            offset += len;
-            self.after_block(control).await?;
-        }
-        Ok(Ok((piece_len, began.elapsed())))
-    }
-
-    /// Messages go between two blocks.
-    async fn after_block(&mut self, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
-        self.write_messages(control).await?;
-        if self.leaving_at.elapsed() >= MOVING_EVERY {
-            self.say_leaving().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the limit lets `len` bytes go; messages go meanwhile.
-    async fn wait_for_turn(&mut self, len: u32, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
-        let intake = self.intake.clone();
-        if intake.limits().upload.rate().is_none() {
-            return Ok(());
-        }
-        let mut turn = std::pin::pin!(intake.limits().upload.turn(len));
-        loop {
-            tokio::select! {
-                () = &mut turn => return Ok(()),
-                Some(message) = control.recv() => {
-                    self.push(&message);
-                    self.write_messages(control).await?;
-                }
-                () = tokio::time::sleep(MOVING_EVERY) => self.say_leaving().await?,
-            }
-        }
-    }
-
-    /// The peer is not to blame for the time that the rest takes.
-    async fn say_leaving(&mut self) -> Result<(), End> {
-        self.leaving_at = Instant::now();
-        Ok(self.reports.send(Report::Event(Event::DataLeaving { link: self.id })).await?)
-    }
-
-    /// A block with its frame in front of it, and where the frame begins.
-    async fn read_block(
-        &mut self,
-        piece: PieceIndex,
-        offset: u32,
-        len: u32,
-    ) -> Result<Result<(Vec<u8>, usize), StorageError>, End> {
-        let frame = wire::frame(&Message::Data { piece, offset, len }.encode());
-        assert!(frame.len() <= BLOCK_HEADER_MAX && frame.len() > FRAME_HEADER_LEN, "a data frame is short");
-        let start = BLOCK_HEADER_MAX - frame.len();
-        let mut block = std::mem::take(&mut self.block);
-        block.resize(BLOCK_HEADER_MAX + len as usize, 0);
-        block[start..BLOCK_HEADER_MAX].copy_from_slice(&frame);
-        // What is in memory is read here and now: to wake a thread for it would cost more.
-        match self.intake.store().read_cached(piece, offset, &mut block[BLOCK_HEADER_MAX..]) {
-            Ok(true) => return Ok(Ok((block, start))),
-            Ok(false) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-        let store = self.intake.store().clone();
-        let read = move || {
-            store.read(piece, offset, &mut block[BLOCK_HEADER_MAX..])?;
-            Ok((block, start))
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|_| End::Closed)
-    }
 }

@@ -10,6 +10,7 @@ pub mod io;
 mod low_water;
 pub mod pack;
 mod plain;
+mod stream;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use std::time::Duration;
 use dft_protocol::id::PeerId;
 use dft_protocol::wire::{Hello, Refusal, WireError};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 pub use endpoint::{Endpoint, EndpointError, Route};
 pub use low_water::Incoming;
@@ -34,7 +37,25 @@ pub enum Role {
 /// The receiving half of a link's byte stream.
 pub type ReadHalf = Box<dyn Incoming>;
 /// The sending half.
-pub type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
+pub type WriteHalf = Box<dyn Outgoing>;
+
+/// What sends on a link.
+pub trait Outgoing: AsyncWrite + Send + Sync + Unpin {
+    /// The connection that carries it, where there is one.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl Outgoing for OwnedWriteHalf {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self.as_ref())
+    }
+}
+
+impl Outgoing for tls::Writer<OwnedWriteHalf> {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.carrier().socket()
+    }
+}
 
 /// How long the steps of opening a link took at this end.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,12 +12,16 @@ use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, names, put, set_mo
 use crate::storage::disk::Operation;
 use crate::storage::disk::fault::{self, Effect};
 use crate::storage::part::Record;
-use crate::storage::{Selection, StorageError, Store, verify};
+use crate::storage::{FetchOptions, Selection, StorageError, Store, verify};
 
+const EPERM: i32 = 1;
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
+
+/// What a tree that grows has at first: a file with pieces of its own, and one of a pack.
+const PART: [&str; 2] = ["large", "small"];
 
 /// More calls than any fetch here makes: a bound for the loops.
 const CALLS_MAX: u32 = 2000;
@@ -28,6 +32,8 @@ enum Before {
     Nothing,
     /// Something else, which the fetch replaces.
     OldTree,
+    /// A part of the dataset, to which the fetch adds.
+    Part,
 }
 
 /// How the fetch goes on after the failure.
@@ -51,8 +57,13 @@ fn at_each_call(effect: Effect, before: Before, then: Then) {
         if before == Before::OldTree {
             put(&target.join("source/old"), b"old");
         }
+        if before == Before::Part {
+            let options = FetchOptions { force: false, selection: Some(part_of(&seeded)) };
+            let part = Store::fetch(seeded.manifest.clone(), &target, options, &|_| {}).unwrap();
+            seeded.complete(&part).unwrap();
+        }
         let open = || match before {
-            Before::Nothing => seeded.open(&target),
+            Before::Nothing | Before::Part => seeded.open(&target),
             Before::OldTree => seeded.open_forced(&target),
         };
         let operation = (effect == Effect::LostSync).then_some(Operation::Sync);
@@ -87,6 +98,10 @@ fn at_each_call(effect: Effect, before: Before, then: Then) {
     panic!("a fetch makes fewer than {CALLS_MAX} calls");
 }
 
+fn part_of(seeded: &Seeded) -> Selection {
+    Selection::new(&seeded.manifest, &PART.map(str::to_owned), &[]).unwrap()
+}
+
 /// What must hold at any instant: the final name is as it was or complete, and what the record
 /// names is there.
 fn assert_state(seeded: &Seeded, target: &Path, before: Before, context: &str) {
@@ -94,10 +109,12 @@ fn assert_state(seeded: &Seeded, target: &Path, before: Before, context: &str) {
     let is_old = match before {
         Before::Nothing => !path.exists(),
         Before::OldTree => fs::read(path.join("old")).is_ok_and(|content| content == b"old"),
+        Before::Part => false,
     };
     if !is_old {
-        let differences =
-            verify(&seeded.manifest, &path, &Selection::all(&seeded.manifest), &|_| {}).unwrap();
+        let selection =
+            if before == Before::Part { part_of(seeded) } else { Selection::all(&seeded.manifest) };
+        let differences = verify(&seeded.manifest, &path, &selection, &|_| {}).unwrap();
         let content: Vec<_> = differences.iter().filter(|difference| difference.is_content()).collect();
         assert!(content.is_empty(), "{context}: {content:?}");
     }
@@ -136,6 +153,50 @@ fn a_kill_at_any_call_is_survived() {
 #[test]
 fn a_kill_at_any_call_leaves_the_old_tree_or_the_new_one() {
     at_each_call(Effect::Crash, Before::OldTree, Then::NextFetch);
+}
+
+#[test]
+fn a_kill_at_any_call_leaves_a_growing_tree_as_it_was_or_complete() {
+    at_each_call(Effect::Crash, Before::Part, Then::NextFetch);
+    at_each_call(Effect::Crash, Before::Part, Then::FinalLost);
+}
+
+#[test]
+fn a_failed_call_leaves_a_growing_tree_as_it_was_or_complete() {
+    at_each_call(Effect::Error(EIO), Before::Part, Then::SameStore);
+    at_each_call(Effect::Error(ENOSPC), Before::Part, Then::NextFetch);
+}
+
+#[test]
+fn a_tree_grows_where_names_cannot_be_exchanged_or_linked() {
+    at_each_call(Effect::Error(EINVAL), Before::Part, Then::NextFetch);
+    at_each_call(Effect::Error(EPERM), Before::Part, Then::NextFetch);
+}
+
+#[test]
+fn a_power_cut_leaves_a_growing_tree_as_it_was_or_complete() {
+    at_each_call(Effect::PowerCut, Before::Part, Then::NextFetch);
+}
+
+#[test]
+fn a_grown_tree_is_served_without_a_doubt() {
+    let scratch = Scratch::in_memory();
+    let source = scratch.directory("source");
+    a_little(&source);
+    let seeded = Seeded::new(&source);
+    let target = scratch.directory("target");
+    let options = FetchOptions { force: false, selection: Some(part_of(&seeded)) };
+    let part = Store::fetch(seeded.manifest.clone(), &target, options, &|_| {}).unwrap();
+    seeded.complete(&part).unwrap();
+    drop(part);
+    let store = seeded.open(&target).unwrap();
+    seeded.complete(&store).unwrap();
+    // Its files lost a name with the tree that it replaced.
+    for piece in seeded.manifest.geometry().pieces() {
+        assert!(store.rehash(piece).unwrap(), "piece {piece}");
+        let mut bytes = vec![0; seeded.piece(piece).len()];
+        store.read(piece, 0, &mut bytes).unwrap();
+    }
 }
 
 #[test]

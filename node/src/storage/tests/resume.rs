@@ -124,6 +124,35 @@ fn a_recorded_piece_whose_file_is_lost_is_not_trusted() {
 }
 
 #[test]
+fn a_piece_that_rots_before_the_end_is_written_anew() {
+    let begun = Begun::new();
+    let (store, _) = begun.open();
+    let large = begun.seeded.pieces_of("large");
+    let piece = *begun.fetched.iter().find(|piece| large.contains(piece)).unwrap();
+    let span = begun.seeded.manifest.layout().spans(piece).next().unwrap();
+    let rot = || {
+        let file = File::options().write(true).open(begun.part().join("data/large")).unwrap();
+        file.write_all_at(b"rot", span.offset).unwrap();
+        assert!(!store.rehash(piece).unwrap());
+        store.forget(&[piece]);
+    };
+    rot();
+    assert!(!store.durable().contains(piece));
+    store.verified(piece);
+    assert_eq!(store.flush().unwrap(), [], "nothing of it was written again");
+    store.write(piece, 0, &begun.seeded.piece(piece)).unwrap();
+    store.verified(piece);
+    assert_eq!(store.flush().unwrap(), [piece]);
+    assert!(store.rehash(piece).unwrap());
+    // Nor does the next fetch trust what was found to be wrong.
+    rot();
+    store.flush().unwrap();
+    drop(store);
+    assert!(!begun.open().0.durable().contains(piece));
+    begun.assert_completes();
+}
+
+#[test]
 fn what_does_not_belong_there_goes() {
     let begun = Begun::new();
     let data = begun.part().join("data");
@@ -209,7 +238,8 @@ fn a_complete_target_is_found_and_served() {
     for piece in begun.seeded.manifest.geometry().pieces() {
         assert!(store.rehash(piece).unwrap());
     }
-    assert!(matches!(store.write(begun.fetched[0], 0, b"x"), Err(StorageError::ReadOnly)));
+    store.write(begun.fetched[0], 0, b"x").unwrap();
+    assert!(store.rehash(begun.fetched[0]).unwrap(), "what comes once more is dropped");
     set_mode(&path.join("large"), 0o600);
     fs::write(path.join("large"), "changed").unwrap();
     let mut buffer = [0; 8];

@@ -93,3 +93,20 @@ fn a_sparse_file_costs_what_its_data_cost() {
     seeded.assert_equal(&path);
     assert!(path.metadata().unwrap().blocks() * 512 < 1 << 20);
 }
+
+#[test]
+fn a_piece_that_comes_once_more_does_not_harm_what_is_finished() {
+    let scratch = Scratch::new();
+    let source = scratch.directory("source");
+    everything(&source);
+    let seeded = Seeded::new(&source);
+    let store = seeded.open(&scratch.directory("target")).unwrap();
+    let path = seeded.complete(&store).unwrap();
+    for piece in seeded.manifest.geometry().pieces() {
+        let noise = vec![0x5a; seeded.piece(piece).len()];
+        store.write(piece, 0, &noise).unwrap();
+    }
+    seeded.assert_equal(&path);
+    let piece = seeded.manifest.geometry().pieces().next().unwrap();
+    assert!(seeded.store.write(piece, 0, b"x").is_err(), "what is seeded was never fetched");
+}

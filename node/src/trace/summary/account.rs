@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{duplicated, part, seconds};
+use super::{added, duplicated, part, seconds};
 use crate::trace::read::{Node, Run};
 
 /// What is lost within this time after the first byte is the ramp, in microseconds …
@@ -51,15 +51,15 @@ impl Account {
         let (first, complete) = (node.first_byte()?, node.complete()?);
         let (ramp, end) = (RAMP_US.min((complete - first) / RAMP_PART), (complete - first) / END_PART);
         let bytes = |from, to| -> f64 {
-            node.downloads.iter().map(|it| part(it.first, it.last, it.bytes, from, to)).sum()
+            added(node.downloads.iter().map(|it| part(it.first, it.last, it.bytes, from, to)))
         };
         // Seconds in, seconds out: all rates are bytes per second.
         let rate = f64::from(rate_mbit) * 1e6 / 8.0;
         let middle = bytes(first + ramp, complete - end) / seconds(complete - end - first - ramp);
         let received = bytes(first, complete);
-        let useless: f64 = duplicated(node).map(|it| f64::from(it.bytes)).sum();
+        let useless = added(duplicated(node).map(|it| f64::from(it.bytes)));
         let corrupt = node.downloads.iter().filter(|it| matches!(it.checked, Some((_, false))));
-        let useless = useless + corrupt.map(|it| f64::from(it.bytes)).sum::<f64>();
+        let useless = useless + added(corrupt.map(|it| f64::from(it.bytes)));
         (middle > 0.0).then(|| Self {
             before_first_byte: seconds(first),
             ramp: seconds(ramp) - bytes(first, first + ramp) / middle,

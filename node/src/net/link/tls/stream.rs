@@ -383,6 +383,13 @@ impl<W> Writer<W> {
     }
 }
 
+impl<W> Writer<W> {
+    /// What carries the sealed bytes.
+    pub(crate) const fn carrier(&self) -> &W {
+        &self.socket
+    }
+}
+
 impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Sends what is sealed.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
