@@ -68,6 +68,7 @@ fn failure_of(error: &ServerError) -> Failure {
                 .hint("stop that one, or give this one a directory of its own with --state DIR"),
             StateError::Io { error, .. } => Failure::new(Kind::Disk, message)
                 .hint(hint_for(error.kind()).unwrap_or("--state DIR names another place for what it keeps")),
+            StateError::TokenReadable(_) => Failure::new(Kind::Usage, message),
             StateError::Identity(_) | StateError::Token(_) => Failure::new(Kind::Disk, message)
                 .hint("with another one, its address or its token in use elsewhere is not good any more"),
         },

@@ -48,7 +48,7 @@ impl Incoming for Pipe {
 }
 
 impl Outgoing for tokio::io::WriteHalf<DuplexStream> {
-    fn socket(&self) -> Option<&TcpStream> {
+    fn socket(&self) -> Option<&tokio::net::TcpStream> {
         None
     }
 }
