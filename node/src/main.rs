@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dft::cli::Cli;
 use dft::config::{self, ConfigFile};
 use dft::failure::{Failure, Kind};

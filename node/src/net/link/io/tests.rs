@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256StarStar;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::net::link::pack::Packing;
@@ -48,7 +49,7 @@ impl Incoming for Pipe {
 }
 
 impl Outgoing for tokio::io::WriteHalf<DuplexStream> {
-    fn socket(&self) -> Option<&tokio::net::TcpStream> {
+    fn socket(&self) -> Option<&TcpStream> {
         None
     }
 }
