@@ -67,36 +67,6 @@ fn what_was_put_is_served_again_when_its_disk_is_back() {
 }
 
 #[test]
-fn damaged_copy_in_the_store_stays_until_it_is_whole_again() {
-    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
-    let scene = Scene::new();
-    let mut nodes = nodes(&lab, &scene, &[]);
-    let file = scene.path("model");
-    data::random_file(&file, 5, 2 * MIB);
-    nodes[0].put(&file, "model");
-    assert_eq!(nodes[1].dft().args(["cat", "model", "--range", "0-0"]).run().code, Some(0));
-    nodes[0].until_copies("model", 2);
-    let held = nodes[1].run(&["status"]).event("held").text("path").to_owned();
-    nodes[1].kill9();
-    data::change_byte(Path::new(&held), 1000);
-    nodes[1].start_again();
-    until("a failure", || state(&nodes[1]) == "failed");
-    // Nobody else has it: the copy stays, damaged as it is.
-    nodes[0].kill9();
-    nodes[0].start_again();
-    nodes[0].run(&["drop", "model", "--force"]);
-    nodes[0].until_copies("model", 0);
-    assert_eq!(nodes[1].dft().args(["cat", "model"]).run().code, Some(6));
-    assert!(Path::new(&held).exists());
-    // Somebody has it again: so has this node.
-    nodes[0].put(&file, "model");
-    nodes[0].until_copies("model", 1);
-    nodes[0].run(&["push", "model", "--to", "h1"]);
-    nodes[0].until_copies("model", 2);
-    assert_same(&file, Path::new(&held));
-}
-
-#[test]
 fn get_with_force_goes_on_after_a_restart() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();

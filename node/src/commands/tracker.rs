@@ -68,7 +68,7 @@ fn failure_of(error: &ServerError) -> Failure {
                 .hint("stop that one, or give this one a directory of its own with --state DIR"),
             StateError::Io { error, .. } => Failure::new(Kind::Disk, message)
                 .hint(hint_for(error.kind()).unwrap_or("--state DIR names another place for what it keeps")),
-            StateError::TokenReadable(_) => Failure::new(Kind::Disk, message).hint(
+            StateError::TokenReadable(_) => Failure::new(Kind::Usage, message).hint(
                 "whoever has read it can write names: with a new token (remove the file), nobody else can",
             ),
             StateError::Identity(_) | StateError::Token(_) => Failure::new(Kind::Disk, message)
