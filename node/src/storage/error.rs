@@ -244,7 +244,11 @@ impl StorageError {
     /// Whether a name is not there: it was removed, or the disk that held it is away. All other
     /// failures of the system say nothing about the data.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if super::tree::is_missing(source))
+        match self {
+            Self::NoSuchPath(_) => true,
+            Self::Io { source, .. } => super::tree::is_missing(source),
+            _ => false,
+        }
     }
 
     /// A function that says to which path `operation` was applied, for `map_err`.

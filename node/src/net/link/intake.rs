@@ -2,7 +2,7 @@
 //!
 //! A piece of up to [`DATA_LEN_MAX`] is held in memory until its hash is known to be right, and
 //! only then written. A longer one is hashed and written as it arrives, block by block, by the
-//! link that was asked last ([`Stream`]), and by no other.
+//! link that was asked last (`stream.rs`), and by no other.
 //!
 //! Hashing is the dearest step, and two messages at once cost little more than one
 //! ([`sha256::update_two`]). So payload of all links waits in one queue, and a worker takes two
