@@ -22,8 +22,8 @@ fn block() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (name(), manifest(), any::<(u64, u32, u32, u64)>(), peer()).prop_map(
-        |(name, id, (size, pieces, entries, created), owner)| Record {
+    (name(), manifest(), any::<(u64, u32, u32)>(), 0..=wire::CREATED_MAX, peer()).prop_map(
+        |(name, id, (size, pieces, entries), created, owner)| Record {
             name,
             id,
             size,
@@ -195,6 +195,19 @@ fn what_breaks_a_limit_is_refused() {
     }
     let huge = vec![0; REQUEST_LEN_MAX + 1];
     assert!(matches!(Request::decode(&huge), Err(MessageError::TooLong { .. })));
+}
+
+#[test]
+fn a_record_from_beyond_the_year_9999_is_refused() {
+    let name = DatasetName::new("a").expect("a name");
+    let (id, owner) = (ManifestId::from_bytes([7; 32]), PeerId::from_bytes(&[7]).expect("1 byte"));
+    let records = |created| {
+        let record = Record { name: name.clone(), id, size: 1, pieces: 1, entries: 1, created, owner };
+        Response::Records { records: vec![record], next: None }
+    };
+    let last = records(wire::CREATED_MAX);
+    assert_eq!(Response::decode(&last.encode()), Ok(last));
+    assert!(Response::decode(&records(wire::CREATED_MAX + 1).encode()).is_err());
 }
 
 #[test]

@@ -361,7 +361,7 @@ fn block_from_wire(bytes: ByteBuf) -> Result<Vec<u8>, MessageError> {
 }
 
 /// The last second of the year 9999: later ones have no written form (RFC 3339).
-const CREATED_MAX: u64 = 253_402_300_799;
+pub(in crate::catalogue) const CREATED_MAX: u64 = 253_402_300_799;
 
 fn label_from_wire<const MAX: usize>(text: &str) -> Result<Label<MAX>, MessageError> {
     Label::new(text).ok_or(MessageError::Invalid("a line about a node is not valid"))
