@@ -587,22 +587,6 @@ fn full_store_gives_up_copies_that_others_have_and_no_other() {
 }
 
 #[test]
-fn copies_into_the_store_outlive_the_original() {
-    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
-    let scene = Scene::new();
-    let mut nodes = nodes(&lab, &scene, &[]);
-    let (file, kept) = (scene.path("model"), scene.path("kept"));
-    data::random_file(&file, 5, 2 * MIB);
-    std::fs::copy(&file, &kept).expect("it is copied");
-    nodes[0].run(&["put", "--copy", file.to_str().expect("a path"), "--name", "model"]);
-    std::fs::remove_file(&file).expect("it is removed");
-    nodes[0].kill9();
-    nodes[0].start_again();
-    let got = nodes[1].get("model");
-    assert!(std::fs::read(got).expect("it is there") == std::fs::read(kept).expect("it is there"));
-}
-
-#[test]
 fn copy_of_which_a_file_changes_is_damaged_and_goes_on_with_the_rest() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

@@ -18,20 +18,24 @@ fn state(node: &Node<'_>) -> String {
 }
 
 #[test]
-fn put_that_copies_what_is_held_already_makes_the_copy() {
+fn copies_into_the_store_outlive_the_original() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();
     let mut nodes = nodes(&lab, &scene, &[]);
-    let (file, kept) = (scene.path("model"), scene.path("kept"));
-    data::random_file(&file, 5, 2 * MIB);
-    std::fs::copy(&file, &kept).expect("it is copied");
-    nodes[0].put(&file, "model");
-    nodes[0].run(&["put", "--copy", text(&file), "--name", "model"]);
-    std::fs::remove_file(&file).expect("it is removed");
-    nodes[0].kill9();
-    nodes[0].start_again();
-    let got = nodes[1].get("model");
-    assert!(std::fs::read(got).expect("it is there") == std::fs::read(kept).expect("it is there"));
+    for (seed, name, is_held_already) in [(5, "new", false), (6, "held", true)] {
+        let (file, kept) = (scene.path(name), scene.path(&format!("{name}.kept")));
+        data::random_file(&file, seed, 2 * MIB);
+        std::fs::copy(&file, &kept).expect("it is copied");
+        if is_held_already {
+            nodes[0].put(&file, name);
+        }
+        nodes[0].run(&["put", "--copy", text(&file), "--name", name]);
+        std::fs::remove_file(&file).expect("it is removed");
+        nodes[0].kill9();
+        nodes[0].start_again();
+        let got = nodes[1].get(name);
+        assert!(std::fs::read(got).expect("it is there") == std::fs::read(kept).expect("it is there"));
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Whose request is served next.
 //!
 //! Few uploads run at a time, so that each piece arrives soon and its receiver can pass it on:
-//! ten pieces sent side by side all arrive late. Where uploads take long, it is one at a time. A free slot goes to the peer that has waited
-//! longest for its turn; a newcomer that has nothing goes first, and of one peer's requests the
-//! rarest piece. An upload that takes much longer than others keeps no slot: a stuck peer must
-//! not keep the rest waiting.
+//! ten pieces sent side by side all arrive late. Where uploads take long, it is one at a time.
+//!
+//! A free slot goes to the peer that has waited longest for its turn; a newcomer that has nothing
+//! goes first, and of one peer's requests the rarest piece. An upload that takes much longer than
+//! others keeps no slot: a stuck peer must not keep the rest waiting.
 
 use super::download::time_at;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
