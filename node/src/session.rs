@@ -366,16 +366,18 @@ const fn means_of(source: &discovery::Source) -> Means {
     }
 }
 
-/// Resolves when the user or the system wants this process to end: SIGINT or SIGTERM.
-pub async fn interrupted() {
+/// Resolves when the user or the system wants this process to end: SIGINT or SIGTERM. Whoever calls
+/// it hears of each signal from then on, polled or not; until then a signal just ends the process.
+pub fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -260,11 +260,12 @@ impl Daemon {
             .collect()
     }
 
-    /// How many other nodes have all of this dataset.
-    pub async fn other_copies(&self, id: ManifestId) -> Result<usize, Failure> {
+    /// The other nodes that have all of this dataset.
+    pub async fn other_copies(&self, id: ManifestId) -> Result<Vec<PeerId>, Failure> {
         let own = self.peer();
         let found = self.catalogue().await?.holders(id).await?;
-        Ok(found.iter().filter(|holder| holder.peer != own && holder.complete).count())
+        let others = found.iter().filter(|holder| holder.peer != own && holder.complete);
+        Ok(others.map(|holder| holder.peer).collect())
     }
 
     /// It holds something else than before.

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Kind};
 use crate::net::discovery::Dataset;
 use crate::report::human_bytes;
 
-/// How often it is looked whether the tracker knows that this node withdrew a copy …
+/// How often it is looked whether the tracker knows that a node withdrew a copy, or has it again …
 const WITHDRAWN_LOOKS_MAX: usize = 50;
 /// … and when again: 5 s in all, for a busy tracker.
 const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -98,20 +98,46 @@ impl Daemon {
     ///
     /// Two nodes may do so at the same time, each counting on the other. So a node looks for the
     /// other copy once more when its own is not counted any more: of two that withdraw, the one
-    /// that looks later finds nobody.
+    /// that looks later finds nobody. Where both look too late, both keep their copy: then the one
+    /// of the lowest id stays, and the others try once more when a copy is counted again.
     async fn withdraw(&self, holding: &Holding) -> Result<bool, Failure> {
         let id = holding.id();
-        if self.other_copies(id).await? == 0 {
+        let others = self.other_copies(id).await?;
+        if others.is_empty() {
             return Ok(false);
         }
+        if self.withdraw_once(holding).await? {
+            return Ok(true);
+        }
+        let stays = others.iter().all(|other| self.peer() < *other);
+        if stays || !self.is_counted_elsewhere(id).await? {
+            return Ok(false);
+        }
+        self.withdraw_once(holding).await
+    }
+
+    async fn withdraw_once(&self, holding: &Holding) -> Result<bool, Failure> {
+        let id = holding.id();
         self.discovery.remove(id);
         let withdrawn = self.is_withdrawn(id).await;
-        if matches!(withdrawn, Ok(true)) && self.other_copies(id).await.is_ok_and(|copies| copies > 0) {
+        if matches!(withdrawn, Ok(true)) && self.other_copies(id).await.is_ok_and(|others| !others.is_empty())
+        {
             return Ok(true);
         }
         let complete = holding.is_complete();
         self.discovery.add(Dataset { manifest: id, complete, trackers: Vec::new(), asks_lan: !complete });
         withdrawn.map(|_| false)
+    }
+
+    /// Waits until the tracker counts a copy of another node (again).
+    async fn is_counted_elsewhere(&self, id: ManifestId) -> Result<bool, Failure> {
+        for _ in 0..WITHDRAWN_LOOKS_MAX {
+            if !self.other_copies(id).await?.is_empty() {
+                return Ok(true);
+            }
+            tokio::time::sleep(WITHDRAWN_LOOK_EVERY).await;
+        }
+        Ok(false)
     }
 
     /// Waits until the tracker does not count this node among the holders any more.
