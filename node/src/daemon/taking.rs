@@ -102,7 +102,9 @@ impl Daemon {
     async fn can_be_fetched_again(&self, holding: &Holding, failure: &Failure) -> bool {
         let record = holding.record();
         let is_damaged = record.place == Place::Stored && failure.kind == Kind::Integrity;
-        is_damaged && !record.force && self.other_copies(holding.id()).await.is_ok_and(|copies| copies > 0)
+        is_damaged
+            && !record.force
+            && self.other_copies(holding.id()).await.is_ok_and(|others| !others.is_empty())
     }
 
     /// Takes a dataset on, in place of what is of no use.
