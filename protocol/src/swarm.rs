@@ -191,6 +191,8 @@ pub struct Swarm {
     /// Pieces that are not here and that a peer took back, whoever else may have them.
     taken_back: PieceSet,
     latencies: Latencies,
+    /// Those of other sites: what waits for a trunk is not late by the measure of a switch.
+    far_latencies: Latencies,
     turn: u64,
     /// Requests of all links that wait to be served.
     queued: usize,
@@ -203,6 +205,8 @@ pub struct Swarm {
     silence: Silence,
     /// Since when nothing is asked of anybody though pieces are wanted.
     starved_since: Option<Instant>,
+    /// How many bytes may be asked of all other sites together and not yet here.
+    far_window: u64,
     /// This node fetches from other sites until then, whoever else may.
     fetches_far_until: Instant,
     next_tick: Option<Instant>,
@@ -257,6 +261,7 @@ impl Swarm {
             entrusted: BTreeMap::new(),
             taken_back: PieceSet::empty(geometry.piece_count()),
             latencies: Latencies::default(),
+            far_latencies: Latencies::default(),
             turn: 0,
             queued: 0,
             uploads: 0,
@@ -264,6 +269,7 @@ impl Swarm {
             idleness: Idleness::default(),
             silence: Silence::default(),
             starved_since: None,
+            far_window: 0,
             fetches_far_until: Instant::START,
             next_tick: None,
             next_announcement: None,

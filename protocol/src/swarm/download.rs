@@ -8,7 +8,7 @@
 //! another peer is late with; whoever comes second is cancelled. Where two are late, the one that has
 //! been waited for longer is given up for a third.
 
-use super::site::{Reach, is_near};
+use super::site::{Reach, falls_to, is_near};
 use super::{Command, LinkId, Notification, PieceState, Swarm, Violation};
 use crate::geometry::PieceIndex;
 use crate::swarm::link::Outstanding;
@@ -120,6 +120,9 @@ impl Swarm {
         let mut cancels = Vec::new();
         let large = self.is_large();
         while let Some(link) = self.links.get(&id).filter(|link| link.may_ask(now)) {
+            if !self.trunk_has_room(link) {
+                break;
+            }
             if large && !link.is_asked_freely() && !link.requested.is_empty() {
                 break;
             }
@@ -132,11 +135,15 @@ impl Swarm {
                     let allowed = |piece| !asked(piece) && !is_near(&self.links, piece);
                     self.picker.pick(&link.have, allowed, &mut self.rng)
                 }
+                Reach::Owned => {
+                    let is_ours = |piece| falls_to(self.config.local, &self.links, piece);
+                    let allowed = |piece| !asked(piece) && is_ours(piece) && !is_near(&self.links, piece);
+                    self.picker.pick(&link.have, allowed, &mut self.rng)
+                }
                 Reach::Told => {
                     let has = |piece| link.have.contains(piece) && !is_near(&self.links, piece);
                     self.picker.pick(&link.told, |piece| !asked(piece) && has(piece), &mut self.rng)
                 }
-                Reach::Nothing => None,
             };
             let (piece, late) = match pick {
                 Some(piece) => (piece, None),
@@ -200,16 +207,18 @@ impl Swarm {
         self.links.values().map(|link| link.in_flight).sum()
     }
 
-    /// The time after which a piece is late, as far as this end lets payload come.
-    fn late_after(&self) -> Duration {
+    /// The time after which a piece of the own site, or of another one, is late, as far as this end
+    /// lets payload come.
+    fn late_after(&self, near: bool) -> Duration {
         let limited = self.limits.download.map(|rate| time_at(rate, self.in_flight()) * LATE_FACTOR);
-        self.latencies.late_after().max(limited.unwrap_or(Duration::ZERO))
+        let latencies = if near { &self.latencies } else { &self.far_latencies };
+        latencies.late_after().max(limited.unwrap_or(Duration::ZERO))
     }
 
     /// A piece that all its sources are late with and `id` has: the one that waits longest.
     fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, Late)> {
         let link = self.links.get(&id)?;
-        let late_after = self.late_after();
+        let (near_after, far_after) = (self.late_after(true), self.late_after(false));
         let mut latest: Option<(PieceIndex, Late)> = None;
         for &piece in &self.requested {
             let PieceState::Requested { first, second, since } = self.pieces[piece.index()] else {
@@ -224,6 +233,8 @@ impl Swarm {
             });
             // A source that was changed in vain wasted what had arrived: more patience each time.
             let changes = self.source_changes.get(&piece).copied().unwrap_or(0);
+            let near = self.links.get(&first).is_none_or(|link| link.same_site);
+            let late_after = if near { near_after } else { far_after };
             let patience = late_after * 2u32.pow(changes.min(CHANGES_DOUBLED_MAX));
             let asked_last = newer.map_or(since, |(_, since)| since);
             let waits_longest = latest.as_ref().is_none_or(|(_, late)| since < late.older.1);
@@ -260,7 +271,10 @@ impl Swarm {
             return;
         };
         let latency = now.since(request.since);
-        self.latencies.add(latency);
+        match self.links.get(&id) {
+            Some(link) if !link.same_site => self.far_latencies.add(latency),
+            _ => self.latencies.add(latency),
+        }
         self.adapt_window(id, piece, latency);
         match self.pieces[piece.index()] {
             PieceState::Requested { first, second, .. } => {
@@ -350,13 +364,19 @@ impl Swarm {
     fn adapt_window(&mut self, id: LinkId, piece: PieceIndex, latency: Duration) {
         let len = self.piece_bytes(piece);
         let min = self.window_min();
+        let adapted = |window: u64| {
+            let window = match latency {
+                low if low < LATENCY_LOW => window + len,
+                high if high > LATENCY_HIGH => window.saturating_sub(len),
+                _ => window,
+            };
+            window.clamp(min, WINDOW_MAX.max(min))
+        };
         if let Some(link) = self.links.get_mut(&id) {
-            if latency < LATENCY_LOW {
-                link.window += len;
-            } else if latency > LATENCY_HIGH {
-                link.window = link.window.saturating_sub(len);
+            link.window = adapted(link.window);
+            if !link.same_site {
+                self.far_window = adapted(self.far_window);
             }
-            link.window = link.window.clamp(min, WINDOW_MAX.max(min));
         }
     }
 

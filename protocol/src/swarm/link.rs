@@ -149,10 +149,15 @@ impl Link {
         self.seeder || self.have.is_full()
     }
 
+    /// Whether it is a seeder that brings distinct pieces in: nobody else was told of what it offers.
+    pub(super) fn brings_in(&self) -> bool {
+        self.seeder && !self.have.is_full()
+    }
+
     /// Whether it is asked as soon as it has something, in a large swarm, too: a seeder that brings distinct
-    /// pieces in, for nobody else was told of what it offers; and other sites, of which few ask.
+    /// pieces in; and other sites, of which few ask.
     pub(super) fn is_asked_freely(&self) -> bool {
-        !self.same_site || (self.seeder && !self.have.is_full())
+        !self.same_site || self.brings_in()
     }
 
     /// Whether it hears of pieces late in a large swarm: others of its site fetch them, and pass them on.

@@ -1,12 +1,13 @@
 //! Other sites: each piece is to cross the wire between two sites about once.
 //!
-//! A piece that a linked peer of the own site has is asked of nobody else. What the own site lacks,
-//! few fetch for all: among the peers of a site that are linked, the one with the lowest identity.
-//! The others get it from there. Who would be the one may have no link to another site, or be gone,
-//! or bring nothing: so whoever has nothing to ask for during a moment fetches from afar as well, for
-//! a while; that moment is longer for higher identities, so that few begin.
+//! A piece that a linked peer of the own site has is asked of nobody else. What the own site lacks, one
+//! fetches for all: each piece falls to one of the linked peers of the site, by rendezvous hashing
+//! (Thaler and Ravishankar, 1998: the highest hash of peer and piece), so that nobody has to agree with
+//! anybody. The others get it from there. Whoever a piece falls to may have no link to another site, or be
+//! gone, or bring nothing: so whoever has nothing to ask for during a moment fetches what falls to others as
+//! well, for a while; that moment is longer for higher identities, so that few begin.
 //!
-//! In a large site, of whose members a node is linked to some, many would take themselves for the lowest. So
+//! In a large site, of whose members a node is linked to some, a piece would fall to many. So
 //! there the sending end chooses: whoever was first to get a piece from a seeder that offers it to nobody
 //! else tells one peer of each other site at once. That peer fetches it, whoever else is linked, and passes it
 //! on. All others hear of it when they had time to get it at home.
@@ -15,12 +16,13 @@
 
 use std::collections::BTreeMap;
 
-use rand::RngExt;
-use rand_xoshiro::Xoshiro256StarStar;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_xoshiro::{SplitMix64, Xoshiro256StarStar};
 
 use super::link::Link;
 use super::{DisconnectReason, LINKS_MAX, LinkId, Swarm};
 use crate::geometry::PieceIndex;
+use crate::id::PeerId;
 use crate::time::{Duration, Instant};
 use crate::wire::{Message, PieceList, Site};
 
@@ -44,10 +46,10 @@ pub(super) enum Reach {
     All,
     /// What no linked peer of the own site has.
     NotNear,
+    /// Of these, what falls to this node.
+    Owned,
     /// Of these, what it announced piece by piece.
     Told,
-    /// Nothing, but what is late.
-    Nothing,
 }
 
 /// How long announcements to another site are put off in a large swarm, this time.
@@ -60,23 +62,54 @@ pub(super) fn is_near(links: &BTreeMap<LinkId, Link>, piece: PieceIndex) -> bool
     links.values().any(|link| link.same_site && link.have.contains(piece))
 }
 
+/// Whether `piece` falls to `local` among those of its site that fetch.
+pub(super) fn falls_to(local: PeerId, links: &BTreeMap<LinkId, Link>, piece: PieceIndex) -> bool {
+    let own = weight(local, piece);
+    let near = links.values().filter(|link| link.same_site && !link.complete());
+    near.map(|link| (weight(link.peer, piece), link.peer)).all(|other| other < (own, local))
+}
+
+/// The hash of a peer and a piece. An identity ends in bytes of a public key, which are random.
+fn weight(peer: PeerId, piece: PieceIndex) -> u64 {
+    let key = peer.as_bytes().last_chunk().copied().map_or(0, u64::from_le_bytes);
+    SplitMix64::from_seed((key ^ u64::from(piece.to_u32())).to_le_bytes()).next_u64()
+}
+
 impl Swarm {
     /// What may be asked of the peer at the other end of `link`.
     pub(super) fn reach(&self, link: &Link, now: Instant) -> Reach {
         if link.same_site || !self.near_links().any(|near| !near.seeder) {
             Reach::All
-        } else if self.rank() == 0 || now < self.fetches_far_until {
+        } else if now < self.fetches_far_until || self.is_offered_here_alone(link) {
             Reach::NotNear
         } else if self.is_large() {
-            Reach::Told
+            if self.rank() == 0 { Reach::NotNear } else { Reach::Told }
         } else {
-            Reach::Nothing
+            Reach::Owned
         }
+    }
+
+    /// Whether the peer is a seeder that offers each piece to one node, with nobody at its own site who would
+    /// get it and pass it on: what it offers here falls to this node.
+    fn is_offered_here_alone(&self, link: &Link) -> bool {
+        let passes_on = |other: &Link| !other.same_site && other.site == link.site && !other.seeder;
+        !self.is_large() && link.brings_in() && !self.links.values().any(passes_on)
+    }
+
+    /// Whether the trunk takes another request over `link`. All members of the site fetch over it, each from
+    /// many peers: what waits there waits long, and seems late. A large site has the sending ends choose.
+    pub(super) fn trunk_has_room(&self, link: &Link) -> bool {
+        if link.same_site || self.is_large() {
+            return true;
+        }
+        let far = self.links.values().filter(|link| !link.same_site);
+        let in_flight: u64 = far.map(|link| link.in_flight - link.cancelled).sum();
+        in_flight < self.far_window.max(self.window_min())
     }
 
     /// Tells one peer of each other site of `piece`, which a seeder offered over `from` to nobody else.
     pub(super) fn tell_other_sites(&mut self, piece: PieceIndex, from: LinkId, now: Instant) {
-        let offered = self.links.get(&from).is_some_and(|link| link.seeder && !link.have.is_full());
+        let offered = self.links.get(&from).is_some_and(Link::brings_in);
         if !offered || !self.is_large() {
             return;
         }
