@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
@@ -28,6 +29,11 @@ use crate::trace::{Event, Phase, Trace};
 
 /// Events that are kept for a session that has not begun: one for each tracker, and a few.
 const EARLY_MAX: usize = 32;
+
+/// So long a fetch relies on the addresses in its manifest, before it asks trackers and the LAN: a seeder
+/// that is there tells of all others, and the handshakes of many nodes that start at once cost what their
+/// first pieces need.
+const HINTS_FIRST: Duration = Duration::from_millis(300);
 
 /// What happens in a session.
 #[derive(Debug)]
@@ -111,8 +117,9 @@ impl Listening {
         let hints = hints.filter_map(|text| parse_tracker(text).ok());
         let trackers = hints.filter(|hint| !self.trackers.contains(hint)).collect();
         let (discovery, events) = self.spawn_discovery(tracker, None).await?;
-        let manifest = manifest.id();
-        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true });
+        let (manifest, no_hints) = (manifest.id(), manifest.hints().seeders.is_empty());
+        let quiet_for = if complete || no_hints { Duration::ZERO } else { HINTS_FIRST };
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true, quiet_for });
         self.trace.phase(Phase::Discovering);
         let Self { endpoint, tasks, limits, trace, .. } = self;
         let early = VecDeque::new();

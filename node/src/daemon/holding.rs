@@ -345,7 +345,8 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
     if holding.presence == Presence::Shared {
         let hints = holding.manifest.hints().trackers.iter();
         let trackers = hints.filter_map(|text| parse_tracker(text).ok()).collect();
-        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan: !complete });
+        let (asks_lan, quiet_for) = (!complete, Duration::ZERO);
+        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan, quiet_for });
     }
     let running = Running { store: store.clone(), remote: driver.remote() };
     let state = if complete { State::Complete(path_of(daemon, holding, &store)) } else { State::Fetching };

@@ -125,7 +125,9 @@ impl Daemon {
             return Ok(true);
         }
         let complete = holding.is_complete();
-        self.discovery.add(Dataset { manifest: id, complete, trackers: Vec::new(), asks_lan: !complete });
+        let quiet_for = Duration::ZERO;
+        let trackers = Vec::new();
+        self.discovery.add(Dataset { manifest: id, complete, trackers, asks_lan: !complete, quiet_for });
         withdrawn.map(|_| false)
     }
 

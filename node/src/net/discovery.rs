@@ -125,6 +125,8 @@ pub struct Dataset {
     pub trackers: Vec<Multiaddr>,
     /// Whether the peers of the LAN are asked for it; without, they are answered only.
     pub asks_lan: bool,
+    /// How long nobody is asked: peers that are known already may tell of all others.
+    pub quiet_for: Duration,
 }
 
 /// How a peer was found.

@@ -13,6 +13,8 @@ use crate::net::discovery::trackers::Trackers;
 pub(super) struct Followed {
     pub(super) complete: bool,
     asks_lan: bool,
+    /// Nobody is asked before.
+    begins: Instant,
     pub(super) trackers: Trackers,
     pub(super) lan: Lan,
     pub(super) embedded: EmbeddedTurn,
@@ -30,10 +32,12 @@ pub(super) struct EmbeddedTurn {
 impl Followed {
     pub(super) fn new(dataset: Dataset, trackers: &[Multiaddr], own: PeerId, now: Instant) -> Self {
         let addrs = trackers.iter().cloned().chain(dataset.trackers).collect();
+        let begins = now + dataset.quiet_for;
         Self {
             complete: dataset.complete,
             asks_lan: dataset.asks_lan,
-            trackers: Trackers::new(addrs, own, rand::random(), now),
+            begins,
+            trackers: Trackers::new(addrs, own, rand::random(), begins),
             lan: Lan::new(now),
             embedded: EmbeddedTurn { due: now, answers: 0, asked: false, news: false },
         }
@@ -41,13 +45,14 @@ impl Followed {
 
     /// Whom on the LAN to ask next.
     pub(super) fn next_to_ask(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
-        if self.asks_lan { self.lan.next_to_ask(now) } else { None }
+        if self.asks_lan && now >= self.begins { self.lan.next_to_ask(now) } else { None }
     }
 
     /// When something is due, unless a report comes first.
     pub(super) fn poll_timeout(&self, embedded: bool) -> Option<Instant> {
         let embedded = (embedded && !self.embedded.asked).then_some(self.embedded.due);
         let lan = if self.asks_lan { self.lan.poll_timeout() } else { None };
+        let lan = lan.map(|due| due.max(self.begins));
         [embedded, self.trackers.poll_timeout(), lan].into_iter().flatten().min()
     }
 
