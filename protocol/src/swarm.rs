@@ -69,6 +69,8 @@ pub const LINKS_DIALLED_MAX: usize = 20;
 /// How long the higher of two identities waits for the lower one to dial: longer than a handshake
 /// takes on a busy machine.
 const DIAL_AFTER: Duration = Duration::from_millis(300);
+/// With more links than this, a newcomer is introduced to nobody: all of them would tell of all.
+const INTRODUCED_MAX: usize = 16;
 /// Most requests of one peer that wait at another. The asking end stays at half of it, so that
 /// answers which cross with requests never make an honest peer look like a flood.
 pub const REQUESTS_PER_LINK_MAX: usize = 256;
@@ -529,8 +531,8 @@ impl Swarm {
         full.then_some(DisconnectReason::Full)
     }
 
-    /// Tells a new peer of others, and each other node later of it: by the tracker, or when they
-    /// link up themselves. One direction is enough, and saves that both dial.
+    /// Tells a new peer of others, and where they are few those of lower identity of it: of two, the lower
+    /// one dials at once, the higher one later. Where they are many, the tracker tells the others in time.
     fn introduce(&mut self, newcomer: LinkId, now: Instant) {
         let others = self.links.iter().filter(|(id, _)| **id != newcomer);
         let mut peers: Vec<PeerAddr> = others
@@ -543,6 +545,22 @@ impl Swarm {
         }
         if !peers.is_empty() {
             self.send(newcomer, Message::Peers(peers), now);
+        }
+        let Some(link) = self.links.get(&newcomer).filter(|_| self.links.len() <= INTRODUCED_MAX) else {
+            return;
+        };
+        let Some(addr) = link.listens_at else {
+            return;
+        };
+        let peer = link.peer;
+        let lower: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer < peer && !link.complete())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lower {
+            self.send(id, Message::Peers(vec![PeerAddr { peer: Some(peer), addr }]), now);
         }
     }
 
