@@ -244,7 +244,8 @@ impl Discovery {
         let _ = self.orders.send(task::Order::Add(dataset));
     }
 
-    /// The dataset is not here any more: tells the trackers, and whoever asks.
+    /// The dataset is not here any more, or not though an earlier process of this node announced it:
+    /// tells the trackers, and whoever asks.
     pub fn remove(&self, manifest: ManifestId) {
         let _ = self.orders.send(task::Order::Remove(manifest));
     }
