@@ -147,7 +147,12 @@ impl Catalogue {
 
     /// What a name stands for.
     pub async fn record(&self, name: &DatasetName) -> Result<Record, Failure> {
-        self.answer(self.client.record(name)).await?.ok_or_else(|| unknown(name))
+        self.find(name).await?.ok_or_else(|| unknown(name))
+    }
+
+    /// What a name stands for; `None` where it stands for nothing.
+    pub async fn find(&self, name: &DatasetName) -> Result<Option<Record>, Failure> {
+        self.answer(self.client.record(name)).await
     }
 
     /// The names that match.

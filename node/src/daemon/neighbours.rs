@@ -9,7 +9,8 @@ use dft_protocol::id::{ManifestId, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{self, OwnNode};
-use super::holding::{Opening, Presence, Running, now_ms};
+use super::holding::{Presence, Running, now_ms};
+use super::opening::Opening;
 use super::table::{Place, Record};
 use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};

@@ -11,7 +11,8 @@ use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::Manifest;
 
 use super::Daemon;
-use super::holding::{Holding, Opening, Presence, State, View};
+use super::holding::{Holding, Presence, State, View};
+use super::opening::Opening;
 use super::table::{Place, Record};
 use crate::failure::{Failure, Kind};
 
@@ -81,7 +82,11 @@ impl Daemon {
                 State::Failed(problem) => Failure::from(problem),
                 State::Damaged(reason) => Failure::new(Kind::Integrity, reason),
             };
-            if !opened_anew {
+            let is_put_anew = asker == Asker::Putter && holding.record().place != Place::Stored;
+            if is_put_anew {
+                // Whoever asks has just looked at all of it.
+                return Ok(Held::Useless(holding));
+            } else if !opened_anew {
                 opened_anew = true;
                 self.hold_anew(&holding).await?;
             } else if asker == Asker::Putter || is_replaceable(&holding.record(), &failure, asker) {
@@ -98,13 +103,32 @@ impl Daemon {
         }
     }
 
+    /// Fetches a copy in the store again that is damaged, where another node has it: others counted
+    /// on it, whether anybody asks for it here or not.
+    pub(super) async fn mend(self: &Arc<Self>, holding: &Holding) {
+        let is_damaged = match holding.view().state {
+            State::Damaged(_) => true,
+            State::Failed(problem) => problem.kind == Kind::Integrity,
+            State::Opening | State::Fetching | State::Complete(_) => false,
+        };
+        let is_copy = holding.presence == Presence::Shared && holding.record().place == Place::Stored;
+        // To look at it once more is to hash it: not before there is somebody to fetch it from.
+        if is_damaged && is_copy && self.known_catalogue().is_some() && self.is_elsewhere(holding.id()).await
+        {
+            // What keeps it from being mended is in its state.
+            let _ = self.usable_holding(holding.id(), Asker::Node).await;
+        }
+    }
+
+    async fn is_elsewhere(&self, id: ManifestId) -> bool {
+        self.other_copies(id).await.is_ok_and(|copies| !copies.is_empty())
+    }
+
     /// Whether a damaged copy in the store gets a successor: it stays until that is complete.
     async fn can_be_fetched_again(&self, holding: &Holding, failure: &Failure) -> bool {
         let record = holding.record();
         let is_damaged = record.place == Place::Stored && failure.kind == Kind::Integrity;
-        is_damaged
-            && !record.force
-            && self.other_copies(holding.id()).await.is_ok_and(|others| !others.is_empty())
+        is_damaged && !record.force && self.is_elsewhere(holding.id()).await
     }
 
     /// Takes a dataset on, in place of what is of no use.
@@ -117,7 +141,7 @@ impl Daemon {
         presence: Presence,
     ) -> Result<Taken, Failure> {
         let Some(useless) = useless else {
-            let (holding, is_new) = self.hold(manifest, record, opening, presence)?;
+            let (holding, is_new) = self.hold(manifest, record, opening, presence).await?;
             return Ok(Taken { holding, is_new, former: None });
         };
         let former = useless.record();

@@ -19,7 +19,8 @@ use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
+use crate::daemon::holding::{Holding, Presence, State, file_name, now_ms};
+use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::taking::{Asker, Held};
@@ -134,10 +135,20 @@ pub(super) async fn obtain(
     target: &Target,
     reply: &Reply,
 ) -> Result<Obtained, Failure> {
-    let useless = match daemon.usable_holding(manifest.id(), Asker::User).await? {
-        Held::Usable(holding) => return from_here(daemon, &holding, selection, target, reply).await,
-        Held::Useless(holding) => Some(holding),
-        Held::Nothing => None,
+    let mut has_changed = false;
+    let useless = loop {
+        match daemon.usable_holding(manifest.id(), Asker::User).await? {
+            Held::Usable(holding) => match from_here(daemon, &holding, selection, target, reply).await {
+                // What is here is not what it was: there may be others who have it.
+                Err(failure) if failure.kind == Kind::Integrity && !has_changed => {
+                    has_changed = true;
+                    holding.look().await;
+                }
+                outcome => return outcome,
+            },
+            Held::Useless(holding) => break Some(holding),
+            Held::Nothing => break None,
+        }
     };
     from_others(daemon, (name, useless), manifest, selection, target, reply).await
 }

@@ -14,7 +14,8 @@ use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Opening, Presence, now_ms};
+use crate::daemon::holding::{Holding, Presence, now_ms};
+use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::taking::{Asker, Held, Taken};
@@ -166,7 +167,7 @@ async fn as_put(
     if former.origin && former.compress == compress {
         return Ok(holding);
     }
-    holding.remember(daemon, |record| (record.origin, record.compress) = (true, compress))?;
+    holding.remember(daemon, |record| (record.origin, record.compress) = (true, compress)).await?;
     if former.compress == compress {
         return Ok(holding);
     }
