@@ -27,6 +27,7 @@ mod loopback;
 mod names;
 mod namespace;
 mod safety;
+mod same_content;
 mod secret;
 mod selection;
 mod sharing;
