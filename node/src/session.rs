@@ -146,7 +146,7 @@ impl Listening {
             embedded_tracker: tracker.clone(),
             link_port: self.endpoint.port(),
             neighbours: neighbours.clone(),
-            site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
+            site: self.net.site.clone(),
             network_key: self.network_key,
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {

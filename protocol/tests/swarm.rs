@@ -308,7 +308,8 @@ fn a_piece_that_is_given_up_is_asked_of_nobody_and_wanted_no_more() {
 #[test]
 fn ends_that_both_have_all_part_when_nothing_was_sent_for_a_while() {
     // What is here, and whether the link to a peer with everything ends, and how.
-    for (have, expected) in [(PieceSet::full(8), vec![DisconnectReason::Done]), (PieceSet::empty(8), vec![])] {
+    for (have, expected) in [(PieceSet::full(8), vec![DisconnectReason::Done]), (PieceSet::empty(8), vec![])]
+    {
         let (mut swarm, link) = one_link(have);
         let mut ends = Vec::new();
         for second in 0..15 {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::PeerAddr;
-use dft_tracker::registry::Site;
+use dft_protocol::wire::Site;
 use dft_tracker::server::{listen_on, listen_on_ipv6_too};
 use dft_tracker::service::{Service, ServiceError};
 use libp2p::Multiaddr;
