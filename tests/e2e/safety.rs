@@ -135,6 +135,34 @@ fn damaged_copy_in_the_store_stays_until_it_is_whole_again() {
 }
 
 #[test]
+fn fetched_copy_that_its_user_removed_keeps_nobody_from_it() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["a.raw", "b.log"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, MIB);
+    }
+    nodes[0].put(&tree, "tree");
+    let copy = nodes[1].get("tree");
+    nodes[0].until_copies("tree", 2);
+    std::fs::remove_dir_all(&copy).expect("it is there");
+    nodes[0].until_copies("tree", 1);
+    // Selfishly, all of it and a part; what is remembered stays.
+    for (name, options) in [("all", &["--peek"][..]), ("part", &["--include", "*.log"])] {
+        let target = scene.new_directory(name);
+        nodes[1].run(&[&["get", "tree", text(&target)], options].concat());
+        assert_same(&tree.join("b.log"), &target.join("tree/b.log"));
+        until("what was before", || state(&nodes[1]) == "failed");
+        assert_eq!(nodes[0].copies("tree"), Some((1, 0)));
+    }
+    nodes[0].run(&["push", "tree", "--to", "h1", "--wait"]);
+    let held = nodes[1].run(&["status"]).event("held").clone();
+    assert_eq!((held.text("state"), &held.value["in_store"]), ("complete", &true.into()));
+    assert_same(&tree, Path::new(held.text("path")));
+}
+
+#[test]
 fn get_with_force_goes_on_after_a_restart() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();

@@ -408,7 +408,11 @@ impl Kept {
         }
     }
 
+    /// Writes it down, where that is not there already: a full disk keeps no daemon from starting.
     fn write(self, state: &Path) -> Result<(), Failure> {
+        if Self::read(state).is_ok_and(|kept| kept == Some(self)) {
+            return Ok(());
+        }
         write_atomically(&state.join(Self::FILE), serde_json::json!(self).to_string().as_bytes(), 0o600)
     }
 }

@@ -68,6 +68,8 @@ const CHECKS_MAX: usize = 2;
 enum Next {
     /// It is given up.
     Nothing,
+    /// It is remembered, and not held for now.
+    Aside,
     /// The same, from its record.
     Again,
     /// The same data, at another place.
@@ -224,6 +226,11 @@ impl Daemon {
         self.end_holding(holding, Next::Again).await
     }
 
+    /// Ends the task of a dataset for now: its record stays in the table, for [`Daemon::hold`].
+    pub async fn set_aside(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        self.end_holding(holding, Next::Aside).await
+    }
+
     /// Holds the same data at another place, which has all of them, or where nobody counts on the
     /// former one.
     pub async fn hold_elsewhere(
@@ -257,6 +264,7 @@ impl Daemon {
                     }
                     None
                 }
+                Next::Aside => None,
                 Next::Again => {
                     if shared && !daemon.table.has_record(id)? {
                         daemon.enter(&holding).await?;
@@ -408,7 +416,10 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let Standing { endpoint, discovery, mut events, limits, tasks } =
         listening.discover_all(neighbourly).await?;
     let control = neighbours::first_listening(&mut events).await;
-    state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port))?;
+    // On a full disk, what is there is served all the same.
+    if let Err(failure) = state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port)) {
+        reporter.warn(&format!("the next start will have other ports: {}", failure.message));
+    }
     let known = Catalogue::start(&net.tracker, endpoint.identity(), &access)?;
     let daemon = Arc::new(Daemon {
         name: args.name.clone().unwrap_or_else(places::host_name),

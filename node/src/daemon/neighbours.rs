@@ -214,7 +214,7 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest, Asker::Node).await?.is_complete())
+    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
 }
 
 impl Daemon {
@@ -223,15 +223,14 @@ impl Daemon {
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,
-        asker: Asker,
     ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
-        if let Held::Usable(holding) = self.usable_holding(manifest.id(), asker).await? {
+        if let Held::Usable(holding) = self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             holding.touch(self);
             return Ok(holding);
         }
         let _room = self.room.lock().await;
         // Another request may have been faster.
-        let useless = match self.usable_holding(manifest.id(), asker).await? {
+        let useless = match self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             Held::Usable(holding) => return Ok(holding),
             Held::Useless(holding) => Some(holding),
             Held::Nothing => None,

@@ -13,7 +13,6 @@ use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::Holding;
 use crate::daemon::serve::Reply;
-use crate::daemon::taking::Asker;
 use crate::daemon::wire::DATA_LEN_MAX;
 use crate::failure::{Failure, Kind};
 
@@ -50,7 +49,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
     let runs = runs_of(&manifest, entry, part.from..to);
     let (mut sent, mut has_changed) = (Sent::default(), false);
     loop {
-        let holding = daemon.fetch_into_store(&part.name, manifest.clone(), Asker::User).await?;
+        let holding = daemon.fetch_into_store(&part.name, manifest.clone()).await?;
         match send(daemon, &holding, &runs, &mut sent, reply).await {
             // The copy here is not what it was: the rest comes from others, where they have it.
             Err(failure) if failure.kind == Kind::Integrity && !has_changed => {

@@ -137,7 +137,7 @@ pub(super) async fn obtain(
 ) -> Result<Obtained, Failure> {
     let mut has_changed = false;
     let useless = loop {
-        match daemon.usable_holding(manifest.id(), Asker::User).await? {
+        match daemon.usable_holding(manifest.id(), Asker::Fetcher).await? {
             Held::Usable(holding) => match from_here(daemon, &holding, selection, target, reply).await {
                 // What is here is not what it was: there may be others who have it.
                 Err(failure) if failure.kind == Kind::Integrity && !has_changed => {
@@ -228,7 +228,11 @@ async fn from_others(
         // Another request was faster.
         return from_here(daemon, &holding, selection, target, reply).await;
     }
-    let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding));
+    let (former, aside) = match presence {
+        Presence::Shared => (taken.former, None),
+        Presence::Selfish => (None, taken.former),
+    };
+    let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding, aside));
     let fetched = async {
         found(&holding, target).await?;
         if target.tells {
@@ -239,7 +243,7 @@ async fn from_others(
     if let Err(failure) = fetched.await {
         // What could not even be opened is not the daemon's to try again.
         if !holding.was_opened() && !holding.is_claimed() {
-            match taken.former {
+            match former {
                 Some(former) => daemon.hold_elsewhere(&holding, former, Opening::Again).await?,
                 None => daemon.give_up(&holding).await?,
             }
@@ -284,17 +288,18 @@ async fn tell_of_beginning(
 /// A dataset that goes with its request, however that ends.
 struct Selfish {
     daemon: Arc<Daemon>,
-    holding: Option<Arc<Holding>>,
+    /// And what was remembered of it before, which it stood in the way of.
+    holding: Option<(Arc<Holding>, Option<Record>)>,
 }
 
 impl Selfish {
-    fn new(daemon: &Arc<Daemon>, holding: &Arc<Holding>) -> Self {
-        Self { daemon: daemon.clone(), holding: Some(holding.clone()) }
+    fn new(daemon: &Arc<Daemon>, holding: &Arc<Holding>, aside: Option<Record>) -> Self {
+        Self { daemon: daemon.clone(), holding: Some((holding.clone(), aside)) }
     }
 
     async fn end(mut self) -> Result<(), Failure> {
         match self.holding.take() {
-            Some(holding) => self.daemon.give_up(&holding).await,
+            Some((holding, aside)) => end_selfish(&self.daemon, &holding, aside).await,
             None => Ok(()),
         }
     }
@@ -302,9 +307,22 @@ impl Selfish {
 
 impl Drop for Selfish {
     fn drop(&mut self) {
-        if let Some(holding) = self.holding.take() {
+        if let Some((holding, aside)) = self.holding.take() {
             let daemon = self.daemon.clone();
-            tokio::spawn(async move { daemon.give_up(&holding).await });
+            tokio::spawn(async move { end_selfish(&daemon, &holding, aside).await });
         }
     }
+}
+
+async fn end_selfish(
+    daemon: &Arc<Daemon>,
+    holding: &Arc<Holding>,
+    aside: Option<Record>,
+) -> Result<(), Failure> {
+    daemon.give_up(holding).await?;
+    if let Some(record) = aside {
+        // Where it fails, the record is in the table for the next start.
+        let _ = daemon.hold(holding.manifest.clone(), record, Opening::Again, Presence::Shared).await;
+    }
+    Ok(())
 }
