@@ -119,7 +119,8 @@ impl Listening {
         let (discovery, events) = self.spawn_discovery(tracker, None).await?;
         let (manifest, no_hints) = (manifest.id(), manifest.hints().seeders.is_empty());
         let quiet_for = if complete || no_hints { Duration::ZERO } else { HINTS_FIRST };
-        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true, quiet_for });
+        let asks_lan_in = Some(Duration::ZERO);
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan_in, quiet_for });
         self.trace.phase(Phase::Discovering);
         let Self { endpoint, tasks, limits, trace, .. } = self;
         let early = VecDeque::new();

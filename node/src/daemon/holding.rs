@@ -390,8 +390,9 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) 
     if holding.presence == Presence::Shared {
         let hints = holding.manifest.hints().trackers.iter();
         let trackers = hints.filter_map(|text| parse_tracker(text).ok()).collect();
-        let (asks_lan, quiet_for) = (!complete, Duration::ZERO);
-        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan, quiet_for });
+        let asks_lan_in = (!complete).then(|| daemon.asks_lan_in());
+        let quiet_for = Duration::ZERO;
+        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan_in, quiet_for });
     }
     let running = Running { store: store.clone(), remote: driver.remote() };
     let state = if complete { State::Complete(path_of(daemon, holding, &store)) } else { State::Fetching };

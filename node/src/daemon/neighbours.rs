@@ -31,6 +31,8 @@ const ASKED_AT_ONCE_MAX: usize = 16;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
 /// How long it waits for more news before it tells the next.
 const NEWS_SETTLE: Duration = Duration::from_millis(500);
+/// How long the tracker has to say who has a dataset before the LAN is asked.
+const LAN_PAUSE: Duration = Duration::from_secs(2);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
 
@@ -218,6 +220,12 @@ async fn try_fetch(
 }
 
 impl Daemon {
+    /// When the LAN is asked who has a dataset. The catalogue's tracker says it at once, where there
+    /// is one; a crowd that asks everybody as well costs each of them a handshake with all others.
+    pub(super) fn asks_lan_in(&self) -> Duration {
+        if self.known_catalogue().is_some() { LAN_PAUSE } else { Duration::ZERO }
+    }
+
     /// Begins to fetch a dataset into the store, where it is not here yet.
     pub(super) async fn fetch_into_store(
         self: &Arc<Self>,

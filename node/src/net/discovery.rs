@@ -123,8 +123,8 @@ pub struct Dataset {
     pub complete: bool,
     /// Trackers to announce this one to, beside those of [`Config::trackers`].
     pub trackers: Vec<Multiaddr>,
-    /// Whether the peers of the LAN are asked for it; without, they are answered only.
-    pub asks_lan: bool,
+    /// How soon the peers of the LAN are asked for it, once anybody is; `None`: they are answered only.
+    pub asks_lan_in: Option<Duration>,
     /// How long nobody is asked: peers that are known already may tell of all others.
     pub quiet_for: Duration,
 }

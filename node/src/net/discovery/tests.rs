@@ -29,7 +29,8 @@ fn config(link_port: u16) -> Config {
 /// The dataset that all look for who are not told otherwise.
 fn dataset(number: u8) -> Dataset {
     let manifest = ManifestId::from_bytes([number; 32]);
-    Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan: true, quiet_for: Duration::ZERO }
+    let (asks_lan_in, quiet_for) = (Some(Duration::ZERO), Duration::ZERO);
+    Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for }
 }
 
 struct Node {
