@@ -4,13 +4,13 @@
 //! what is to be done again after a restart, and is written before anything is told of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dft_protocol::id::ManifestId;
+use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Manifest, PeerAddr};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::Daemon;
 use super::opening::{Opening, open};
@@ -26,6 +26,8 @@ use crate::trace::Trace;
 /// is worth to know the order to the second after a restart.
 const LAST_USE_STEP_MS: u64 = 60_000;
 
+/// Completions of peers that a seeder has not heard of yet; it misses the oldest of more.
+const COMPLETIONS_MAX: usize = 1024;
 /// How long it may take until a change that was found is seen in the view.
 const TOLD_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether the files that are served are as they were …
@@ -125,6 +127,10 @@ pub struct Holding {
     /// Other requests than the one that began it count on it.
     claimed: AtomicBool,
     opened: AtomicBool,
+    /// How many `dft seed` count on it.
+    seeders: AtomicUsize,
+    /// Peers that say that they have all of it, as they do.
+    completions: broadcast::Sender<PeerId>,
 }
 
 impl Holding {
@@ -246,6 +252,22 @@ impl Holding {
         self.claimed.load(Ordering::Relaxed)
     }
 
+    /// One more `dft seed` counts on it.
+    pub(super) fn begin_seeding(&self) -> broadcast::Receiver<PeerId> {
+        self.seeders.fetch_add(1, Ordering::Relaxed);
+        self.completions.subscribe()
+    }
+
+    /// One less.
+    pub(super) fn end_seeding(&self) {
+        self.seeders.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether any does.
+    pub(super) fn is_seeded(&self) -> bool {
+        self.seeders.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn set_ending(&self, ending: bool) {
         self.ending.store(ending, Ordering::Relaxed);
     }
@@ -299,6 +321,8 @@ pub(super) fn start(
         ending: AtomicBool::new(false),
         claimed: AtomicBool::new(false),
         opened: AtomicBool::new(false),
+        seeders: AtomicUsize::new(0),
+        completions: broadcast::Sender::new(COMPLETIONS_MAX),
     });
     let (daemon, begun) = (daemon.clone(), holding.clone());
     tokio::spawn(async move {
@@ -357,7 +381,9 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
                 let peer = crate::net::identity::display_peer(&peer);
                 daemon.say(&format!("dropped the peer {peer} at {remote}: {violation}"));
             }
-            Some(Update::PeerCompleted(_) | Update::DialFailed { .. }) => {}
+            // Where nobody listens, nobody wants to know.
+            Some(Update::PeerCompleted(peer)) => drop(holding.completions.send(peer)),
+            Some(Update::DialFailed { .. }) => {}
         }
     };
     daemon.endpoint.forget(holding.id());

@@ -356,7 +356,13 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let (datasets, problems) = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
     for (manifest, record) in datasets {
-        daemon.hold_again(manifest, record);
+        if record.seeded {
+            // Whoever seeded it is gone with the daemon before this one.
+            daemon.discovery.remove(manifest.id());
+            daemon.table.remove(manifest.id())?;
+        } else {
+            daemon.hold_again(manifest, record);
+        }
     }
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {

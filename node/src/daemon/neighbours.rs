@@ -251,6 +251,8 @@ impl Daemon {
             origin: false,
             last_use_ms: now_ms(),
             force: false,
+            seeded: false,
+            exclude: Vec::new(),
             compress: Compress::default(),
         };
         let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;

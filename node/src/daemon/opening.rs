@@ -96,7 +96,8 @@ impl Data {
     }
 
     fn scan(&self) -> Result<Scan, Failure> {
-        let options = ScanOptions { skip_unsafe: self.is_put(), ..Default::default() };
+        let exclude = self.record.exclude.iter().map(WirePath::to_path).collect();
+        let options = ScanOptions { skip_unsafe: self.is_put(), exclude };
         storage::scan(&self.paths(), Some(self.manifest.info().name.clone()), &options)
             .map_err(|error| self.gone_or(error))
     }

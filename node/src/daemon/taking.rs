@@ -194,6 +194,8 @@ mod tests {
                 origin,
                 last_use_ms: 0,
                 force: false,
+                seeded: false,
+                exclude: Vec::new(),
                 compress: Compress::Off,
             };
             let replaced = is_replaceable(&record, &Failure::new(kind, "it failed"));

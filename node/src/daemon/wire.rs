@@ -24,7 +24,7 @@ use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Longest frame: a block of data and a little more, or a listing's item.
 const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -78,6 +78,19 @@ pub enum Request {
         copy: bool,
         /// Whether it is sent in compressed form; as before, or as is usual, where it is not given.
         compress: Option<Compress>,
+    },
+    /// Serve what lies at these paths for as long as the connection lasts.
+    Seed {
+        /// What was hashed of it, as a manifest without hints.
+        manifest: ByteBuf,
+        /// Files and directories.
+        paths: Vec<WirePath>,
+        /// Where the manifest is written: it is no part of it.
+        output: WirePath,
+        /// The directory with the hashes.
+        cache: WirePath,
+        /// Whether it is sent in compressed form.
+        compress: Compress,
     },
     /// Fetch datasets.
     Get {

@@ -217,6 +217,8 @@ async fn from_others(
         origin: false,
         last_use_ms: now_ms(),
         force: target.force,
+        seeded: false,
+        exclude: Vec::new(),
         compress: Compress::default(),
     };
     let (is_part, force) = (!selection.is_all(), target.force);

@@ -193,6 +193,8 @@ fn record(wanted: &Wanted, name: &str) -> Record {
         origin: true,
         last_use_ms: now_ms(),
         force: false,
+        seeded: false,
+        exclude: Vec::new(),
         compress: wanted.compress.unwrap_or_default(),
     }
 }
@@ -206,10 +208,13 @@ async fn as_put(
 ) -> Result<Arc<Holding>, Failure> {
     let former = holding.record();
     let compress = compress.unwrap_or(former.compress);
-    if former.origin && former.compress == compress {
+    if former.origin && !former.seeded && former.compress == compress {
         return Ok(holding);
     }
-    holding.remember(daemon, |record| (record.origin, record.compress) = (true, compress)).await?;
+    let as_put = |record: &mut Record| {
+        (record.origin, record.seeded, record.compress) = (true, false, compress);
+    };
+    holding.remember(daemon, as_put).await?;
     if former.compress == compress {
         return Ok(holding);
     }

@@ -1,6 +1,7 @@
 //! The results that a daemon sends to the command line; as JSON lines they are what programs read.
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// A result.
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -14,6 +15,12 @@ pub enum Item {
     Held(Held),
     /// A dataset was published.
     Put(Put),
+    /// What lies at some paths is served.
+    Seeding(Seeding),
+    /// How much of that was sent.
+    Serving(Serving),
+    /// A peer has all of it.
+    PeerComplete(PeerComplete),
     /// A dataset was fetched.
     Got(Got),
     /// What a manifest describes is about to be fetched.
@@ -112,6 +119,37 @@ pub struct Put {
     pub already: bool,
     /// What was left out.
     pub skipped: u64,
+}
+
+/// What is served from here on.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Seeding {
+    /// The manifest, with the addresses of this node.
+    pub manifest: ByteBuf,
+    /// The addresses that take links.
+    pub listen: Vec<String>,
+    /// Who serves it.
+    pub peer: String,
+}
+
+/// What was sent of it.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct Serving {
+    /// Bytes of pieces.
+    pub sent_bytes: u64,
+    /// Bytes that compression spared.
+    pub saved_bytes: u64,
+    /// Linked peers.
+    pub peers: u64,
+}
+
+/// A peer has all of it.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct PeerComplete {
+    /// Which one.
+    pub peer: String,
+    /// Peers that have it so far.
+    pub copies: u64,
 }
 
 /// What was fetched.
