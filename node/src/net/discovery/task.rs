@@ -356,8 +356,7 @@ impl Task {
         let (trackers, own) = (&self.config.trackers, *self.swarm.local_peer_id());
         let followed = self.datasets.entry(manifest).or_insert_with(|| {
             let (asks_lan_in, quiet_for) = (None, Duration::ZERO);
-            let dataset =
-                Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for };
+            let dataset = Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for };
             Followed::new(dataset, trackers, own, now)
         });
         followed.leave(now, now + RECORD_TTL);
