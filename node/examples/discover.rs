@@ -29,7 +29,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let manifest = manifest.parse().map_err(|_| "MANIFEST is 64 hexadecimal digits")?;
     let (discovery, mut events) = spawn(config).await?;
-    discovery.add(Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan: true });
+    let (asks_lan_in, quiet_for) = (Some(Duration::ZERO), Duration::ZERO);
+    discovery.add(Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for });
     println!("{:?} spawned", start.elapsed());
     let end = tokio::time::sleep(Duration::from_secs(seconds.parse()?));
     tokio::pin!(end);

@@ -215,6 +215,9 @@ pub struct SeedArgs {
     /// Leave out symbolic links that point outside of the dataset, rather than fail
     #[arg(long)]
     pub skip_unsafe: bool,
+    /// Do it in this process, even where a daemon runs that could
+    #[arg(long)]
+    pub standalone: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub net: NetArgs,

@@ -151,7 +151,7 @@ enum Control {
     Await { piece: PieceIndex, verified: oneshot::Sender<()> },
     Pieces(oneshot::Sender<PieceSet>),
     Prefer(Vec<PieceIndex>),
-    Look(oneshot::Sender<()>),
+    Look(oneshot::Sender<bool>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -161,7 +161,7 @@ enum Done {
     Flushed(Result<Vec<PieceIndex>, StorageError>),
     Finished(Result<PathBuf, StorageError>),
     Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
-    Looked { changed: Option<(StorageError, Vec<PieceIndex>)>, looked: oneshot::Sender<()> },
+    Looked { changed: Option<(StorageError, Vec<PieceIndex>)>, looked: oneshot::Sender<bool> },
 }
 
 /// What a driver is made of.
@@ -410,7 +410,7 @@ impl Driver {
     }
 
     /// Looks whether the files that are served are as they were.
-    fn look(&self, looked: oneshot::Sender<()>) {
+    fn look(&self, looked: oneshot::Sender<bool>) {
         let store = self.store.clone();
         self.elsewhere(move || Done::Looked { changed: store.changed(), looked });
     }
@@ -486,10 +486,11 @@ impl Driver {
             }
             Done::Rechecked { .. } => {}
             Done::Looked { changed, looked } => {
+                let has_changed = changed.is_some();
                 if let Some((error, lost)) = changed {
                     self.tell_lost(lost, &error);
                 }
-                let _ = looked.send(());
+                let _ = looked.send(has_changed);
             }
         }
     }

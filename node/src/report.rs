@@ -103,18 +103,23 @@ impl Reporter {
 /// Prints why a command failed: to stderr for people, and as an event for programs.
 pub fn print_failure(failure: &Failure, json: bool) {
     if json {
-        let event = serde_json::json!({
-            "event": "error",
-            "code": failure.kind.exit_code(),
-            "message": failure.message,
-            "hint": failure.hint,
-        });
-        Reporter::new(true).event(&event);
+        tell_failure(failure);
     }
     to_stderr(&format!("error: {}", failure.message));
     if let Some(hint) = &failure.hint {
         to_stderr(&format!("hint: {hint}"));
     }
+}
+
+/// Prints why a command failed as an event, for programs.
+pub fn tell_failure(failure: &Failure) {
+    let event = serde_json::json!({
+        "event": "error",
+        "code": failure.kind.exit_code(),
+        "message": failure.message,
+        "hint": failure.hint,
+    });
+    Reporter::new(true).event(&event);
 }
 
 /// A line to stderr. Whoever does not read it any more does not want it: that is no failure.

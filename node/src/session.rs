@@ -119,7 +119,8 @@ impl Listening {
         let (discovery, events) = self.spawn_discovery(tracker, None).await?;
         let (manifest, no_hints) = (manifest.id(), manifest.hints().seeders.is_empty());
         let quiet_for = if complete || no_hints { Duration::ZERO } else { HINTS_FIRST };
-        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan: true, quiet_for });
+        let asks_lan_in = Some(Duration::ZERO);
+        discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan_in, quiet_for });
         self.trace.phase(Phase::Discovering);
         let Self { endpoint, tasks, limits, trace, .. } = self;
         let early = VecDeque::new();
@@ -146,7 +147,7 @@ impl Listening {
             embedded_tracker: tracker.clone(),
             link_port: self.endpoint.port(),
             neighbours: neighbours.clone(),
-            site: self.net.site.as_ref().and_then(|site| dft_tracker::registry::Site::new(site.as_str())),
+            site: self.net.site.clone(),
             network_key: self.network_key,
         };
         let spawned = match discovery::spawn(config(self.control_port)).await {

@@ -29,7 +29,7 @@ pub struct SeedState {
 }
 
 /// The ports of the run before.
-#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ports {
     /// Links.
     pub link: u16,
@@ -140,6 +140,9 @@ fn ports_in(directory: &Path) -> Option<Ports> {
 }
 
 fn remember_ports(directory: &Path, ports: Ports) -> Result<(), Failure> {
+    if ports_in(directory) == Some(ports) {
+        return Ok(());
+    }
     let text = serde_json::json!(ports).to_string();
     write_atomically(&directory.join("ports"), text.as_bytes(), 0o600)
 }

@@ -727,6 +727,11 @@ impl Swarm {
             } else if link.unanswered_for(now) >= patience || reads_nothing {
                 self.punish(id, Violation::Unresponsive, now);
             } else if now.since(link.sent_at) >= KEEP_ALIVE_AFTER {
+                // A node with thousands of datasets would have a link to each peer of each.
+                if self.have.is_full() && link.have.is_full() {
+                    self.close(id, DisconnectReason::Done, Duration::from_secs(60), now);
+                    continue;
+                }
                 self.send(id, Message::KeepAlive, now);
             }
         }

@@ -105,10 +105,6 @@ impl Site {
 pub enum Refusal {
     /// The manifest is not served here.
     UnknownManifest,
-    /// No place for another link.
-    Full,
-    /// The peer was banned for what it did.
-    Banned,
     /// The other end of this link is this very peer.
     Oneself,
     /// This end wants links with TLS only.
@@ -124,10 +120,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 7] = [
         Refusal::UnknownManifest,
-        Refusal::Full,
-        Refusal::Banned,
         Refusal::Oneself,
         Refusal::EncryptionRequired,
         Refusal::EncryptionOff,
@@ -139,8 +133,6 @@ impl Refusal {
     fn code(self) -> u8 {
         match self {
             Refusal::UnknownManifest => 0,
-            Refusal::Full => 1,
-            Refusal::Banned => 2,
             Refusal::Oneself => 3,
             Refusal::EncryptionRequired => 4,
             Refusal::EncryptionOff => 5,
@@ -154,8 +146,6 @@ impl Refusal {
     pub const fn describe(self) -> &'static str {
         match self {
             Refusal::UnknownManifest => "it does not serve this dataset",
-            Refusal::Full => "it takes no more links",
-            Refusal::Banned => "it banned this peer",
             Refusal::Oneself => "it is this very process",
             Refusal::EncryptionRequired => "it wants encryption, which is off here",
             Refusal::EncryptionOff => "its encryption is off",

@@ -6,7 +6,7 @@ use dft_protocol::geometry::{Geometry, PieceIndex};
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::PeerAddr;
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::{Command, Config, Event, LinkId, Notification, Swarm, Violation};
+use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Notification, Swarm, Violation};
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{Hello, Message, PieceList, RejectReason};
 
@@ -303,4 +303,23 @@ fn a_piece_that_is_given_up_is_asked_of_nobody_and_wanted_no_more() {
     assert!(wanted && lost && !asked, "{said:?}");
     assert!(swarm.is_satisfied(), "nothing more is waited for");
     swarm.check_invariants();
+}
+
+#[test]
+fn ends_that_both_have_all_part_when_nothing_was_sent_for_a_while() {
+    // What is here, and whether the link to a peer with everything ends, and how.
+    for (have, expected) in [(PieceSet::full(8), vec![DisconnectReason::Done]), (PieceSet::empty(8), vec![])]
+    {
+        let (mut swarm, link) = one_link(have);
+        let mut ends = Vec::new();
+        for second in 0..15 {
+            swarm.handle(Event::Message { link, message: Message::KeepAlive }, at(f64::from(second)));
+            swarm.handle_timeout(at(f64::from(second)));
+            ends.extend(commands(&mut swarm).into_iter().filter_map(|command| match command {
+                Command::Disconnect { reason, .. } => Some(reason),
+                _ => None,
+            }));
+        }
+        assert_eq!(ends, expected);
+    }
 }

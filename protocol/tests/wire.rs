@@ -100,8 +100,6 @@ fn any_opening() -> impl Strategy<Value = Opening> {
     );
     let refusal = prop_oneof![
         Just(Refusal::UnknownManifest),
-        Just(Refusal::Full),
-        Just(Refusal::Banned),
         Just(Refusal::Oneself),
         Just(Refusal::EncryptionRequired),
         Just(Refusal::EncryptionOff),

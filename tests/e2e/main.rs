@@ -5,8 +5,8 @@
 //! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
 //! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
 //! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
-//! they tell and spare those who wait, [`safety`] for what they must never lose, [`shell`] for prompts,
-//! batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
+//! they tell and spare those who wait, [`safety`] for what they must never lose, [`endings`] for what ends in
+//! the middle, [`same_content`] for what is put again, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -19,6 +19,7 @@ mod compression;
 mod config;
 mod crash;
 mod disk;
+mod endings;
 mod hostile;
 mod laboratory;
 mod lan;
@@ -27,6 +28,7 @@ mod loopback;
 mod names;
 mod namespace;
 mod safety;
+mod same_content;
 mod secret;
 mod selection;
 mod sharing;

@@ -1,7 +1,7 @@
 //! What daemons must never do: lose what was acknowledged, forget what they hold since its disk is
 //! away, believe an outsider, remove what is not theirs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
@@ -68,6 +68,98 @@ fn what_was_put_is_served_again_when_its_disk_is_back() {
     nodes[0].run(&["get", "model", text(&target)]);
     assert_same(&file, &target.join("model"));
     assert_eq!(state(&nodes[0]), "complete");
+}
+
+/// A file in the store of the second node, of which the first has the original.
+fn copied_into_the_store(scene: &Scene, nodes: &[Node<'_>]) -> (PathBuf, PathBuf) {
+    let file = scene.path("model");
+    data::random_file(&file, 5, 2 * MIB);
+    nodes[0].put(&file, "model");
+    assert_eq!(nodes[1].dft().args(["cat", "model", "--range", "0-0"]).run().code, Some(0));
+    nodes[0].until_copies("model", 2);
+    let copy = nodes[1].run(&["status"]).event("held").text("path").to_owned();
+    (file, PathBuf::from(copy))
+}
+
+#[test]
+fn copy_that_changes_in_the_store_is_not_served_and_comes_again() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (file, copy) = copied_into_the_store(&scene, &nodes);
+    // Whoever reads notices, and gets what others have.
+    data::change_byte(&copy, 1000);
+    let local = scene.path("local");
+    std::fs::write(&local, "").expect("it is written");
+    nodes[1].run(&["append", "model", text(&local)]);
+    assert!(std::fs::read(&local).expect("it is there") == std::fs::read(&file).expect("it is there"));
+    until("a whole copy", || state(&nodes[1]) == "complete");
+    assert_same(&file, &copy);
+    let target = scene.new_directory("target");
+    data::change_byte(&copy, 1000);
+    nodes[1].run(&["get", "model", text(&target)]);
+    assert_same(&file, &target.join("model"));
+    // Nobody else has it: the others do not count on it any more, and get nothing of it.
+    until("a whole copy", || state(&nodes[1]) == "complete");
+    nodes[0].run(&["drop", "model", "--force"]);
+    nodes[2].until_copies("model", 1);
+    data::change_byte(&copy, 1000);
+    assert_eq!(nodes[1].dft().args(["cat", "model"]).run().code, Some(6));
+    nodes[2].until_copies("model", 0);
+    nodes[2].fails(4, &["get", "model", "--timeout", "2s"]);
+    // Once somebody has it, so has this node, though nobody asks it.
+    nodes[0].put(&file, "model");
+    until("a whole copy", || state(&nodes[1]) == "complete");
+    assert_same(&file, &copy);
+}
+
+#[test]
+fn damaged_copy_in_the_store_stays_until_it_is_whole_again() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let (file, copy) = copied_into_the_store(&scene, &nodes);
+    nodes[1].kill9();
+    data::change_byte(&copy, 1000);
+    nodes[0].run(&["drop", "model", "--force"]);
+    nodes[1].start_again();
+    until("a failure", || state(&nodes[1]) == "failed");
+    // What it announced before it was killed is not counted any more.
+    nodes[0].until_copies("model", 0);
+    assert_eq!(nodes[1].dft().args(["cat", "model"]).run().code, Some(6));
+    assert!(copy.exists(), "it stays, damaged as it is");
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["push", "model", "--to", "h1"]);
+    nodes[0].until_copies("model", 2);
+    assert_same(&file, &copy);
+}
+
+#[test]
+fn fetched_copy_that_its_user_removed_keeps_nobody_from_it() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["a.raw", "b.log"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, MIB);
+    }
+    nodes[0].put(&tree, "tree");
+    let copy = nodes[1].get("tree");
+    nodes[0].until_copies("tree", 2);
+    std::fs::remove_dir_all(&copy).expect("it is there");
+    nodes[0].until_copies("tree", 1);
+    // Selfishly, all of it and a part; what is remembered stays.
+    for (name, options) in [("all", &["--peek"][..]), ("part", &["--include", "*.log"])] {
+        let target = scene.new_directory(name);
+        nodes[1].run(&[&["get", "tree", text(&target)], options].concat());
+        assert_same(&tree.join("b.log"), &target.join("tree/b.log"));
+        until("what was before", || state(&nodes[1]) == "failed");
+        assert_eq!(nodes[0].copies("tree"), Some((1, 0)));
+    }
+    nodes[0].run(&["push", "tree", "--to", "h1", "--wait"]);
+    let held = nodes[1].run(&["status"]).event("held").clone();
+    assert_eq!((held.text("state"), &held.value["in_store"]), ("complete", &true.into()));
+    assert_same(&tree, Path::new(held.text("path")));
 }
 
 #[test]

@@ -154,6 +154,78 @@ fn running_daemon_does_what_fetch_asks_for() {
     assert!(told.contains("waiting for 1.00 MiB of 1.00 MiB of orphan"), "{told}");
 }
 
+#[test]
+fn running_daemon_seeds_for_as_long_as_the_command_runs() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["a.raw", "b.log"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, 2 * MIB);
+    }
+    // The manifest lies among what it describes, and is no part of it.
+    let manifest = tree.join("tree.dft");
+    let begin = |node: &Node<'_>, more: &[&str]| {
+        node.begin(&[&["seed", text(&tree), "-o", text(&manifest)], more].concat())
+    };
+    let held = |node: &Node<'_>| {
+        let events = node.run(&["status"]).events;
+        events.iter().filter(|event| event.name() == "held").count()
+    };
+    let seed = begin(&nodes[0], &[]);
+    let seeding = seed.wait_for("seeding");
+    let status = nodes[0].run(&["status"]);
+    assert_eq!(seeding.text("peer"), status.event("status").text("peer"));
+    assert_eq!(status.event("held").text("id"), seeding.text("id"));
+    nodes[1].run(&["fetch", text(&manifest)]);
+    assert_eq!(names_in(&scene.path("h1/tree")), ["a.raw", "b.log"]);
+    assert_same(&tree.join("a.raw"), &scene.path("h1/tree/a.raw"));
+    seed.wait_for("peer_complete");
+    let ended = seed.interrupt().expect_code(0);
+    let mut names: Vec<&str> = ended.events.iter().map(Event::name).collect();
+    names.retain(|name| *name != "progress");
+    assert_eq!(names, ["hashed", "seeding", "peer_complete", "done"]);
+    assert_eq!(ended.event("done").number("copies"), 1);
+    until("an end", || held(&nodes[0]) == 0);
+
+    // The command ends when enough have it.
+    let seed = begin(&nodes[0], &["--exit-after-copies", "1"]);
+    seed.wait_for("seeding");
+    nodes[2].run(&["fetch", text(&manifest)]);
+    seed.wait().expect_code(0);
+    until("an end", || held(&nodes[0]) == 0);
+
+    // A daemon that is killed remembers no command.
+    let seed = begin(&nodes[0], &[]);
+    seed.wait_for("seeding");
+    assert_eq!(seed.wait_for("hashed").value["cached"], true, "the hashes are those of before");
+    nodes[0].kill9();
+    assert!(seed.wait().expect_code(1).stderr.contains("lost the daemon"));
+    nodes[0].start_again();
+    assert_eq!(held(&nodes[0]), 0);
+    // What is put meanwhile stays.
+    for name in ["a.raw", "b.log"] {
+        let path = tree.join(name);
+        let seed = nodes[0].begin(&["seed", text(&path)]);
+        seed.wait_for("seeding");
+        if name == "a.raw" {
+            nodes[0].put(&path, "files/a.raw");
+        }
+        seed.interrupt().expect_code(0);
+        until("what was put alone", || held(&nodes[0]) == 1);
+    }
+    assert_eq!(nodes[0].run(&["status"]).event("held").value["origin"], true);
+    assert_same(&tree.join("a.raw"), &nodes[1].get("files/a.raw"));
+    // By itself, as where there is no daemon; and then so again, for its manifest names its own port.
+    let own = begin(&nodes[0], &["--standalone"]);
+    let peer = own.wait_for("seeding").text("peer").to_owned();
+    assert_ne!(peer, seeding.text("peer"));
+    own.interrupt().expect_code(0);
+    let again = begin(&nodes[0], &[]);
+    assert_eq!(again.wait_for("seeding").text("peer"), peer);
+    again.interrupt().expect_code(0);
+}
+
 /// Bytes that a process has sent to disks (proc(5), `io`): those of its files and their names.
 fn written_bytes(process: u32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{process}/io")).expect("it runs");

@@ -36,6 +36,34 @@ fn seeded(scene: &Scene) -> PathBuf {
 }
 
 #[test]
+fn words_that_make_no_sense_are_an_event_for_programs() {
+    let scene = Scene::new();
+    // words, what the message is about; nothing where there is no event
+    let cases: [(&[&str], Option<&str>); 6] = [
+        (&["fetch", "--json"], Some("<MANIFEST>")),
+        (&["get", "a", "--json", "--nonsense"], Some("--nonsense")),
+        (&["seed", "a", "--port", "99999999", "--json"], Some("99999999")),
+        (&["frobnicate", "--json"], Some("frobnicate")),
+        (&["fetch", "--", "a", "b", "--json"], None),
+        (&["fetch"], None),
+    ];
+    for (words, about) in cases {
+        let outcome = dft(&scene, words).expect_code(2);
+        assert!(outcome.stderr.contains("--help"), "people are told what to try: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+        let told = outcome.events.first().map(|event| event.text("message").to_owned());
+        assert_eq!(told.is_some(), about.is_some(), "{words:?}: {told:?}");
+        if let Some(event) = outcome.events.first() {
+            assert_eq!((event.name(), event.number("code")), ("error", 2));
+            assert!(event.text("message").contains(about.unwrap_or_default()), "{words:?}: {told:?}");
+            assert!(!event.text("message").starts_with("error"), "{told:?}");
+        }
+    }
+    let help = dft(&scene, &["fetch", "--help", "--json"]).expect_code(0);
+    assert_eq!(help.events.len(), 0);
+}
+
+#[test]
 fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
     let scene = Scene::new();
     seeded(&scene);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::time::Instant;
+use dft_protocol::wire::Site;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use thiserror::Error;
@@ -38,27 +39,6 @@ pub const MANIFESTS_PER_IDENTITY_MAX: usize = 4_096;
 /// Most records from one observed IP address: a cluster of 512 peers behind one address fits
 /// four times over, and no single host can fill the registry.
 pub const RECORDS_PER_IP_MAX: usize = 2_048;
-/// Longest site label, in bytes.
-pub const SITE_LEN_MAX: usize = 64;
-
-/// The label of the place where a peer runs: peers with the same label are near each other.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Site(Box<str>);
-
-impl Site {
-    /// The label `text`; `None` where it is empty, longer than [`SITE_LEN_MAX`] bytes or holds
-    /// control characters.
-    pub fn new(text: &str) -> Option<Self> {
-        let valid = !text.is_empty() && text.len() <= SITE_LEN_MAX && !text.chars().any(char::is_control);
-        valid.then(|| Self(text.into()))
-    }
-
-    /// The label.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Addresses where one peer takes links: at most [`ADDRS_PER_RECORD_MAX`], each of which could be
 /// dialled (a port, one host, no scope).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -246,8 +246,10 @@ impl From<&StoredRecord> for RecordCbor {
 mod tests {
     use std::net::SocketAddr;
 
+    use dft_protocol::wire::Site;
+
     use super::*;
-    use crate::registry::{LinkAddrs, Site};
+    use crate::registry::LinkAddrs;
 
     fn stored(number: u8) -> StoredRecord {
         let observed = IpAddr::from([10, 0, 0, number]);

@@ -12,7 +12,7 @@ mod limit;
 mod list;
 mod put;
 mod secret;
-mod seed;
+pub(crate) mod seed;
 mod shell;
 mod show;
 mod spread;

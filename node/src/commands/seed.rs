@@ -12,7 +12,7 @@ use dft_protocol::manifest::{Hints, Info, Manifest, PeerAddr, SEEDER_COUNT_MAX, 
 use dft_protocol::path::Name;
 use serde_json::json;
 
-use super::{blocking, packing, read_bounded};
+use super::{blocking, by_daemon, packing, read_bounded};
 use crate::cli::SeedArgs;
 use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind, shown};
@@ -25,7 +25,7 @@ use crate::storage::{self, Scan, ScanOptions, SeedCache, StorageError, Store};
 use crate::trace::{Phase, Recording};
 
 /// Mode of the manifest: to be copied and read by others.
-const MANIFEST_MODE: u32 = 0o644;
+pub(super) const MANIFEST_MODE: u32 = 0o644;
 
 pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let recording = Recording::start(args.trace.as_deref(), "seed", Instant::now())?;
@@ -42,6 +42,9 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
     let state = SeedState::open(&output)?;
     // One wait for the whole run: a signal between two waits would go unnoticed.
     let mut interrupt = std::pin::pin!(interrupted());
+    // Manifests that were given away name the ports of a seeder that ran by itself.
+    let alone = args.standalone || args.trace.is_some() || state.ports().is_some();
+    let by_daemon = by_daemon::can(&args.net, alone).await?;
     let (scan, info) = tokio::select! {
         prepared = prepare(&args, name, &output, &state, &reporter) => prepared?,
         () = &mut interrupt => {
@@ -51,6 +54,9 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         }
     };
     let manifest = Manifest::new(info, Hints::default()).map_err(StorageError::from)?;
+    if by_daemon {
+        return by_daemon::seed(&args, (&output, state.cache()), &manifest, reporter, interrupt).await;
+    }
 
     trace.phase(Phase::Manifest);
     let listening = Listening::start(&args.net, &state.identity()?, state.ports(), trace)?;
@@ -62,6 +68,19 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
 
     let store = Arc::new(Store::seed(manifest.clone(), scan)?);
     let listen: Vec<String> = endpoint.listen_addrs().iter().map(ToString::to_string).collect();
+    tell_of_seeding(&reporter, (&output, &manifest), &listen, &display_peer(&endpoint.identity().peer()));
+    let role = Role::Seeder(packing(args.compress));
+    let session = discovering.drive(manifest.clone(), store, role, Vec::new()).await;
+    serve(session, &manifest, &args, reporter, interrupt).await
+}
+
+/// Says that it serves from here on.
+pub(super) fn tell_of_seeding(
+    reporter: &Reporter,
+    (output, manifest): (&Path, &Manifest),
+    listen: &[String],
+    peer: &str,
+) {
     reporter.event(&json!({
         "event": "seeding",
         "manifest": output.display().to_string(),
@@ -71,7 +90,7 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         "pieces": manifest.geometry().piece_count(),
         "piece_size": manifest.info().piece_size.bytes(),
         "listen": listen,
-        "peer": display_peer(&endpoint.identity().peer()),
+        "peer": peer,
         "trackers": manifest.hints().trackers,
     }));
     reporter.say(&format!(
@@ -79,12 +98,9 @@ pub(super) async fn run(args: SeedArgs) -> Result<(), Failure> {
         manifest.info().name,
         human_bytes(manifest.total_bytes()),
         manifest.geometry().piece_count(),
-        shown(&output),
-        shown(&output),
+        shown(output),
+        shown(output),
     ));
-    let role = Role::Seeder(packing(args.compress));
-    let session = discovering.drive(manifest.clone(), store, role, Vec::new()).await;
-    serve(session, &manifest, &args, reporter, interrupt).await
 }
 
 /// NAME.dft in the current directory, where the user says nothing else.
@@ -262,26 +278,46 @@ async fn serve(
     while args.exit_after_copies.is_none_or(|wanted| copies.count() < wanted) {
         tokio::select! {
             () = &mut interrupt => break,
-            _ = ticks.tick() => show_progress(&mut reporter, &session.snapshot(), copies.count(), &mut rate),
+            _ = ticks.tick() => {
+                let Snapshot { stats, .. } = session.snapshot();
+                show_progress(&mut reporter, (stats.sent, stats.links as u64), copies.count(), &mut rate);
+            }
             happening = session.next() => match happening {
                 None => return Err(Failure::new(Kind::Other, "the driver ended unexpectedly")),
                 Some(Happening::Update(Update::PeerCompleted(peer))) => {
                     if !copies.add(peer) {
                         continue;
                     }
-                    let (peer, copies) = (display_peer(&peer), copies.count());
-                    reporter.event(&json!({"event": "peer_complete", "peer": peer, "copies": copies}));
-                    reporter.say(&format!("{peer} has everything ({copies} so far)"));
+                    tell_of_copy(&reporter, &display_peer(&peer), copies.count());
                 }
                 Some(happening) => tell(&reporter, happening),
             },
         }
     }
     reporter.end();
-    let (snapshot, copies) = (session.shutdown().await, copies.count());
-    let (sent, total) = (snapshot.stats.sent, manifest.total_bytes());
+    let snapshot = session.shutdown().await;
+    let sent = (snapshot.stats.sent, snapshot.saved_bytes);
+    tell_of_end(&reporter, manifest, sent, copies.count(), started);
+    Ok(())
+}
+
+/// A peer has everything.
+pub(super) fn tell_of_copy(reporter: &Reporter, peer: &str, copies: u64) {
+    reporter.event(&json!({"event": "peer_complete", "peer": peer, "copies": copies}));
+    reporter.say(&format!("{peer} has everything ({copies} so far)"));
+}
+
+/// What was sent, and what compression spared, in bytes; how many copies there are.
+pub(super) fn tell_of_end(
+    reporter: &Reporter,
+    manifest: &Manifest,
+    (sent, saved): (u64, u64),
+    copies: u64,
+    started: Instant,
+) {
+    let total = manifest.total_bytes();
     reporter.event(&json!({
-        "event": "done", "sent_bytes": sent, "saved_bytes": snapshot.saved_bytes, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
+        "event": "done", "sent_bytes": sent, "saved_bytes": saved, "copies": copies, "seconds": started.elapsed().as_secs_f64(),
     }));
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let ratio = if total == 0 { 0.0 } else { sent as f64 / total as f64 };
@@ -290,12 +326,11 @@ async fn serve(
         human_bytes(sent),
         human_time(started.elapsed()),
     ));
-    Ok(())
 }
 
 /// The peers that have everything: each counts once, however often it says so.
 #[derive(Default)]
-struct Copies(BTreeSet<PeerId>);
+pub(crate) struct Copies(BTreeSet<PeerId>);
 
 impl Copies {
     /// Most that are counted, so that made-up identities fill no memory: more than any network of
@@ -303,21 +338,26 @@ impl Copies {
     const MAX: usize = 1 << 16;
 
     /// Whether it is one more.
-    fn add(&mut self, peer: PeerId) -> bool {
+    pub(crate) fn add(&mut self, peer: PeerId) -> bool {
         self.0.len() < Self::MAX && self.0.insert(peer)
     }
 
-    fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.len() as u64
     }
 }
 
-fn show_progress(reporter: &mut Reporter, snapshot: &Snapshot, copies: u64, rate: &mut Rate) {
-    let stats = snapshot.stats;
-    let rate = rate.update(stats.sent);
+/// Shows how many bytes were sent, and to how many linked peers.
+pub(super) fn show_progress(
+    reporter: &mut Reporter,
+    (sent, peers): (u64, u64),
+    copies: u64,
+    rate: &mut Rate,
+) {
+    let rate = rate.update(sent);
     if reporter.progress_event_due() {
         reporter.event(&json!({
-            "event": "progress", "sent_bytes": stats.sent, "rate": rate, "peers": stats.links, "copies": copies,
+            "event": "progress", "sent_bytes": sent, "rate": rate, "peers": peers, "copies": copies,
         }));
     }
     #[allow(
@@ -326,7 +366,7 @@ fn show_progress(reporter: &mut Reporter, snapshot: &Snapshot, copies: u64, rate
         reason = "a rate is positive and for people"
     )]
     let rate = human_bytes(rate as u64);
-    reporter.status(format!("{} sent, {rate}/s, {} peers", human_bytes(stats.sent), stats.links));
+    reporter.status(format!("{} sent, {rate}/s, {peers} peers", human_bytes(sent)));
 }
 
 /// What happens to a seeder and to a fetch alike.

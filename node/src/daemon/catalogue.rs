@@ -147,7 +147,12 @@ impl Catalogue {
 
     /// What a name stands for.
     pub async fn record(&self, name: &DatasetName) -> Result<Record, Failure> {
-        self.answer(self.client.record(name)).await?.ok_or_else(|| unknown(name))
+        self.find(name).await?.ok_or_else(|| unknown(name))
+    }
+
+    /// What a name stands for; `None` where it stands for nothing.
+    pub async fn find(&self, name: &DatasetName) -> Result<Option<Record>, Failure> {
+        self.answer(self.client.record(name)).await
     }
 
     /// The names that match.
@@ -403,7 +408,11 @@ impl Kept {
         }
     }
 
+    /// Writes it down, where that is not there already: a full disk keeps no daemon from starting.
     fn write(self, state: &Path) -> Result<(), Failure> {
+        if Self::read(state).is_ok_and(|kept| kept == Some(self)) {
+            return Ok(());
+        }
         write_atomically(&state.join(Self::FILE), serde_json::json!(self).to_string().as_bytes(), 0o600)
     }
 }

@@ -4,27 +4,32 @@
 //! what is to be done again after a restart, and is written before anything is told of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dft_protocol::id::ManifestId;
-use dft_protocol::manifest::{Entry, Info, Manifest, PeerAddr};
-use tokio::sync::watch;
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::manifest::{Manifest, PeerAddr};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::Daemon;
+use super::opening::{Opening, open};
 use super::table::{Place, Record};
 use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, parse_tracker};
-use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Selection, StorageError, Store};
+use crate::storage::{self, ScanOptions, SeedCache, Selection, Store};
 use crate::trace::Trace;
 
 /// A use that is so much younger than the one on disk is written there: a sync costs more than it
 /// is worth to know the order to the second after a restart.
 const LAST_USE_STEP_MS: u64 = 60_000;
 
+/// Completions of peers that a seeder has not heard of yet; it misses the oldest of more.
+const COMPLETIONS_MAX: usize = 1024;
+/// How long it may take until a change that was found is seen in the view.
+const TOLD_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether the files that are served are as they were …
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// … and at most so large a part of the time goes into it: looking at a million files takes a while.
@@ -87,23 +92,6 @@ pub struct Running {
     pub remote: Remote,
 }
 
-/// How a dataset is opened.
-pub enum Opening {
-    /// With the store that was made when it was put.
-    With(Arc<Store>),
-    /// From what the record says.
-    Again,
-    /// To be fetched.
-    New,
-    /// Only these files of it, for one request.
-    Part {
-        /// Which.
-        selection: Selection,
-        /// In place of what is there.
-        force: bool,
-    },
-}
-
 /// Whether the daemon remembers and tells of a dataset.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -122,6 +110,9 @@ pub struct Holding {
     /// The files that are fetched, where these are not all.
     part: Option<Selection>,
     record: Mutex<Record>,
+    /// Held by the thread that writes the record down, so that what is on disk is the latest; true
+    /// once nothing is written for this one any more.
+    retired: Mutex<bool>,
     view: watch::Sender<View>,
     /// Asks its task to end.
     stop: watch::Sender<bool>,
@@ -136,6 +127,10 @@ pub struct Holding {
     /// Other requests than the one that began it count on it.
     claimed: AtomicBool,
     opened: AtomicBool,
+    /// How many `dft seed` count on it.
+    seeders: AtomicUsize,
+    /// Peers that say that they have all of it, as they do.
+    completions: broadcast::Sender<PeerId>,
 }
 
 impl Holding {
@@ -146,7 +141,7 @@ impl Holding {
 
     /// What is remembered of it.
     pub fn record(&self) -> Record {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record_mut().clone()
     }
 
     /// Follows what it is doing.
@@ -183,26 +178,59 @@ impl Holding {
         !self.is_part() && matches!(self.view.borrow().state, State::Complete(_))
     }
 
+    fn record_mut(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes what is remembered of it, on disk as well.
-    pub fn remember(&self, daemon: &Daemon, change: impl FnOnce(&mut Record)) -> Result<(), Failure> {
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut record);
-        if self.presence == Presence::Selfish {
+    pub async fn remember(
+        self: &Arc<Self>,
+        daemon: &Arc<Daemon>,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<(), Failure> {
+        change(&mut self.record_mut());
+        let (daemon, holding) = (daemon.clone(), self.clone());
+        blocking(move || holding.write_down(&daemon)).await?
+    }
+
+    /// Writes its record to disk. Blocks.
+    fn write_down(&self, daemon: &Daemon) -> Result<(), Failure> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        if *retired || self.presence == Presence::Selfish {
             return Ok(());
         }
-        daemon.table.update(self.id(), &record)
+        daemon.table.update(self.id(), &self.record())
+    }
+
+    /// Another is about to stand in its place, or none: its record is not written any more. Blocks.
+    pub(super) fn retire(&self) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Stops threads that hash for it, once it is set.
+    pub(super) fn cancel(&self) -> Arc<AtomicBool> {
+        self.cancel.clone()
     }
 
     /// Somebody asked for it.
-    pub fn touch(&self, daemon: &Daemon) {
+    pub fn touch(self: &Arc<Self>, daemon: &Arc<Daemon>) {
         let now = now_ms();
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = std::mem::replace(&mut record.last_use_ms, now);
-        drop(record);
+        let last = std::mem::replace(&mut self.record_mut().last_use_ms, now);
         if now.saturating_sub(last) >= LAST_USE_STEP_MS {
-            // What is lost is the order in which copies leave a full store.
-            let _ = self.remember(daemon, |_| {});
+            let (daemon, holding) = (daemon.clone(), self.clone());
+            // Where it fails, what is lost is the order in which copies leave a full store.
+            drop(tokio::task::spawn_blocking(move || holding.write_down(&daemon)));
         }
+    }
+
+    /// Looks whether its data are as they were; where they are not, its view says so afterwards.
+    pub(super) async fn look(&self) {
+        let Some(running) = self.view().running else { return };
+        if !running.remote.look().await {
+            return;
+        }
+        let is_told = |view: &View| !matches!(view.state, State::Complete(_));
+        let _ = tokio::time::timeout(TOLD_MAX, self.watch().wait_for(is_told)).await;
     }
 
     /// Ends its task, in good order; whoever asks waits for that.
@@ -222,6 +250,22 @@ impl Holding {
     /// Whether other requests than the one that began it count on it.
     pub(super) fn is_claimed(&self) -> bool {
         self.claimed.load(Ordering::Relaxed)
+    }
+
+    /// One more `dft seed` counts on it.
+    pub(super) fn begin_seeding(&self) -> broadcast::Receiver<PeerId> {
+        self.seeders.fetch_add(1, Ordering::Relaxed);
+        self.completions.subscribe()
+    }
+
+    /// One less.
+    pub(super) fn end_seeding(&self) {
+        self.seeders.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether any does.
+    pub(super) fn is_seeded(&self) -> bool {
+        self.seeders.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn set_ending(&self, ending: bool) {
@@ -248,12 +292,13 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Starts a dataset. Its record, where it has one, is in the table already.
-pub fn start(
+/// Starts a dataset. Its record, where it has one, is in the table already, or is when `begins` says
+/// so.
+pub(super) fn start(
     daemon: &Arc<Daemon>,
     manifest: Arc<Manifest>,
     record: Record,
-    opening: Opening,
+    (opening, begins): (Opening, Option<oneshot::Receiver<()>>),
     presence: Presence,
 ) -> Arc<Holding> {
     let view = View { state: State::Opening, running: None };
@@ -267,6 +312,7 @@ pub fn start(
         presence,
         part,
         record: Mutex::new(record),
+        retired: Mutex::default(),
         view: watch::Sender::new(view),
         stop: watch::Sender::new(false),
         running,
@@ -275,23 +321,46 @@ pub fn start(
         ending: AtomicBool::new(false),
         claimed: AtomicBool::new(false),
         opened: AtomicBool::new(false),
+        seeders: AtomicUsize::new(0),
+        completions: broadcast::Sender::new(COMPLETIONS_MAX),
     });
     let (daemon, begun) = (daemon.clone(), holding.clone());
     tokio::spawn(async move {
-        run(daemon, begun, opening).await;
+        let begins = async {
+            match begins {
+                Some(begins) => begins.await.is_ok(),
+                None => true,
+            }
+        };
+        let begins = tokio::select! {
+            begins = begins => begins,
+            () = begun.stopped() => false,
+        };
+        if begins {
+            run(daemon, begun, opening).await;
+        } else {
+            begun.set(given_up(&begun));
+        }
         drop(runs);
     });
     holding
 }
 
 async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
+    let was_held = matches!(opening, Opening::Again) && holding.presence == Presence::Shared;
     let opened = tokio::select! {
         opened = open(&daemon, &holding, opening) => opened,
         () = holding.stopped() => return holding.set(given_up(&holding)),
     };
     let store = match opened {
         Ok(store) => store,
-        Err(failure) => return holding.set(State::Failed(failure.into())),
+        Err(failure) => {
+            if was_held {
+                // Trackers may count it here still, by what an earlier process of this node said.
+                daemon.discovery.remove(holding.id());
+            }
+            return holding.set(State::Failed(failure.into()));
+        }
     };
     holding.opened.store(true, Ordering::Relaxed);
     let mut driver = begin(&daemon, &holding, store).await;
@@ -312,7 +381,9 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
                 let peer = crate::net::identity::display_peer(&peer);
                 daemon.say(&format!("dropped the peer {peer} at {remote}: {violation}"));
             }
-            Some(Update::PeerCompleted(_) | Update::DialFailed { .. }) => {}
+            // Where nobody listens, nobody wants to know.
+            Some(Update::PeerCompleted(peer)) => drop(holding.completions.send(peer)),
+            Some(Update::DialFailed { .. }) => {}
         }
     };
     daemon.endpoint.forget(holding.id());
@@ -331,7 +402,7 @@ fn given_up(holding: &Holding) -> State {
 }
 
 /// Starts its driver, and the search for peers.
-async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Handle {
+async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) -> Handle {
     let (id, complete) = (holding.id(), store.is_finished());
     let driver = driver::start(DriverConfig {
         manifest: holding.manifest.clone(),
@@ -345,8 +416,9 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
     if holding.presence == Presence::Shared {
         let hints = holding.manifest.hints().trackers.iter();
         let trackers = hints.filter_map(|text| parse_tracker(text).ok()).collect();
-        let (asks_lan, quiet_for) = (!complete, Duration::ZERO);
-        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan, quiet_for });
+        let asks_lan_in = (!complete).then(|| daemon.asks_lan_in());
+        let quiet_for = Duration::ZERO;
+        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan_in, quiet_for });
     }
     let running = Running { store: store.clone(), remote: driver.remote() };
     let state = if complete { State::Complete(path_of(daemon, holding, &store)) } else { State::Fetching };
@@ -354,7 +426,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Holding, store: Arc<Store>) -> Ha
     if complete {
         // Thousands may be opened at a start: what is on disk as it should be is not written.
         if !holding.record().complete || holding.record().force {
-            let _ = holding.remember(daemon, |record| (record.complete, record.force) = (true, false));
+            let _ = holding.remember(daemon, |record| (record.complete, record.force) = (true, false)).await;
         }
         daemon.tell_news();
     } else {
@@ -383,32 +455,33 @@ pub fn file_name(manifest: &Manifest) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(manifest.info().name.as_bytes()))
 }
 
-async fn completed(daemon: &Arc<Daemon>, holding: &Holding, path: PathBuf) {
+async fn completed(daemon: &Arc<Daemon>, holding: &Arc<Holding>, path: PathBuf) {
     // Before it is told of: who sees it complete finds it complete after a crash.
     let now_complete = |record: &mut Record| (record.complete, record.force) = (true, false);
-    if let Err(failure) = holding.remember(daemon, now_complete) {
+    if let Err(failure) = holding.remember(daemon, now_complete).await {
         daemon.say(&failure.message);
     }
+    let paths = vec![path.clone()];
+    holding.set(State::Complete(path));
+    daemon.tell_news();
     if holding.presence == Presence::Shared {
         daemon.discovery.set_complete(holding.id());
         let (manifest, cache) = (holding.manifest.clone(), daemon.table.directory(holding.id()));
-        let paths = vec![path.clone()];
         // Only a speed-up: without it, the next start hashes again.
         let _ = blocking(move || remember_hashes(&manifest, &paths, &cache)).await;
     }
-    holding.set(State::Complete(path));
-    daemon.tell_news();
 }
 
 /// Looks, again and again, whether the files that are served are as they were: nobody is to count on
-/// a copy that is gone, even where nobody asks for it.
-pub(super) async fn keep_looking(daemon: &Daemon) {
+/// a copy that is gone, even where nobody asks for it. What can be mended is.
+pub(super) async fn keep_looking(daemon: &Arc<Daemon>) {
     loop {
         let started = Instant::now();
         for holding in daemon.holdings() {
             if let (true, Some(running)) = (holding.is_complete(), holding.view().running) {
                 running.remote.look().await;
             }
+            daemon.mend(&holding).await;
         }
         tokio::time::sleep(LOOK_EVERY.max(started.elapsed() * LOOK_SHARE)).await;
     }
@@ -438,145 +511,4 @@ fn remember_hashes(manifest: &Manifest, paths: &[PathBuf], cache: &Path) {
     {
         let _ = hashes.store(cache);
     }
-}
-
-async fn open(daemon: &Daemon, holding: &Holding, opening: Opening) -> Result<Arc<Store>, Failure> {
-    let (again, force, selection) = match opening {
-        Opening::With(store) => return Ok(store),
-        Opening::Again => (true, holding.record().force, None),
-        Opening::New => (false, holding.record().force, None),
-        Opening::Part { selection, force } => (false, force, Some(selection)),
-    };
-    let options = FetchOptions { force, selection };
-    let data = Data {
-        manifest: holding.manifest.clone(),
-        record: holding.record(),
-        cache: daemon.table.directory(holding.id()),
-        stored: daemon.table.data_directory(holding.id()),
-        cancel: holding.cancel.clone(),
-    };
-    let data = Arc::new(data);
-    if again {
-        let looked = data.clone();
-        if let Some(store) = blocking(move || looked.look()).await?? {
-            return Ok(Arc::new(store));
-        }
-    }
-    // What begins has nothing to check; it must not wait for what has.
-    let checks = if again { Some(daemon.checks.acquire().await) } else { None };
-    let store = blocking(move || data.check(options)).await??;
-    drop(checks);
-    Ok(Arc::new(store))
-}
-
-/// Where the data of a dataset are, for the threads that look at them.
-struct Data {
-    manifest: Arc<Manifest>,
-    record: Record,
-    cache: PathBuf,
-    stored: PathBuf,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Data {
-    /// The paths that were put, or the one that was fetched.
-    fn paths(&self) -> Vec<PathBuf> {
-        match &self.record.place {
-            Place::Put(paths) => paths.iter().map(super::wire::WirePath::to_path).collect(),
-            Place::Fetched(_) | Place::Stored => vec![self.directory().join(file_name(&self.manifest))],
-        }
-    }
-
-    fn directory(&self) -> PathBuf {
-        match &self.record.place {
-            Place::Fetched(directory) => directory.to_path(),
-            Place::Put(_) | Place::Stored => self.stored.clone(),
-        }
-    }
-
-    fn is_put(&self) -> bool {
-        matches!(self.record.place, Place::Put(_))
-    }
-
-    fn scan(&self) -> Result<Scan, Failure> {
-        let options = ScanOptions { skip_unsafe: self.is_put(), ..Default::default() };
-        storage::scan(&self.paths(), Some(self.manifest.info().name.clone()), &options)
-            .map_err(|error| self.gone_or(error))
-    }
-
-    /// What is gone is told from what cannot be read for a moment.
-    fn gone_or(&self, error: StorageError) -> Failure {
-        if error.is_missing() { self.changed("is gone, or its disk is away") } else { error.into() }
-    }
-
-    fn changed(&self, how: &str) -> Failure {
-        let paths = self.paths();
-        let place = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
-        let what = if self.is_put() { "what was put at " } else { "" };
-        Failure::new(Kind::Integrity, format!("{what}{place} {how}"))
-    }
-
-    /// What was complete and is unchanged is not hashed again; nothing where that is not so.
-    fn look(&self) -> Result<Option<Store>, Failure> {
-        if !self.record.complete {
-            return Ok(None);
-        }
-        let scan = self.scan()?;
-        let known = SeedCache::load(&self.cache).and_then(|hashes| hashes.matches(&scan));
-        if known.is_some_and(|info| is_same_data(&info, self.manifest.info())) {
-            return self.seed(scan).map(Some);
-        }
-        Ok(None)
-    }
-
-    fn seed(&self, mut scan: Scan) -> Result<Store, Failure> {
-        scan.entries.clone_from(&self.manifest.info().entries);
-        Ok(Store::seed(self.manifest.clone(), scan)?)
-    }
-
-    /// Hashes what is there; what is to be fetched goes on with it.
-    fn check(&self, options: FetchOptions) -> Result<Store, Failure> {
-        if self.is_put() {
-            let scan = self.scan()?;
-            let piece_size = Some(self.manifest.info().piece_size);
-            let info = storage::hash(&scan, piece_size, &|_| {}, &self.cancel);
-            let info = info.map_err(|error| match error {
-                StorageError::Changed { .. } => self.changed("has changed"),
-                error => error.into(),
-            })?;
-            if !is_same_data(&info, self.manifest.info()) {
-                return Err(self.changed("has changed"));
-            }
-            // Only a speed-up: without it, the next start hashes again.
-            if let Some(cache) = SeedCache::new(&scan, &info) {
-                let _ = cache.store(&self.cache);
-            }
-            return self.seed(scan);
-        }
-        if self.record.place == Place::Stored {
-            crate::settings::create_private_dir(&self.stored)?;
-        }
-        Store::fetch(self.manifest.clone(), &self.directory(), options, &|_| {}).map_err(
-            |error| match error {
-                StorageError::Exists { .. } if self.record.complete => self.changed("has changed"),
-                error => error.into(),
-            },
-        )
-    }
-}
-
-/// Whether both have the same files and links with the same content. When a directory was changed
-/// says nothing: a file that came and went leaves the data as they were.
-fn is_same_data(found: &Info, manifest: &Info) -> bool {
-    let same = |(one, other): (&Entry, &Entry)| match (one, other) {
-        (
-            Entry::Directory { path, mode, .. },
-            Entry::Directory { path: other_path, mode: other_mode, .. },
-        ) => (path, mode) == (other_path, other_mode),
-        (one, other) => one == other,
-    };
-    found.entries.len() == manifest.entries.len()
-        && found.entries.iter().zip(&manifest.entries).all(same)
-        && (&found.name, found.piece_size, &found.packs, &found.hashes)
-            == (&manifest.name, manifest.piece_size, &manifest.packs, &manifest.hashes)
 }

@@ -12,9 +12,11 @@
 //! [`catalogue`] (the others), [`reach`] (the command line's side).
 
 pub mod catalogue;
+mod content;
 mod copy;
 pub mod holding;
 mod neighbours;
+mod opening;
 pub mod places;
 pub mod reach;
 mod room;
@@ -34,7 +36,7 @@ use std::time::Duration;
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::DaemonArgs;
 use crate::commands::blocking;
@@ -49,8 +51,9 @@ use crate::session::{Listening, Standing, interrupted};
 use crate::settings::NodeState;
 use crate::trace::Trace;
 use catalogue::Catalogue;
-use holding::{Holding, Opening, Presence};
+use holding::{Holding, Presence};
 use neighbours::Neighbours;
+use opening::Opening;
 use table::{Place, Record, Table};
 
 /// Questions and news of other nodes that wait for the daemon.
@@ -65,6 +68,8 @@ const CHECKS_MAX: usize = 2;
 enum Next {
     /// It is given up.
     Nothing,
+    /// It is remembered, and not held for now.
+    Aside,
     /// The same, from its record.
     Again,
     /// The same data, at another place.
@@ -134,14 +139,45 @@ impl Daemon {
     }
 
     /// Takes a dataset on; what is held of it already stays as it is, and is returned, and then it is
-    /// not new. What goes with its request stands for nothing else, and nothing else for it.
-    pub fn hold(
+    /// not new. What goes with its request stands for nothing else, and nothing else for it. What is
+    /// new is in the table when this returns.
+    pub async fn hold(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
         record: Record,
         opening: Opening,
         presence: Presence,
     ) -> Result<(Arc<Holding>, bool), Failure> {
+        let (begin, begins) = oneshot::channel();
+        let holding = match self.find_or_start(manifest, record, opening, presence, begins)? {
+            Held::Already(held) => return Ok((held, false)),
+            Held::Begun(holding) => holding,
+        };
+        let (daemon, begun) = (self.clone(), holding.clone());
+        // Once begun, it is recorded or given up, even where nobody waits for it any more.
+        let work = tokio::spawn(async move {
+            if let Err(failure) = daemon.enter(&begun).await {
+                // The first failure is the one to tell.
+                let _ = daemon.give_up(&begun).await;
+                return Err(failure);
+            }
+            // It may have been given up meanwhile.
+            let _ = begin.send(());
+            Ok(())
+        });
+        work.await.map_err(|error| worker_ended(&error))??;
+        Ok((holding, true))
+    }
+
+    /// What is held of a dataset, or one that begins when `begins` says so.
+    fn find_or_start(
+        self: &Arc<Self>,
+        manifest: Arc<Manifest>,
+        record: Record,
+        opening: Opening,
+        presence: Presence,
+        begins: oneshot::Receiver<()>,
+    ) -> Result<Held, Failure> {
         let id = manifest.id();
         let mut holdings = self.table_of_holdings();
         if let Some(held) = holdings.get(&id) {
@@ -149,24 +185,30 @@ impl Daemon {
                 let message = format!("another request is at work on {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
             }
-            return Ok((held.clone(), false));
+            return Ok(Held::Already(held.clone()));
         }
         if holdings.len() >= discovery::DATASETS_MAX {
             let message = format!("this node holds {} datasets, and no more", discovery::DATASETS_MAX);
             return Err(Failure::new(Kind::Disk, message).hint("give some up with dft drop NAME"));
         }
-        if presence == Presence::Shared {
-            self.table.insert(&manifest, &record)?;
-        }
-        let holding = holding::start(self, manifest, record, opening, presence);
+        let holding = holding::start(self, manifest, record, (opening, Some(begins)), presence);
         holdings.insert(id, holding.clone());
-        Ok((holding, true))
+        Ok(Held::Begun(holding))
+    }
+
+    /// Enters a dataset in the table; not where it goes with its request.
+    async fn enter(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        if holding.presence == Presence::Selfish {
+            return Ok(());
+        }
+        let (daemon, holding) = (self.clone(), holding.clone());
+        blocking(move || daemon.table.insert(&holding.manifest, &holding.record())).await?
     }
 
     /// Holds what the table says: nothing is written, so that a full disk keeps no daemon from it.
     fn hold_again(self: &Arc<Self>, manifest: Arc<Manifest>, record: Record) {
         let id = manifest.id();
-        let holding = holding::start(self, manifest, record, Opening::Again, Presence::Shared);
+        let holding = holding::start(self, manifest, record, (Opening::Again, None), Presence::Shared);
         self.table_of_holdings().insert(id, holding);
     }
 
@@ -182,6 +224,11 @@ impl Daemon {
     /// Ends the task of a dataset and begins it anew, from what its record says.
     pub async fn hold_anew(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
         self.end_holding(holding, Next::Again).await
+    }
+
+    /// Ends the task of a dataset for now: its record stays in the table, for [`Daemon::hold`].
+    pub async fn set_aside(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        self.end_holding(holding, Next::Aside).await
     }
 
     /// Holds the same data at another place, which has all of them, or where nobody counts on the
@@ -207,6 +254,8 @@ impl Daemon {
             }
             let (id, shared) = (holding.id(), holding.presence == Presence::Shared);
             holding.stop().await;
+            let retiring = holding.clone();
+            blocking(move || retiring.retire()).await?;
             let follower = match next {
                 Next::Nothing => {
                     if shared {
@@ -215,14 +264,16 @@ impl Daemon {
                     }
                     None
                 }
+                Next::Aside => None,
                 Next::Again => {
                     if shared && !daemon.table.has_record(id)? {
-                        daemon.table.insert(&holding.manifest, &holding.record())?;
+                        daemon.enter(&holding).await?;
                     }
                     Some((holding.record(), Opening::Again))
                 }
                 Next::Elsewhere(record, opening) => {
-                    daemon.table.insert(&holding.manifest, &record)?;
+                    let (worker, held, new) = (daemon.clone(), holding.clone(), record.clone());
+                    blocking(move || worker.table.insert(&held.manifest, &new)).await??;
                     if holding.record().place == Place::Stored && record.place != Place::Stored {
                         let daemon = daemon.clone();
                         blocking(move || daemon.table.remove_data(id)).await??;
@@ -232,7 +283,8 @@ impl Daemon {
             };
             *ended = true;
             let follower = follower.map(|(record, opening)| {
-                holding::start(&daemon, holding.manifest.clone(), record, opening, holding.presence)
+                let manifest = holding.manifest.clone();
+                holding::start(&daemon, manifest, record, (opening, None), holding.presence)
             });
             let mut holdings = daemon.table_of_holdings();
             match follower {
@@ -242,8 +294,7 @@ impl Daemon {
             daemon.news.notify_one();
             Ok(())
         });
-        work.await
-            .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
+        work.await.map_err(|error| worker_ended(&error))?
     }
 
     /// Where others have this dataset, as far as the catalogue's tracker knows.
@@ -279,6 +330,16 @@ impl Daemon {
     }
 }
 
+/// What [`Daemon::hold`] finds.
+enum Held {
+    Already(Arc<Holding>),
+    Begun(Arc<Holding>),
+}
+
+fn worker_ended(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}"))
+}
+
 /// Runs a daemon until it is interrupted or told to end.
 pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     raise_descriptors();
@@ -295,7 +356,13 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let (datasets, problems) = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
     for (manifest, record) in datasets {
-        daemon.hold_again(manifest, record);
+        if record.seeded {
+            // Whoever seeded it is gone with the daemon before this one.
+            daemon.discovery.remove(manifest.id());
+            daemon.table.remove(manifest.id())?;
+        } else {
+            daemon.hold_again(manifest, record);
+        }
     }
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {
@@ -355,7 +422,10 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let Standing { endpoint, discovery, mut events, limits, tasks } =
         listening.discover_all(neighbourly).await?;
     let control = neighbours::first_listening(&mut events).await;
-    state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port))?;
+    // On a full disk, what is there is served all the same.
+    if let Err(failure) = state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port)) {
+        reporter.warn(&format!("the next start will have other ports: {}", failure.message));
+    }
     let known = Catalogue::start(&net.tracker, endpoint.identity(), &access)?;
     let daemon = Arc::new(Daemon {
         name: args.name.clone().unwrap_or_else(places::host_name),

@@ -9,7 +9,8 @@ use dft_protocol::id::{ManifestId, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{self, OwnNode};
-use super::holding::{Opening, Presence, Running, now_ms};
+use super::holding::{Presence, Running, now_ms};
+use super::opening::Opening;
 use super::table::{Place, Record};
 use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};
@@ -30,6 +31,8 @@ const ASKED_AT_ONCE_MAX: usize = 16;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
 /// How long it waits for more news before it tells the next.
 const NEWS_SETTLE: Duration = Duration::from_millis(500);
+/// How long the tracker has to say who has a dataset before the LAN is asked.
+const LAN_PAUSE: Duration = Duration::from_secs(2);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
 
@@ -213,24 +216,29 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest, Asker::Node).await?.is_complete())
+    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
 }
 
 impl Daemon {
+    /// When the LAN is asked who has a dataset. The catalogue's tracker says it at once, where there
+    /// is one; a crowd that asks everybody as well costs each of them a handshake with all others.
+    pub(super) fn asks_lan_in(&self) -> Duration {
+        if self.known_catalogue().is_some() { LAN_PAUSE } else { Duration::ZERO }
+    }
+
     /// Begins to fetch a dataset into the store, where it is not here yet.
     pub(super) async fn fetch_into_store(
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,
-        asker: Asker,
     ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
-        if let Held::Usable(holding) = self.usable_holding(manifest.id(), asker).await? {
+        if let Held::Usable(holding) = self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             holding.touch(self);
             return Ok(holding);
         }
         let _room = self.room.lock().await;
         // Another request may have been faster.
-        let useless = match self.usable_holding(manifest.id(), asker).await? {
+        let useless = match self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             Held::Usable(holding) => return Ok(holding),
             Held::Useless(holding) => Some(holding),
             Held::Nothing => None,
@@ -243,6 +251,8 @@ impl Daemon {
             origin: false,
             last_use_ms: now_ms(),
             force: false,
+            seeded: false,
+            exclude: Vec::new(),
             compress: Compress::default(),
         };
         let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;

@@ -125,9 +125,9 @@ impl Daemon {
             return Ok(true);
         }
         let complete = holding.is_complete();
-        let quiet_for = Duration::ZERO;
-        let trackers = Vec::new();
-        self.discovery.add(Dataset { manifest: id, complete, trackers, asks_lan: !complete, quiet_for });
+        let (trackers, quiet_for) = (Vec::new(), Duration::ZERO);
+        let asks_lan_in = (!complete).then(|| self.asks_lan_in());
+        self.discovery.add(Dataset { manifest: id, complete, trackers, asks_lan_in, quiet_for });
         withdrawn.map(|_| false)
     }
 

@@ -46,6 +46,12 @@ pub struct Record {
     /// Until it is complete: whether it is to replace what has its name.
     #[serde(default)]
     pub force: bool,
+    /// Held for a `dft seed` that runs, and for no longer.
+    #[serde(default)]
+    pub seeded: bool,
+    /// Files that are no part of it, where they lie among those that were put: its manifest.
+    #[serde(default)]
+    pub exclude: Vec<WirePath>,
     /// Whether it is sent in compressed form; records of older builds say nothing of it.
     #[serde(default)]
     pub compress: Compress,
@@ -263,6 +269,8 @@ mod tests {
             origin: true,
             last_use_ms: 7,
             force: false,
+            seeded: false,
+            exclude: Vec::new(),
             compress: Compress::Off,
         }
     }

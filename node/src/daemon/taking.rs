@@ -11,7 +11,8 @@ use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::Manifest;
 
 use super::Daemon;
-use super::holding::{Holding, Opening, Presence, State, View};
+use super::holding::{Holding, Presence, State, View};
+use super::opening::Opening;
 use super::table::{Place, Record};
 use crate::failure::{Failure, Kind};
 
@@ -23,10 +24,8 @@ const OPENING_MAX: Duration = Duration::from_secs(10);
 pub(super) enum Asker {
     /// Whoever has all of it, at another place.
     Putter,
-    /// This node's user.
-    User,
-    /// Another node.
-    Node,
+    /// Whoever lacks it: this node's user, or another node.
+    Fetcher,
 }
 
 /// What is held of a dataset.
@@ -81,10 +80,14 @@ impl Daemon {
                 State::Failed(problem) => Failure::from(problem),
                 State::Damaged(reason) => Failure::new(Kind::Integrity, reason),
             };
-            if !opened_anew {
+            let is_put_anew = asker == Asker::Putter && holding.record().place != Place::Stored;
+            if is_put_anew {
+                // Whoever asks has just looked at all of it.
+                return Ok(Held::Useless(holding));
+            } else if !opened_anew {
                 opened_anew = true;
                 self.hold_anew(&holding).await?;
-            } else if asker == Asker::Putter || is_replaceable(&holding.record(), &failure, asker) {
+            } else if asker == Asker::Putter || is_replaceable(&holding.record(), &failure) {
                 return Ok(Held::Useless(holding));
             } else if self.can_be_fetched_again(&holding, &failure).await {
                 let record = Record { complete: false, force: true, ..holding.record() };
@@ -98,13 +101,32 @@ impl Daemon {
         }
     }
 
+    /// Fetches a copy in the store again that is damaged, where another node has it: others counted
+    /// on it, whether anybody asks for it here or not.
+    pub(super) async fn mend(self: &Arc<Self>, holding: &Holding) {
+        let is_damaged = match holding.view().state {
+            State::Damaged(_) => true,
+            State::Failed(problem) => problem.kind == Kind::Integrity,
+            State::Opening | State::Fetching | State::Complete(_) => false,
+        };
+        let is_copy = holding.presence == Presence::Shared && holding.record().place == Place::Stored;
+        // To look at it once more is to hash it: not before there is somebody to fetch it from.
+        if is_damaged && is_copy && self.known_catalogue().is_some() && self.is_elsewhere(holding.id()).await
+        {
+            // What keeps it from being mended is in its state.
+            let _ = self.usable_holding(holding.id(), Asker::Fetcher).await;
+        }
+    }
+
+    async fn is_elsewhere(&self, id: ManifestId) -> bool {
+        self.other_copies(id).await.is_ok_and(|copies| !copies.is_empty())
+    }
+
     /// Whether a damaged copy in the store gets a successor: it stays until that is complete.
     async fn can_be_fetched_again(&self, holding: &Holding, failure: &Failure) -> bool {
         let record = holding.record();
         let is_damaged = record.place == Place::Stored && failure.kind == Kind::Integrity;
-        is_damaged
-            && !record.force
-            && self.other_copies(holding.id()).await.is_ok_and(|others| !others.is_empty())
+        is_damaged && !record.force && self.is_elsewhere(holding.id()).await
     }
 
     /// Takes a dataset on, in place of what is of no use.
@@ -117,15 +139,15 @@ impl Daemon {
         presence: Presence,
     ) -> Result<Taken, Failure> {
         let Some(useless) = useless else {
-            let (holding, is_new) = self.hold(manifest, record, opening, presence)?;
+            let (holding, is_new) = self.hold(manifest, record, opening, presence).await?;
             return Ok(Taken { holding, is_new, former: None });
         };
         let former = useless.record();
         if presence == Presence::Selfish {
-            let message =
-                format!("this node counts on {} at another place, where it cannot be read", former.name);
-            return Err(Failure::new(Kind::Integrity, message)
-                .hint(format!("get all of it, or dft drop {} first", former.name)));
+            // It is remembered as it was, and held so again when the request has ended.
+            self.set_aside(&useless).await?;
+            let (holding, is_new) = self.hold(manifest, record, opening, presence).await?;
+            return Ok(Taken { holding, is_new, former: Some(former) });
         }
         self.hold_elsewhere(&useless, record.clone(), opening).await?;
         let lost = || Failure::new(Kind::Other, format!("{} was given up meanwhile", record.name));
@@ -137,11 +159,11 @@ impl Daemon {
 
 /// Whether nothing is lost where the record tells of another place: what was not complete yet, and
 /// what this node's user fetched, and moved or changed.
-fn is_replaceable(record: &Record, failure: &Failure, asker: Asker) -> bool {
+fn is_replaceable(record: &Record, failure: &Failure) -> bool {
     if record.origin || record.place == Place::Stored {
         return false;
     }
-    !record.complete || (failure.kind == Kind::Integrity && asker == Asker::User)
+    !record.complete || failure.kind == Kind::Integrity
 }
 
 #[cfg(test)]
@@ -155,16 +177,15 @@ mod tests {
     fn only_what_nobody_else_counts_on_is_replaced() {
         let fetched = || Place::Fetched(Path::new("/d").into());
         let (gone, disk) = (Kind::Integrity, Kind::Disk);
-        // place, put here, complete, what failed, who asks, replaced
-        for (place, origin, complete, kind, asker, expected) in [
-            (fetched(), false, true, gone, Asker::User, true),
-            (fetched(), false, true, gone, Asker::Node, false),
-            (fetched(), false, true, disk, Asker::User, false),
-            (fetched(), false, false, disk, Asker::Node, true),
-            (fetched(), true, true, gone, Asker::User, false),
-            (Place::Put(vec![Path::new("/p").into()]), true, true, gone, Asker::User, false),
-            (Place::Stored, false, true, gone, Asker::User, false),
-            (Place::Stored, false, false, disk, Asker::User, false),
+        // place, put here, complete, what failed, replaced
+        for (place, origin, complete, kind, expected) in [
+            (fetched(), false, true, gone, true),
+            (fetched(), false, true, disk, false),
+            (fetched(), false, false, disk, true),
+            (fetched(), true, true, gone, false),
+            (Place::Put(vec![Path::new("/p").into()]), true, true, gone, false),
+            (Place::Stored, false, true, gone, false),
+            (Place::Stored, false, false, disk, false),
         ] {
             let record = Record {
                 name: "a".into(),
@@ -173,9 +194,11 @@ mod tests {
                 origin,
                 last_use_ms: 0,
                 force: false,
+                seeded: false,
+                exclude: Vec::new(),
                 compress: Compress::Off,
             };
-            let replaced = is_replaceable(&record, &Failure::new(kind, "it failed"), asker);
+            let replaced = is_replaceable(&record, &Failure::new(kind, "it failed"));
             assert_eq!(replaced, expected, "{record:?}");
         }
     }

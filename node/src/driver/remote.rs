@@ -50,11 +50,11 @@ impl Remote {
     }
 
     /// Looks whether the files that are served are as they were, and tells of those that are not as
-    /// a failed read would.
-    pub async fn look(&self) {
+    /// a failed read would; whether there are any.
+    pub async fn look(&self) -> bool {
         let (looked, wait) = oneshot::channel();
         self.send(Control::Look(looked)).await;
-        let _ = wait.await;
+        wait.await.unwrap_or(false)
     }
 
     async fn send(&self, control: Control) {

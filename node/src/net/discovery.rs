@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::PeerAddr;
-use dft_tracker::registry::Site;
+use dft_protocol::wire::Site;
 use dft_tracker::server::{listen_on, listen_on_ipv6_too};
 use dft_tracker::service::{Service, ServiceError};
 use libp2p::Multiaddr;
@@ -123,8 +123,8 @@ pub struct Dataset {
     pub complete: bool,
     /// Trackers to announce this one to, beside those of [`Config::trackers`].
     pub trackers: Vec<Multiaddr>,
-    /// Whether the peers of the LAN are asked for it; without, they are answered only.
-    pub asks_lan: bool,
+    /// How soon the peers of the LAN are asked for it, once anybody is; `None`: they are answered only.
+    pub asks_lan_in: Option<Duration>,
     /// How long nobody is asked: peers that are known already may tell of all others.
     pub quiet_for: Duration,
 }
@@ -244,7 +244,8 @@ impl Discovery {
         let _ = self.orders.send(task::Order::Add(dataset));
     }
 
-    /// The dataset is not here any more: tells the trackers, and whoever asks.
+    /// The dataset is not here any more, or not though an earlier process of this node announced it:
+    /// tells the trackers, and whoever asks.
     pub fn remove(&self, manifest: ManifestId) {
         let _ = self.orders.send(task::Order::Remove(manifest));
     }

@@ -204,6 +204,8 @@ pub enum DisconnectReason {
     Oneself,
     /// Nothing was heard for too long.
     Silent,
+    /// Both ends have every piece.
+    Done,
 }
 
 /// What a peer did wrong.

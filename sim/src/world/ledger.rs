@@ -371,7 +371,10 @@ impl World {
             }
             DisconnectReason::Violation(_) => true,
             DisconnectReason::Silent => true,
-            DisconnectReason::Duplicate | DisconnectReason::Full | DisconnectReason::Oneself => false,
+            DisconnectReason::Duplicate
+            | DisconnectReason::Full
+            | DisconnectReason::Oneself
+            | DisconnectReason::Done => false,
         };
         assert!(!unfair, "host {host} closes the link to host {other}, which is honest: {reason:?}");
     }

@@ -11,8 +11,8 @@ use super::wait;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
+use crate::daemon::holding::Holding;
 use crate::daemon::serve::Reply;
-use crate::daemon::taking::Asker;
 use crate::daemon::wire::DATA_LEN_MAX;
 use crate::failure::{Failure, Kind};
 
@@ -47,33 +47,65 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
         );
     }
     let runs = runs_of(&manifest, entry, part.from..to);
-    let holding = daemon.fetch_into_store(&part.name, manifest, Asker::User).await?;
-    let running = wait::running(&holding).await?;
+    let (mut sent, mut has_changed) = (Sent::default(), false);
+    loop {
+        let holding = daemon.fetch_into_store(&part.name, manifest.clone()).await?;
+        match send(daemon, &holding, &runs, &mut sent, reply).await {
+            // The copy here is not what it was: the rest comes from others, where they have it.
+            Err(failure) if failure.kind == Kind::Integrity && !has_changed => {
+                has_changed = true;
+                holding.look().await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How much of the runs is on its way: so many runs, and so many blocks of the next one.
+#[derive(Default)]
+struct Sent {
+    runs: usize,
+    blocks: usize,
+}
+
+/// Sends the runs from where `sent` says.
+async fn send(
+    daemon: &Arc<Daemon>,
+    holding: &Holding,
+    runs: &[Run],
+    sent: &mut Sent,
+    reply: &Reply,
+) -> Result<(), Failure> {
+    let running = wait::running(holding).await?;
+    let mut steps = 0;
     let stream = async {
-        for (position, run) in runs.iter().enumerate() {
-            if position % READ_AHEAD_STEP == 0 {
-                let ahead = runs[position..].iter().take(PREFERRED_MAX);
+        while let Some(run) = runs.get(sent.runs) {
+            if steps % READ_AHEAD_STEP == 0 {
+                let ahead = runs[sent.runs..].iter().take(PREFERRED_MAX);
                 running.remote.prefer(ahead.map(|run| run.piece).collect()).await;
             }
+            steps += 1;
             if !running.remote.has(run.piece).await {
                 return Err(
                     Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again")
                 );
             }
-            for (offset, len) in blocks(run) {
+            for (offset, len) in blocks(run).skip(sent.blocks) {
                 let (store, piece) = (running.store.clone(), run.piece);
                 let bytes = blocking(move || {
                     let mut bytes = vec![0; len as usize];
                     store.read(piece, offset, &mut bytes).map(|()| bytes)
                 });
                 reply.data(bytes.await??).await?;
+                sent.blocks += 1;
             }
+            (sent.runs, sent.blocks) = (sent.runs + 1, 0);
         }
         Ok(())
     };
     let streamed = tokio::select! {
         streamed = stream => streamed,
-        failure = wait::stalled(daemon, &holding, reply) => Err(failure),
+        failure = wait::stalled(daemon, holding, reply) => Err(failure),
     };
     running.remote.prefer(Vec::new()).await;
     streamed

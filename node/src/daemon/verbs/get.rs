@@ -19,7 +19,8 @@ use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Opening, Presence, State, file_name, now_ms};
+use crate::daemon::holding::{Holding, Presence, State, file_name, now_ms};
+use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::taking::{Asker, Held};
@@ -134,10 +135,20 @@ pub(super) async fn obtain(
     target: &Target,
     reply: &Reply,
 ) -> Result<Obtained, Failure> {
-    let useless = match daemon.usable_holding(manifest.id(), Asker::User).await? {
-        Held::Usable(holding) => return from_here(daemon, &holding, selection, target, reply).await,
-        Held::Useless(holding) => Some(holding),
-        Held::Nothing => None,
+    let mut has_changed = false;
+    let useless = loop {
+        match daemon.usable_holding(manifest.id(), Asker::Fetcher).await? {
+            Held::Usable(holding) => match from_here(daemon, &holding, selection, target, reply).await {
+                // What is here is not what it was: there may be others who have it.
+                Err(failure) if failure.kind == Kind::Integrity && !has_changed => {
+                    has_changed = true;
+                    holding.look().await;
+                }
+                outcome => return outcome,
+            },
+            Held::Useless(holding) => break Some(holding),
+            Held::Nothing => break None,
+        }
     };
     from_others(daemon, (name, useless), manifest, selection, target, reply).await
 }
@@ -206,6 +217,8 @@ async fn from_others(
         origin: false,
         last_use_ms: now_ms(),
         force: target.force,
+        seeded: false,
+        exclude: Vec::new(),
         compress: Compress::default(),
     };
     let (is_part, force) = (!selection.is_all(), target.force);
@@ -217,7 +230,11 @@ async fn from_others(
         // Another request was faster.
         return from_here(daemon, &holding, selection, target, reply).await;
     }
-    let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding));
+    let (former, aside) = match presence {
+        Presence::Shared => (taken.former, None),
+        Presence::Selfish => (None, taken.former),
+    };
+    let selfish = (presence == Presence::Selfish).then(|| Selfish::new(daemon, &holding, aside));
     let fetched = async {
         found(&holding, target).await?;
         if target.tells {
@@ -228,7 +245,7 @@ async fn from_others(
     if let Err(failure) = fetched.await {
         // What could not even be opened is not the daemon's to try again.
         if !holding.was_opened() && !holding.is_claimed() {
-            match taken.former {
+            match former {
                 Some(former) => daemon.hold_elsewhere(&holding, former, Opening::Again).await?,
                 None => daemon.give_up(&holding).await?,
             }
@@ -273,17 +290,18 @@ async fn tell_of_beginning(
 /// A dataset that goes with its request, however that ends.
 struct Selfish {
     daemon: Arc<Daemon>,
-    holding: Option<Arc<Holding>>,
+    /// And what was remembered of it before, which it stood in the way of.
+    holding: Option<(Arc<Holding>, Option<Record>)>,
 }
 
 impl Selfish {
-    fn new(daemon: &Arc<Daemon>, holding: &Arc<Holding>) -> Self {
-        Self { daemon: daemon.clone(), holding: Some(holding.clone()) }
+    fn new(daemon: &Arc<Daemon>, holding: &Arc<Holding>, aside: Option<Record>) -> Self {
+        Self { daemon: daemon.clone(), holding: Some((holding.clone(), aside)) }
     }
 
     async fn end(mut self) -> Result<(), Failure> {
         match self.holding.take() {
-            Some(holding) => self.daemon.give_up(&holding).await,
+            Some((holding, aside)) => end_selfish(&self.daemon, &holding, aside).await,
             None => Ok(()),
         }
     }
@@ -291,9 +309,22 @@ impl Selfish {
 
 impl Drop for Selfish {
     fn drop(&mut self) {
-        if let Some(holding) = self.holding.take() {
+        if let Some((holding, aside)) = self.holding.take() {
             let daemon = self.daemon.clone();
-            tokio::spawn(async move { daemon.give_up(&holding).await });
+            tokio::spawn(async move { end_selfish(&daemon, &holding, aside).await });
         }
     }
+}
+
+async fn end_selfish(
+    daemon: &Arc<Daemon>,
+    holding: &Arc<Holding>,
+    aside: Option<Record>,
+) -> Result<(), Failure> {
+    daemon.give_up(holding).await?;
+    if let Some(record) = aside {
+        // Where it fails, the record is in the table for the next start.
+        let _ = daemon.hold(holding.manifest.clone(), record, Opening::Again, Presence::Shared).await;
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ mod get;
 mod limit;
 mod list;
 mod put;
+mod seed;
 mod spread;
 mod wait;
 
@@ -52,6 +53,11 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
         Request::Put { paths, name, copy, compress } => {
             let paths = paths.iter().map(WirePath::to_path).collect();
             put::run(daemon, &put::Wanted { paths, name, copy, compress }, reply).await
+        }
+        Request::Seed { manifest, paths, output, cache, compress } => {
+            let paths = paths.iter().map(WirePath::to_path).collect();
+            let (output, cache) = (output.to_path(), cache.to_path());
+            seed::run(daemon, &manifest, seed::Wanted { paths, output, cache, compress }, reply).await
         }
         Request::Get { names, into, peek, id, force, include, exclude, timeout_ms } => {
             let timeout = timeout_ms.map(Duration::from_millis);

@@ -5,16 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Hints, Info, Manifest};
 use dft_protocol::path::Name;
+use dft_tracker::catalogue::name::DatasetName;
 
 use super::wait;
 use crate::cli::Compress;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
-use crate::daemon::catalogue::parse_name;
+use crate::daemon::catalogue::{Catalogue, parse_name};
+use crate::daemon::content::is_same_content;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Opening, Presence, now_ms};
+use crate::daemon::holding::{Holding, Presence, now_ms};
+use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
 use crate::daemon::taking::{Asker, Held, Taken};
@@ -49,11 +53,8 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
         Some(name) => name,
         None => parse_name(&String::from_utf8_lossy(info.name.as_bytes()))?,
     };
-    let cache = SeedCache::new(&scan, &info);
-    let manifest = Manifest::new(info, Hints::default())
-        .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
-    let manifest = Arc::new(manifest);
-    let original = Original { manifest: manifest.clone(), scan, cache };
+    let original = original(daemon, &catalogue, &name, scan, info).await?;
+    let manifest = original.manifest.clone();
     let (holding, new) = hold(daemon, original, wanted, name.as_str(), reply).await?;
     wait::complete(daemon, &holding, None, reply).await?;
     let already = match catalogue.put(&name, &manifest).await {
@@ -98,6 +99,44 @@ async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<
     Ok((scan, info?))
 }
 
+/// What was scanned and hashed, as what the name stands for already where the content is the same;
+/// else as a dataset of its own.
+async fn original(
+    daemon: &Daemon,
+    catalogue: &Catalogue,
+    name: &DatasetName,
+    mut scan: Scan,
+    info: Info,
+) -> Result<Original, Failure> {
+    let cache = SeedCache::new(&scan, &info);
+    let manifest = Manifest::new(info, Hints::default())
+        .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
+    let before = before(daemon, catalogue, name, manifest.id()).await?;
+    let manifest = match before.filter(|before| is_same_content(before.info(), manifest.info())) {
+        Some(before) => before,
+        None => Arc::new(manifest),
+    };
+    scan.entries.clone_from(&manifest.info().entries);
+    Ok(Original { manifest, scan, cache })
+}
+
+/// What else a name stands for; where it was removed, what this node holds of it, for it is its own.
+async fn before(
+    daemon: &Daemon,
+    catalogue: &Catalogue,
+    name: &DatasetName,
+    id: ManifestId,
+) -> Result<Option<Arc<Manifest>>, Failure> {
+    match catalogue.find(name).await? {
+        Some(record) if record.id == id => Ok(None),
+        Some(_) => Ok(Some(catalogue.get(name).await?.1)),
+        None => {
+            let held = daemon.holdings().into_iter().find(|held| held.record().name == name.as_str());
+            Ok(held.map(|held| held.manifest.clone()))
+        }
+    }
+}
+
 /// What is put: where it lies, in which state, and what was hashed of it.
 struct Original {
     manifest: Arc<Manifest>,
@@ -113,6 +152,10 @@ async fn hold(
     name: &str,
     reply: &Reply,
 ) -> Result<(Arc<Holding>, bool), Failure> {
+    // What is put again may have been changed since it was looked at last.
+    if let Some(holding) = daemon.holding(original.manifest.id()) {
+        holding.look().await;
+    }
     let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {
         Held::Usable(holding) if !wanted.copy || holding.record().place == Place::Stored => {
             return Ok((as_put(daemon, holding, wanted.compress).await?, false));
@@ -150,6 +193,8 @@ fn record(wanted: &Wanted, name: &str) -> Record {
         origin: true,
         last_use_ms: now_ms(),
         force: false,
+        seeded: false,
+        exclude: Vec::new(),
         compress: wanted.compress.unwrap_or_default(),
     }
 }
@@ -163,10 +208,13 @@ async fn as_put(
 ) -> Result<Arc<Holding>, Failure> {
     let former = holding.record();
     let compress = compress.unwrap_or(former.compress);
-    if former.origin && former.compress == compress {
+    if former.origin && !former.seeded && former.compress == compress {
         return Ok(holding);
     }
-    holding.remember(daemon, |record| (record.origin, record.compress) = (true, compress))?;
+    let as_put = |record: &mut Record| {
+        (record.origin, record.seeded, record.compress) = (true, false, compress);
+    };
+    holding.remember(daemon, as_put).await?;
     if former.compress == compress {
         return Ok(holding);
     }

@@ -15,7 +15,6 @@ use crate::daemon::holding::Holding;
 use crate::daemon::neighbours::runs_of;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::Place;
-use crate::daemon::taking::Asker;
 use crate::daemon::wire::{self, Item};
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{NodeRequest, NodeResponse};
@@ -98,8 +97,7 @@ async fn ask(
         }
         .await
         .map_err(|failure| failure.message)?;
-        let holding =
-            daemon.fetch_into_store(name, manifest, Asker::User).await.map_err(|failure| failure.message)?;
+        let holding = daemon.fetch_into_store(name, manifest).await.map_err(|failure| failure.message)?;
         return Ok(if holding.is_complete() { "complete" } else { "fetching" });
     }
     let request = NodeRequest::Fetch { name: name.to_owned(), manifest: id };

@@ -20,6 +20,7 @@ use dft_protocol::id::{ManifestId, PeerId as DftPeerId};
 use dft_tracker::address::{peer_id_from_libp2p, socket_addr_of};
 use dft_tracker::limits::{ConnectionLimits, Limits};
 use dft_tracker::protocol::{Response, TrackerCodec};
+use dft_tracker::registry::RECORD_TTL;
 use dft_tracker::server::{
     self, Answers, listen_on_ipv6_too, public_addrs, remote_ip, request_response_config, tracker_behaviour,
 };
@@ -272,6 +273,7 @@ impl Task {
         {
             self.restart_mdns(family, now);
         }
+        self.datasets.retain(|_, followed| !followed.is_over(now));
         let manifests: Vec<ManifestId> = self.datasets.keys().copied().collect();
         for manifest in manifests {
             self.drive_dataset(manifest, now);
@@ -306,15 +308,12 @@ impl Task {
         let now = Instant::now();
         match order {
             Order::Add(dataset) => self.add(dataset, now),
-            Order::Remove(manifest) => {
-                if let Some(followed) = self.datasets.remove(&manifest) {
-                    self.take_leave_of(manifest, &followed);
-                }
-            }
+            Order::Remove(manifest) => self.remove(manifest, now),
             Order::AddTracker(addr) => self.add_tracker(addr, now),
             Order::AskNode(ask) => self.ask_node(ask),
             Order::SetComplete { manifest, complete } => {
-                if let Some(followed) = self.datasets.get_mut(&manifest) {
+                let followed = self.datasets.get_mut(&manifest);
+                if let Some(followed) = followed.filter(|followed| followed.is_here()) {
                     followed.complete = complete;
                     followed.announce_now(now);
                 }
@@ -332,7 +331,8 @@ impl Task {
     }
 
     fn add(&mut self, dataset: Dataset, now: Instant) {
-        if self.datasets.len() >= DATASETS_MAX && !self.datasets.contains_key(&dataset.manifest) {
+        let others = self.datasets.iter().filter(|(manifest, _)| **manifest != dataset.manifest);
+        if others.filter(|(_, followed)| followed.is_here()).count() >= DATASETS_MAX {
             let text = format!("more than {DATASETS_MAX} datasets: peers of the last one are not looked for");
             return self.tell(Event::Warning(text));
         }
@@ -342,6 +342,24 @@ impl Task {
             self.heard.tell(&mut followed, now);
         }
         self.datasets.insert(manifest, followed);
+    }
+
+    /// A dataset is not here any more, or not as an earlier process of this node announced it.
+    fn remove(&mut self, manifest: ManifestId, now: Instant) {
+        self.leave_embedded(manifest);
+        let leaving = self.datasets.values().filter(|followed| !followed.is_here()).count();
+        // What the rest announced expires.
+        if leaving >= DATASETS_MAX {
+            self.datasets.remove(&manifest);
+            return;
+        }
+        let (trackers, own) = (&self.config.trackers, *self.swarm.local_peer_id());
+        let followed = self.datasets.entry(manifest).or_insert_with(|| {
+            let (asks_lan_in, quiet_for) = (None, Duration::ZERO);
+            let dataset = Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for };
+            Followed::new(dataset, trackers, own, now)
+        });
+        followed.leave(now, now + RECORD_TTL);
     }
 
     fn tell(&mut self, event: Event) {

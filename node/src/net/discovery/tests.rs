@@ -29,7 +29,8 @@ fn config(link_port: u16) -> Config {
 /// The dataset that all look for who are not told otherwise.
 fn dataset(number: u8) -> Dataset {
     let manifest = ManifestId::from_bytes([number; 32]);
-    Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan: true, quiet_for: Duration::ZERO }
+    let (asks_lan_in, quiet_for) = (Some(Duration::ZERO), Duration::ZERO);
+    Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for }
 }
 
 struct Node {
@@ -319,6 +320,36 @@ async fn a_dataset_that_was_removed_is_not_found_any_more() {
     holder.discovery.remove(dataset(1).manifest);
     // What was ordered later is done later: once this one is found, the other is gone.
     holder.discovery.add(dataset(3));
+    seeker.discovery.add(dataset(3));
+    seeker.until_found_of(dataset(3).manifest).await;
+    let mut late = Node::without_dataset(with_tracker(4)).await;
+    late.discovery.add(dataset(1));
+    late.discovery.add(dataset(3));
+    let first = late
+        .until(|event| match event {
+            Event::PeersFound { manifest, .. } => Some(manifest),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, dataset(3).manifest);
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_announced_is_taken_back() {
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let with_tracker = |link_port| Config { trackers: vec![tracker.addr.clone()], ..config(link_port) };
+    let identity = Keypair::generate_ed25519();
+    let holder = || Config { keypair: identity.clone(), ..with_tracker(1) };
+    let mut killed = Node::start(holder()).await;
+    killed.until_up().await;
+    drop(killed);
+    let again = Node::without_dataset(holder()).await;
+    again.discovery.remove(dataset(1).manifest);
+    // What was ordered later is done later: once this one is found, the other is gone.
+    again.discovery.add(dataset(3));
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
     seeker.discovery.add(dataset(3));
     seeker.until_found_of(dataset(3).manifest).await;
     let mut late = Node::without_dataset(with_tracker(4)).await;

@@ -60,6 +60,8 @@ enum Phase {
     Asked(OutboundRequestId),
     /// It is this process: there is nobody to ask.
     Own,
+    /// It knows that the dataset is not here any more.
+    Left,
 }
 
 struct Tracker {
@@ -124,6 +126,13 @@ impl Trackers {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.trackers.iter().filter(|tracker| tracker.phase == Phase::Waiting);
         waiting.map(|tracker| tracker.due).min()
+    }
+
+    /// Whether a step of `tracker` was handed out, and nothing was reported back since. What was
+    /// asked for before the dataset was taken on anew belongs nowhere.
+    pub(super) fn is_under_way(&self, tracker: usize) -> bool {
+        let tracker = self.trackers.get(tracker);
+        tracker.is_some_and(|tracker| matches!(tracker.phase, Phase::Resolving | Phase::Stepping))
     }
 
     /// Where the connection attempt `connection` belongs.
@@ -244,6 +253,30 @@ impl Trackers {
                 tracker.due = tracker.due.min(soon);
             }
         }
+    }
+
+    /// The dataset is not here any more: the next step is to say so, to each tracker.
+    pub(super) fn leave(&mut self, now: Instant) {
+        for tracker in &mut self.trackers {
+            match tracker.phase {
+                Phase::Left => tracker.phase = Phase::Waiting,
+                Phase::Waiting if tracker.failures == 0 => {}
+                _ => continue,
+            }
+            tracker.due = now;
+        }
+    }
+
+    /// `tracker` knows that the dataset is not here any more.
+    pub(super) fn left(&mut self, tracker: usize) {
+        self.trackers[tracker].phase = Phase::Left;
+    }
+
+    /// Whether no tracker has to hear any more that the dataset is not here. One may be found yet
+    /// where none is known.
+    pub(super) fn all_left(&self) -> bool {
+        let over = |tracker: &Tracker| matches!(tracker.phase, Phase::Own | Phase::Left);
+        !self.trackers.is_empty() && self.trackers.iter().all(over)
     }
 
     /// Something about us changed: announce to every tracker that is up.

@@ -124,7 +124,7 @@ impl LinkError {
     /// Whether dialling again soon is pointless.
     pub fn is_hopeless(&self) -> bool {
         match self {
-            LinkError::Refused(refusal) => !matches!(refusal, Refusal::Full | Refusal::UnknownManifest),
+            LinkError::Refused(refusal) => *refusal != Refusal::UnknownManifest,
             LinkError::NotDft | LinkError::Unauthenticated | LinkError::OtherManifest => true,
             LinkError::Wire(_) => true,
             LinkError::Io(_) | LinkError::HungUp | LinkError::TimedOut | LinkError::Tls(_) => false,

@@ -88,10 +88,12 @@ impl Task {
                 self.announcements.waiting.remove(&peer);
                 return;
             };
-            let Some(announce) = self.announcement(manifest) else { continue };
-            let Some(followed) = self.datasets.get_mut(&manifest) else { continue };
+            let Some(request) = self.request_about(manifest) else { continue };
+            let followed = self.datasets.get_mut(&manifest);
+            let Some(followed) = followed.filter(|followed| followed.trackers.is_under_way(tracker)) else {
+                continue;
+            };
             if self.swarm.is_connected(&peer) {
-                let request = Request::Announce(announce);
                 let request = self.swarm.behaviour_mut().tracker.send_request(&peer, request);
                 followed.trackers.announced(tracker, request);
                 self.announcements.under_way.insert(request, (peer, manifest));
@@ -104,21 +106,30 @@ impl Task {
     }
 
     /// An announcement was answered, or failed: whose tracker it was. The next one leaves.
-    fn settle_announcement(&mut self, request: OutboundRequestId) -> Option<(ManifestId, usize)> {
+    fn settle_announcement(
+        &mut self,
+        request: OutboundRequestId,
+        now: Instant,
+    ) -> Option<(ManifestId, usize)> {
         let (peer, manifest) = self.announcements.under_way.remove(&request)?;
         self.send_announcements(peer);
-        if !self.datasets.contains_key(&manifest) && !self.announces(peer, manifest) {
-            let tracker = &mut self.swarm.behaviour_mut().tracker;
-            tracker.send_request(&peer, Request::Leave { manifest });
-            return None;
+        let followed = self.datasets.get_mut(&manifest)?;
+        match followed.trackers.asked(request) {
+            Some(tracker) => return Some((manifest, tracker)),
+            // It was given up or taken on meanwhile, and the tracker may have heard of both in any
+            // order: what holds is said once more.
+            None if followed.is_here() => followed.announce_now(now),
+            None => followed.trackers.leave(now),
         }
-        let tracker = self.datasets.get(&manifest)?.trackers.asked(request)?;
-        Some((manifest, tracker))
+        None
     }
 
-    /// Whether an announcement of `manifest` to `peer` is under way.
-    fn announces(&self, peer: PeerId, manifest: ManifestId) -> bool {
-        self.announcements.under_way.values().any(|announced| *announced == (peer, manifest))
+    /// What a tracker is to hear of a dataset.
+    fn request_about(&self, manifest: ManifestId) -> Option<Request> {
+        if self.datasets.get(&manifest)?.is_here() {
+            return self.announcement(manifest).map(Request::Announce);
+        }
+        Some(Request::Leave { manifest })
     }
 
     fn announcement(&self, manifest: ManifestId) -> Option<Announce> {
@@ -150,7 +161,10 @@ impl Task {
         found: io::Result<Vec<SocketAddr>>,
     ) {
         let now = Instant::now();
-        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
+        let followed = self.datasets.get_mut(&manifest);
+        let Some(followed) = followed.filter(|followed| followed.trackers.is_under_way(tracker)) else {
+            return;
+        };
         let change = match found {
             Ok(addrs) => followed.trackers.resolved(tracker, &addrs, now),
             Err(error) => {
@@ -169,14 +183,14 @@ impl Task {
                     }
                 }
                 Message::Response { request_id, response } => {
-                    if let Some((manifest, tracker)) = self.settle_announcement(request_id) {
+                    if let Some((manifest, tracker)) = self.settle_announcement(request_id, now) {
                         let local = self.remotes.get(&connection_id).is_some_and(IpAddr::is_loopback);
-                        self.on_tracker_response(manifest, tracker, response, local, now);
+                        self.on_tracker_response(manifest, (tracker, peer), response, local, now);
                     }
                 }
             },
             request_response::Event::OutboundFailure { request_id, error, .. } => {
-                if let Some((manifest, tracker)) = self.settle_announcement(request_id) {
+                if let Some((manifest, tracker)) = self.settle_announcement(request_id, now) {
                     self.tracker_failed(manifest, tracker, error.to_string(), now);
                 }
             }
@@ -188,14 +202,17 @@ impl Task {
     fn on_tracker_response(
         &mut self,
         manifest: ManifestId,
-        tracker: usize,
+        (tracker, peer): (usize, PeerId),
         response: Response,
         local: bool,
         now: Instant,
     ) {
+        let Some(followed) = self.datasets.get_mut(&manifest) else { return };
         match response {
+            // It took what was announced before the dataset was given up: it hears of that next.
+            Response::Peers { .. } if !followed.is_here() => followed.trackers.connected(tracker, peer, now),
+            Response::Done if !followed.is_here() => followed.trackers.left(tracker),
             Response::Peers { interval_s, peers } => {
-                let Some(followed) = self.datasets.get_mut(&manifest) else { return };
                 let source = Source::Tracker(followed.trackers.addr(tracker).clone());
                 let change = followed.trackers.answered(tracker, interval_s, now);
                 self.tell_change(change);
@@ -230,7 +247,9 @@ impl Task {
     }
 
     pub(super) fn ask_embedded(&mut self, manifest: ManifestId, now: Instant) {
-        let due = |followed: &Followed| !followed.embedded.asked && followed.embedded.due <= now;
+        let due = |followed: &Followed| {
+            followed.is_here() && !followed.embedded.asked && followed.embedded.due <= now
+        };
         if self.embedded.is_none() || !self.datasets.get(&manifest).is_some_and(due) {
             return;
         }
@@ -264,19 +283,10 @@ impl Task {
         }
     }
 
-    /// Tells every tracker that `manifest`, which is not followed any more, is not here. Whether
-    /// they hear it is not waited for: what they know expires. Where an announcement is under way, the
-    /// leave follows its answer: a tracker may handle them in any order.
-    pub(super) fn take_leave_of(&mut self, manifest: ManifestId, followed: &Followed) {
+    /// Tells the embedded tracker that `manifest` is not here any more.
+    pub(super) fn leave_embedded(&self, manifest: ManifestId) {
         if let Some(service) = &self.embedded {
             drop(tokio::spawn(service.ask(self.own, self.own_ip(), Request::Leave { manifest })));
-        }
-        for (peer, addrs) in followed.trackers.up() {
-            if self.announces(peer, manifest) {
-                continue;
-            }
-            let tracker = &mut self.swarm.behaviour_mut().tracker;
-            tracker.send_request_with_addresses(&peer, Request::Leave { manifest }, addrs);
         }
     }
 

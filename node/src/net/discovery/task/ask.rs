@@ -148,7 +148,7 @@ impl Task {
 
     fn answer_to(&self, question: &Question) -> Answer {
         let served = |manifest: &ManifestId| {
-            let complete = self.datasets.get(manifest)?.complete;
+            let complete = self.datasets.get(manifest).filter(|followed| followed.is_here())?.complete;
             Some(Served { manifest: *manifest, link_port: self.config.link_port, complete })
         };
         Answer::new(question.manifests().iter().filter_map(served))

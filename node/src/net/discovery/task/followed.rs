@@ -12,12 +12,13 @@ use crate::net::discovery::trackers::Trackers;
 /// One dataset of this process.
 pub(super) struct Followed {
     pub(super) complete: bool,
-    asks_lan: bool,
-    /// Nobody is asked before.
-    begins: Instant,
+    /// From when on the peers of the LAN are asked; `None`: they are answered only.
+    asks_lan_from: Option<Instant>,
     pub(super) trackers: Trackers,
     pub(super) lan: Lan,
     pub(super) embedded: EmbeddedTurn,
+    /// It is not here any more: trackers that may count it here are told, until this time.
+    pub(super) leaving: Option<Instant>,
 }
 
 /// When the embedded tracker is asked about a dataset.
@@ -35,25 +36,42 @@ impl Followed {
         let begins = now + dataset.quiet_for;
         Self {
             complete: dataset.complete,
-            asks_lan: dataset.asks_lan,
-            begins,
+            asks_lan_from: dataset.asks_lan_in.map(|pause| begins + pause),
             trackers: Trackers::new(addrs, own, rand::random(), begins),
             lan: Lan::new(now),
             embedded: EmbeddedTurn { due: now, answers: 0, asked: false, news: false },
+            leaving: None,
         }
+    }
+
+    /// Whether this process has it, or looks for it.
+    pub(super) fn is_here(&self) -> bool {
+        self.leaving.is_none()
+    }
+
+    /// It is not here any more: every tracker is to hear of that, also one to which an earlier
+    /// process of this node announced it. After `until`, no record of it can stand anywhere.
+    pub(super) fn leave(&mut self, now: Instant, until: Instant) {
+        self.leaving = Some(until);
+        self.asks_lan_from = None;
+        self.trackers.leave(now);
+    }
+
+    /// Whether nothing is to be done for it any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.leaving.is_some_and(|until| until <= now || self.trackers.all_left())
     }
 
     /// Whom on the LAN to ask next.
     pub(super) fn next_to_ask(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
-        if self.asks_lan && now >= self.begins { self.lan.next_to_ask(now) } else { None }
+        if self.asks_lan_from.is_some_and(|from| from <= now) { self.lan.next_to_ask(now) } else { None }
     }
 
     /// When something is due, unless a report comes first.
     pub(super) fn poll_timeout(&self, embedded: bool) -> Option<Instant> {
-        let embedded = (embedded && !self.embedded.asked).then_some(self.embedded.due);
-        let lan = if self.asks_lan { self.lan.poll_timeout() } else { None };
-        let lan = lan.map(|due| due.max(self.begins));
-        [embedded, self.trackers.poll_timeout(), lan].into_iter().flatten().min()
+        let embedded = (embedded && self.is_here() && !self.embedded.asked).then_some(self.embedded.due);
+        let lan = self.asks_lan_from.and_then(|from| Some(self.lan.poll_timeout()?.max(from)));
+        [embedded, self.trackers.poll_timeout(), lan, self.leaving].into_iter().flatten().min()
     }
 
     /// Something about us changed: every tracker is to hear of it.

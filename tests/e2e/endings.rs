@@ -1,0 +1,131 @@
+//! What ends or fills up in the middle: a command that its user interrupts, a daemon that is told to
+//! end, a store that is full.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::lab::process::Event;
+use crate::lab::scene::Scene;
+use crate::lab::tree::assert_same;
+use crate::lab::{Lab, data};
+use crate::namespace::{Node, nodes, until};
+use crate::steps::MIB;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of a test")
+}
+
+fn held(node: &Node<'_>) -> Vec<Event> {
+    let events = node.run(&["status"]).events;
+    events.into_iter().filter(|event| event.name() == "held").collect()
+}
+
+#[test]
+fn what_was_put_into_the_store_counts_against_the_quota() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--quota", "5M"]);
+    let [first, second, other] = ["first", "second", "other"].map(|name| scene.path(name));
+    for (seed, file) in [&first, &second, &other].into_iter().enumerate() {
+        data::random_file(file, seed as u64, 3 * MIB);
+    }
+    nodes[1].put(&other, "other");
+    nodes[0].run(&["put", "--copy", text(&first), "--name", "first"]);
+    let status = nodes[0].run(&["status"]).event("status").clone();
+    assert_eq!((status.number("store_bytes"), status.number("quota")), (3 * MIB, 5 * MIB));
+    // Others have a copy, but what was put here stays.
+    nodes[1].get("first");
+    nodes[0].until_copies("first", 2);
+    assert!(nodes[0].fails(5, &["put", "--copy", text(&second), "--name", "second"]).contains("quota"));
+    assert_eq!(nodes[0].dft().args(["cat", "other"]).run().code, Some(5));
+    assert_eq!(held(&nodes[0]).len(), 1);
+    // In its own place it takes no room.
+    nodes[0].put(&second, "second");
+    nodes[0].run(&["drop", "first"]);
+    assert_eq!(nodes[0].dft().args(["cat", "other", "--range", "0-0"]).run().code, Some(0));
+}
+
+/// A file of 8 GiB that takes little room on disk, since nearly all of it are holes; but none of its
+/// pieces is a hole as a whole.
+fn takes_long_to_hash(path: &Path) {
+    let file = std::fs::File::create(path).expect("it is made");
+    for mebibyte in 1..=8192 {
+        file.write_all_at(&[1], mebibyte * MIB - 1).expect("there is room");
+    }
+}
+
+#[test]
+fn put_that_is_interrupted_while_it_hashes_leaves_nothing() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let large = scene.path("large");
+    takes_long_to_hash(&large);
+    let small = scene.path("small");
+    data::random_file(&small, 2, 100);
+    for copy in [&[][..], &["--copy"]] {
+        let put = nodes[0].begin(&[&["put", text(&large)], copy].concat());
+        put.wait_for("progress");
+        put.interrupt().expect_code(130);
+        assert!(held(&nodes[0]).is_empty());
+        // What comes later is done later.
+        nodes[0].put(&small, "small");
+        let names = nodes[0].run(&["ls"]).events;
+        assert_eq!(names.iter().map(|event| event.text("name")).collect::<Vec<_>>(), ["small"]);
+        assert_eq!(held(&nodes[0]).len(), 1);
+        nodes[0].run(&["drop", "small", "--force"]);
+        let store = nodes[0].run(&["status"]).event("status").text("store").to_owned();
+        assert_eq!(std::fs::read_dir(Path::new(&store).join("data")).expect("it is there").count(), 0);
+    }
+}
+
+#[test]
+fn daemon_that_starts_on_a_full_disk_serves_what_it_has() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let disk = scene.new_directory("disk");
+    lab.mount_small_disk(&disk, 4 * 1024);
+    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker"]);
+    let mut node = Node::start(&scene, lab.host(1), &["--store", text(&disk)]);
+    let (kept, put, more) = (scene.path("kept"), scene.path("put"), scene.path("more"));
+    for (seed, file) in [&kept, &put, &more].into_iter().enumerate() {
+        data::random_file(file, seed as u64, MIB);
+    }
+    node.run(&["put", "--copy", text(&kept), "--name", "kept"]);
+    node.put(&put, "put");
+    keeper.put(&more, "more");
+    node.kill9();
+    let filler = lab.outside_path(&disk).join("filler");
+    assert!(std::fs::write(&filler, vec![1; 4 << 20]).is_err(), "it fills the disk");
+    node.start_again();
+    assert_same(&kept, &keeper.get("kept"));
+    assert_same(&put, &keeper.get("put"));
+    // What does not fit is refused, and nothing of it stays.
+    assert_eq!(node.dft().args(["cat", "more"]).run().code, Some(5));
+    assert_eq!(held(&node).len(), 2);
+    std::fs::remove_file(filler).expect("it is there");
+    assert_eq!(node.dft().args(["cat", "more", "--range", "0-0"]).run().code, Some(0));
+}
+
+#[test]
+fn daemon_that_is_told_to_end_goes_on_fetching_at_its_next_start() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 16 * MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["limit", "--max-upload", "4M"]);
+    let get = nodes[1].begin(&["get", "model"]);
+    until("a quarter", || held(&nodes[1]).first().is_some_and(|held| held.number("have_bytes") > 4 * MIB));
+    nodes[1].run(&["status", "--stop"]);
+    get.wait().expect_code(1);
+    assert!(!scene.path("h1/model").exists(), "no final name before it is complete");
+    nodes[0].run(&["limit", "--max-upload", "16K"]);
+    nodes[1].start_again();
+    // What it had is there at once.
+    until("what it had", || held(&nodes[1]).first().is_some_and(|held| held.number("have_bytes") > 4 * MIB));
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    nodes[0].until_copies("model", 2);
+    assert_same(&file, &scene.path("h1/model"));
+}
