@@ -531,8 +531,9 @@ impl Swarm {
         full.then_some(DisconnectReason::Full)
     }
 
-    /// Tells a new peer of others, and where they are few those of lower identity of it: of two, the lower
-    /// one dials at once, the higher one later. Where they are many, the tracker tells the others in time.
+    /// Tells a new peer of others; and where these are few, whoever has everything tells those of lower
+    /// identity of the new one: of two, the lower one dials at once, the higher one later. Else the tracker
+    /// tells the others in time.
     fn introduce(&mut self, newcomer: LinkId, now: Instant) {
         let others = self.links.iter().filter(|(id, _)| **id != newcomer);
         let mut peers: Vec<PeerAddr> = others
@@ -546,10 +547,12 @@ impl Swarm {
         if !peers.is_empty() {
             self.send(newcomer, Message::Peers(peers), now);
         }
-        let Some(link) = self.links.get(&newcomer).filter(|_| self.links.len() <= INTRODUCED_MAX) else {
+        let Some(link) = self.links.get(&newcomer) else {
             return;
         };
-        let Some(addr) = link.listens_at else {
+        let Some(addr) =
+            link.listens_at.filter(|_| self.have.is_full() && self.links.len() <= INTRODUCED_MAX)
+        else {
             return;
         };
         let peer = link.peer;

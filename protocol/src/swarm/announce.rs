@@ -67,7 +67,8 @@ impl Swarm {
         if self.injector.is_some() || !self.have.is_full() || self.config.download {
             return;
         }
-        if self.links.values().any(|link| link.told_all) {
+        // Those whom a silent seeder has not told yet know of what was offered.
+        if self.silence.due().is_some() || self.links.values().any(|link| link.told_all) {
             return;
         }
         self.injector = Some(Injector::new(self.have.clone(), &mut self.rng));
