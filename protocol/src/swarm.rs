@@ -61,11 +61,11 @@ use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Message, Site};
 
-/// Most links of one swarm: with more, announcements cost more than they help, and what is asked of
-/// so many peers waits in their queues.
-pub const LINKS_MAX: usize = 40;
-/// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it.
-pub const LINKS_DIALLED_MAX: usize = 20;
+/// Most links of one swarm: with more, announcements cost more than they help.
+pub const LINKS_MAX: usize = 60;
+/// Links that a node dials up to; the rest of [`LINKS_MAX`] is for those who dial it. In a large swarm those
+/// with the fewest links are the last to finish.
+pub const LINKS_DIALLED_MAX: usize = 40;
 /// How long the higher of two identities waits for the lower one to dial: longer than a handshake
 /// takes on a busy machine.
 const DIAL_AFTER: Duration = Duration::from_millis(300);

@@ -8,7 +8,7 @@ use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{Command, Config, Event, LinkId, Swarm};
 use dft_protocol::time::{Duration, Instant};
-use dft_protocol::wire::{Hello, Message, PROTOCOL_VERSION, PieceList, Site};
+use dft_protocol::wire::{Hello, Message, PROTOCOL_VERSION, PieceList, RejectReason, Site};
 
 const PIECES: usize = 100;
 const LINKS: u64 = 20;
@@ -94,6 +94,69 @@ fn so_many_requests_wait_and_the_next_idle_peer_is_remembered() {
     assert_eq!(asked, 8);
     swarm.handle(Event::PieceReceived { link: LinkId(0), piece: piece(0) }, at(3));
     assert_eq!(sent(&mut swarm), [(LinkId(8), Message::Request(PieceList::one(piece(8))))]);
+}
+
+#[test]
+fn who_is_rejected_as_one_too_many_asks_the_next_idle_peer_and_bears_no_grudge() {
+    let mut swarm = swarm(&[]);
+    for link in 0..LINKS {
+        hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+    }
+    for link in 0..9 {
+        hears(&mut swarm, link, Message::Idle, 2);
+    }
+    let rejected = hears(&mut swarm, 0, Message::Reject(piece(0), RejectReason::Busy), 3);
+    assert_eq!(rejected, [(LinkId(8), Message::Request(PieceList::one(piece(8))))]);
+    swarm.handle(Event::PieceReceived { link: LinkId(1), piece: piece(1) }, at(4));
+    assert_eq!(requests(&sent(&mut swarm)), 0, "nobody is idle");
+    let asked = hears(&mut swarm, 0, Message::Idle, 5);
+    assert_eq!(asked, [(LinkId(0), Message::Request(PieceList::one(piece(0))))]);
+}
+
+#[test]
+fn what_is_asked_beyond_a_short_queue_is_rejected_at_once() {
+    let mut swarm = swarm(&[1, 2, 3, 4, 5]);
+    sent(&mut swarm);
+    for link in 0..4 {
+        let sent = hears(&mut swarm, link, Message::Request(PieceList::one(piece(1))), 1);
+        assert_eq!(sent, []);
+    }
+    let sent = hears(&mut swarm, 4, Message::Request(PieceList::one(piece(2))), 1);
+    assert_eq!(sent, [(LinkId(4), Message::Reject(piece(2), RejectReason::Busy))]);
+    // A small swarm has nobody else to ask.
+    let mut few = swarm_of(&[1, 2, 3, 4, 5], 5);
+    few.handle_timeout(at(100));
+    while few.poll_command().is_some() {}
+    for link in 0..5 {
+        let sent = hears(&mut few, link, Message::Request(PieceList::one(piece(1))), 101);
+        assert_eq!(sent, []);
+    }
+}
+
+#[test]
+fn the_rarest_piece_is_sent_first_whoever_asked_before() {
+    let mut swarm = swarm(&[1, 2]);
+    for link in 5..8 {
+        hears(&mut swarm, link, Message::Have(PieceList::one(piece(1))), 0);
+    }
+    let mut ask = |link: u64, index: u64| {
+        let message = Message::Request(PieceList::one(piece(index)));
+        swarm.handle(Event::Message { link: LinkId(link), message }, at(1));
+    };
+    // Two uploads run, two requests wait.
+    [(10, 1), (11, 1), (12, 1), (13, 2)].into_iter().for_each(|(link, index)| ask(link, index));
+    let started = |swarm: &mut Swarm| -> Vec<(u64, PieceIndex)> {
+        let commands = std::iter::from_fn(|| swarm.poll_command());
+        commands
+            .filter_map(|command| match command {
+                Command::SendPiece { link, piece } => Some((link.0, piece)),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(started(&mut swarm), [(10, piece(1)), (11, piece(1))]);
+    swarm.handle(Event::PieceSent { link: LinkId(10), piece: piece(1) }, at(2));
+    assert_eq!(started(&mut swarm), [(13, piece(2))]);
 }
 
 #[test]

@@ -317,6 +317,7 @@ impl Swarm {
             return;
         }
         self.release(piece, id);
+        let hears_idle = self.hears_idle();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -330,6 +331,12 @@ impl Swarm {
                     self.punish(id, Violation::Lied, now);
                     return;
                 }
+            }
+            RejectReason::Busy if hears_idle => {
+                // It was idle when others asked it, too. What it said is spent: it is not asked at once again.
+                link.idle_at = None;
+                self.ask_idle(now);
+                return;
             }
             RejectReason::Busy => {
                 link.window = (link.window / 2).max(1);

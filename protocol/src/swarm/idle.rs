@@ -6,9 +6,10 @@
 //! in a large swarm it is the sending end that speaks first: a node that has little to send says
 //! [`Message::Idle`] to a few peers, after it told them what it has. They ask it for what they lack
 //! most, as long as few requests of theirs wait elsewhere, and remember it for a moment otherwise.
-//! Queues stay short, each request is made when it can be served, and the rarest piece is chosen at
-//! that moment. (Join-idle-queue: Lu, Xie, Kliot, Geller, Larus, Greenberg, Performance Evaluation
-//! 2011.)
+//! Whoever has enough to send by then rejects what else is asked, and the asker turns to the next one that
+//! is idle: what waits in a queue cannot be asked of anybody else. Queues stay short, each request is made
+//! when it can be served, and the rarest piece is chosen at that moment. (Join-idle-queue: Lu, Xie, Kliot,
+//! Geller, Larus, Greenberg, Performance Evaluation 2011.)
 //!
 //! Beside that, seeders are asked for what they offer, other sites are asked as ever, and whoever
 //! waits for next to nothing asks on its own at each tick: nothing depends on what others say.
@@ -25,12 +26,12 @@ use crate::time::{Duration, Instant};
 use crate::wire::Message;
 
 /// The version of the peer protocol in which a node can say it.
-const IDLE_SINCE: u8 = 2;
+pub(super) const IDLE_SINCE: u8 = 2;
 /// With more links to peers of the own site than this a swarm is large.
 const FEW_LINKS: usize = 16;
 /// A node has little to send while fewer pieces than this are being sent or wait: what is asked for
-/// now arrives here before the wire is free.
-const LITTLE: usize = 4;
+/// now arrives here before the wire is free. What is asked for beyond that is rejected.
+pub(super) const LITTLE: usize = 4;
 /// How many peers hear of it at first; twice as many where nobody asked.
 const TOLD_FIRST: usize = 2;
 /// The pause before others are told; it doubles from the third time on …
@@ -86,13 +87,20 @@ impl Swarm {
         self.near > FEW_LINKS
     }
 
+    /// Whether this node says when it has little to send, and rejects what is too much.
+    pub(super) const fn sends_idle(&self) -> bool {
+        self.is_large() && self.injector.is_none()
+    }
+
+    /// Whether this node is in a swarm in which others do so.
+    pub(super) const fn hears_idle(&self) -> bool {
+        self.is_large() || self.idleness.expected
+    }
+
     /// Tells some peers that this node has little to send, where that is so.
     pub(super) fn say_idle(&mut self, now: Instant) {
         let little = self.queued + self.uploads < LITTLE;
-        self.idleness.waits = little
-            && (self.is_large() || self.idleness.expected)
-            && self.injector.is_none()
-            && !self.have.is_empty();
+        self.idleness.waits = little && self.hears_idle() && self.injector.is_none() && !self.have.is_empty();
         if !self.idleness.waits || self.idleness.next_at > now {
             return;
         }

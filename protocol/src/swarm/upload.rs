@@ -6,8 +6,13 @@
 //! A free slot goes to the peer that has waited longest for its turn; a newcomer that has nothing
 //! goes first, and of one peer's requests the rarest piece. An upload that takes much longer than
 //! others keeps no slot: a stuck peer must not keep the rest waiting.
+//!
+//! In a large swarm the rarest piece of all goes first: what few have is soon with many. And little waits:
+//! whoever asks for more is rejected at once, and asks somebody who is idle (`idle`).
 
 use super::download::time_at;
+use super::idle::{IDLE_SINCE, LITTLE};
+use super::link::Link;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
@@ -38,9 +43,11 @@ impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
         let mut rejected = Vec::new();
         self.idleness.reset(now);
+        let sends_idle = self.sends_idle();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        let asks_elsewhere = sends_idle && link.same_site && link.version >= IDLE_SINCE;
         for &piece in pieces {
             // A piece that is being sent may have arrived before this end knows that it was sent.
             let known = link.queue.contains(&piece);
@@ -51,19 +58,21 @@ impl Swarm {
             if link.offers.remove(&piece) {
                 link.taken.insert(piece, now);
             }
-            if self.have.contains(piece) {
+            if !self.have.contains(piece) {
+                rejected.push((piece, RejectReason::Missing));
+            } else if asks_elsewhere && self.queued + self.uploads >= LITTLE {
+                rejected.push((piece, RejectReason::Busy));
+            } else {
                 link.queue.push_back(piece);
                 self.queued += 1;
-            } else {
-                rejected.push(piece);
             }
         }
         if link.offers.is_empty() {
             // It asks as fast as it is offered: offer more at a time.
             link.offers_max = (link.offers_max * 2).min(super::inject::OFFERS_MAX);
         }
-        for piece in rejected {
-            self.send(id, Message::Reject(piece, RejectReason::Missing), now);
+        for (piece, reason) in rejected {
+            self.send(id, Message::Reject(piece, reason), now);
         }
         self.offer(id, now);
         self.serve(now);
@@ -99,12 +108,20 @@ impl Swarm {
                 .iter()
                 .filter(|(_, link)| !link.queue.is_empty() && link.sending.len() < SENDING_PER_LINK_MAX);
             // One at a time to each before a second to any.
-            let next = ready.min_by_key(|(_, link)| (link.sending.len(), !link.is_newcomer(), link.turn));
+            let next = ready.min_by_key(|(_, link)| {
+                (link.sending.len(), !link.is_newcomer(), self.rarity_of_requests(link), link.turn)
+            });
             let Some(id) = next.map(|(id, _)| *id) else {
                 return;
             };
             self.start_upload(id, now);
         }
+    }
+
+    /// In a large swarm, how many linked peers have the rarest piece for which `link` waits.
+    fn rarity_of_requests(&self, link: &Link) -> Option<u16> {
+        let rarest = || link.queue.iter().map(|piece| self.picker.availability(*piece)).min();
+        self.is_large().then(rarest).flatten()
     }
 
     /// How many uploads run at once.
