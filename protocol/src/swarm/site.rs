@@ -34,7 +34,7 @@ const PATIENCE_PER_RANK: Duration = Duration::from_millis(50);
 const FETCHES_FAR_FOR: Duration = Duration::from_secs(5);
 
 /// A node of a large site has no more links to others than this, where those of its own need the room.
-const FAR_LINKS: usize = 8;
+const FAR_LINKS: usize = 12;
 /// In a large swarm a peer of another site hears of a piece so much later, twice, than one of the own site;
 /// three times as much at most, so that not all ask at the same moment.
 const HEARS_AFTER: Duration = Duration::from_secs(1);
