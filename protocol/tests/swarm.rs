@@ -323,3 +323,32 @@ fn ends_that_both_have_all_part_when_nothing_was_sent_for_a_while() {
         assert_eq!(ends, expected);
     }
 }
+
+#[test]
+fn who_comes_after_the_last_one_left_waits_for_no_silence() {
+    let geometry = Geometry::new(vec![1000]).unwrap();
+    let (piece, full) = (geometry.piece(0).unwrap(), PieceSet::full(1));
+    let local = PeerId::from_bytes(&[1]).unwrap();
+    let config = Config { local, site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
+    let mut seeder = Swarm::new(config, geometry, full);
+    for number in 1..4u8 {
+        let now = f64::from(number) / 100.0;
+        let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, 1 + number], 4000)));
+        let (peer, manifest) = (PeerId::from_bytes(&[1 + number]).unwrap(), ManifestId::from_bytes([0; 32]));
+        let hello = Hello { version: 2, manifest, complete: false, listen_port: 4000, site: None };
+        let up = Event::LinkUp { link, peer, remote, dialled: false, neighbour: true, hello };
+        seeder.handle(up, at(now));
+        let told = commands(&mut seeder).into_iter().any(|command| {
+            let Command::Send { message, .. } = command else { return false };
+            matches!(message, Message::Have(_) | Message::Bitfield(_))
+        });
+        assert!(told, "peer {number} is told of the piece when it comes");
+        let message = Message::Request(PieceList::one(piece));
+        seeder.handle(Event::Message { link, message }, at(now));
+        seeder.handle(Event::PieceSent { link, piece }, at(now));
+        seeder.handle(Event::Message { link, message: Message::Have(PieceList::one(piece)) }, at(now));
+        seeder.check_invariants();
+        seeder.handle(Event::LinkDown { link }, at(now));
+        commands(&mut seeder);
+    }
+}

@@ -67,8 +67,11 @@ impl Swarm {
         if self.injector.is_some() || !self.have.is_full() || self.config.download {
             return;
         }
-        // Those whom a silent seeder has not told yet know of what was offered.
-        if self.silence.due().is_some() || self.links.values().any(|link| link.told_all) {
+        // Whom a silent seeder has not told yet may have got what was offered.
+        let knows = |link: &Link| {
+            link.told_all || !link.have.is_empty() || !link.offers.is_empty() || !link.taken.is_empty()
+        };
+        if self.links.values().any(knows) {
             return;
         }
         self.injector = Some(Injector::new(self.have.clone(), &mut self.rng));
