@@ -16,6 +16,7 @@ mod thin_trunk;
 mod trickle;
 mod two_sites;
 mod two_sites_lab;
+mod unequal_lab;
 
 use std::fmt;
 
@@ -38,7 +39,7 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 16] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
     cluster_512::SCENARIO,
@@ -47,6 +48,7 @@ pub const ALL: [Scenario; 15] = [
     two_sites_lab::SCENARIO,
     thin_trunk::SCENARIO,
     mixed_rates::SCENARIO,
+    unequal_lab::SCENARIO,
     flash_crowd::SCENARIO,
     trickle::SCENARIO,
     seeder_leaves::SCENARIO,
