@@ -306,6 +306,20 @@ async fn a_tracker_that_comes_back_hears_of_every_dataset() {
     tracker.stop().await;
 }
 
+/// Of datasets 1 and 3, both looked for, only the latter is found.
+async fn assert_first_is_gone(config: Config) {
+    let mut late = Node::without_dataset(config).await;
+    late.discovery.add(dataset(1));
+    late.discovery.add(dataset(3));
+    let found = late
+        .until(|event| match event {
+            Event::PeersFound { manifest, .. } => Some(manifest),
+            _ => None,
+        })
+        .await;
+    assert_eq!(found, dataset(3).manifest);
+}
+
 #[tokio::test]
 async fn a_dataset_that_was_removed_is_not_found_any_more() {
     let state = tempfile::tempdir().expect("a directory");
@@ -322,16 +336,7 @@ async fn a_dataset_that_was_removed_is_not_found_any_more() {
     holder.discovery.add(dataset(3));
     seeker.discovery.add(dataset(3));
     seeker.until_found_of(dataset(3).manifest).await;
-    let mut late = Node::without_dataset(with_tracker(4)).await;
-    late.discovery.add(dataset(1));
-    late.discovery.add(dataset(3));
-    let first = late
-        .until(|event| match event {
-            Event::PeersFound { manifest, .. } => Some(manifest),
-            _ => None,
-        })
-        .await;
-    assert_eq!(first, dataset(3).manifest);
+    assert_first_is_gone(with_tracker(4)).await;
     tracker.stop().await;
 }
 
@@ -352,16 +357,7 @@ async fn what_an_earlier_process_announced_is_taken_back() {
     let mut seeker = Node::without_dataset(with_tracker(2)).await;
     seeker.discovery.add(dataset(3));
     seeker.until_found_of(dataset(3).manifest).await;
-    let mut late = Node::without_dataset(with_tracker(4)).await;
-    late.discovery.add(dataset(1));
-    late.discovery.add(dataset(3));
-    let first = late
-        .until(|event| match event {
-            Event::PeersFound { manifest, .. } => Some(manifest),
-            _ => None,
-        })
-        .await;
-    assert_eq!(first, dataset(3).manifest);
+    assert_first_is_gone(with_tracker(4)).await;
     tracker.stop().await;
 }
 
