@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::tool;
 use crate::scenario::Scenario;
+use crate::trial::Play;
 
 /// Where a trial keeps its files: a file system in memory that is mounted over it.
 const ROOT: &str = "/mnt/trial";
@@ -59,6 +60,8 @@ pub struct Field {
     pub dataset: PathBuf,
     /// The `dft` to measure.
     pub dft: PathBuf,
+    /// Where each dft writes its trace, if that is wanted.
+    pub traces: Option<PathBuf>,
     addresses: Vec<Ipv4Addr>,
     daemons: RefCell<Vec<Child>>,
     /// A process on every host that has one, to read its counters by.
@@ -71,16 +74,16 @@ pub struct Field {
 
 impl Field {
     /// An empty field.
-    pub fn new(
-        scenario: &'static Scenario,
-        dataset: PathBuf,
-        dft: PathBuf,
-        addresses: Vec<Ipv4Addr>,
-    ) -> Result<Self, Problem> {
+    pub fn new(scenario: &'static Scenario, play: &Play) -> Result<Self, Problem> {
         let (sender, reports) = channel();
+        let Play { dataset, dft, traces, addresses, .. } = play.clone();
         let windows = RefCell::new(vec![None; addresses.len()]);
         let (daemons, started) = (RefCell::default(), Cell::new(0));
-        let field = Self { scenario, dataset, dft, addresses, daemons, windows, started, sender, reports };
+        let field =
+            Self { scenario, dataset, dft, traces, addresses, daemons, windows, started, sender, reports };
+        if let Some(directory) = &field.traces {
+            fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+        }
         fs::create_dir_all(ROOT).map_err(|error| format!("{ROOT}: {error}"))?;
         run(tool("mount").args(["-t", "tmpfs", "-o", "size=90%,mode=755", "trial", ROOT]))?;
         for host in 0..field.addresses.len() {

@@ -17,6 +17,7 @@ cargo bench -p dft --bench compare -- [SCENARIO]… [OPTION]…
   --runs N             how often each plays [default: 3; those that take long, once]
   --congestion NAME    TCP's congestion control: bbr, cubic or reno [default: the machine's]
   --dft PATH           the dft to measure [default: the one that cargo built]
+  --traces DIR         what each dft saw goes there, a directory for each run, for `dft trace`
   --json FILE          keep what was measured; what the file has of others stays
   --markdown FILE      write the tables of everything in the JSON file, or of this run
   --plot FILE          the same as a picture, in SVG
@@ -33,6 +34,7 @@ pub struct Options {
     pub runs: Option<usize>,
     pub congestion_control: Option<&'static str>,
     pub dft: Option<PathBuf>,
+    pub traces: Option<PathBuf>,
     pub json: Option<PathBuf>,
     pub markdown: Option<PathBuf>,
     pub plot: Option<PathBuf>,
@@ -53,6 +55,7 @@ impl Options {
                 "--runs" => options.runs = Some(parse_runs(&value()?)?),
                 "--congestion" => options.congestion_control = Some(parse_congestion_control(&value()?)?),
                 "--dft" => options.dft = Some(absolute(&value()?)?),
+                "--traces" => options.traces = Some(absolute(&value()?)?),
                 "--json" => options.json = Some(absolute(&value()?)?),
                 "--markdown" => options.markdown = Some(absolute(&value()?)?),
                 "--plot" => options.plot = Some(absolute(&value()?)?),

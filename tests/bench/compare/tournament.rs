@@ -89,12 +89,14 @@ fn play_scenario(
             }
             print!("{:15} ", peer.name());
             let _ = std::io::stdout().flush();
+            let run = format!("{}-{}-{}", scenario.name, peer.name(), round + 1);
             let play = Play {
                 scenario: scenario.name.to_owned(),
                 peer: peer.name().to_owned(),
                 dataset: dataset.clone(),
                 fingerprint: fingerprint.clone(),
                 dft: dft.to_owned(),
+                traces: options.traces.as_ref().map(|directory| directory.join(run)),
                 limit_s: PATIENCE_FACTOR * expected_s(peer, scenario) + PATIENCE_S,
                 addresses: Vec::new(),
             };

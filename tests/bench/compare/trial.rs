@@ -26,7 +26,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 const KILL_AT: f64 = 0.5;
 
 /// What to play.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Play {
     /// The name of the scenario.
     pub scenario: String,
@@ -38,6 +38,8 @@ pub struct Play {
     pub fingerprint: Fingerprint,
     /// The `dft` to measure.
     pub dft: PathBuf,
+    /// Where each dft writes its trace, if that is wanted.
+    pub traces: Option<PathBuf>,
     /// Seconds after which it is stopped.
     pub limit_s: f64,
     /// The hosts, the source first.
@@ -115,7 +117,7 @@ fn play(play: &Play) -> Result<Trial, Problem> {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == play.scenario);
     let scenario = scenario.ok_or("no such scenario")?;
     let peer = peers::find(&play.peer).ok_or("no such peer")?;
-    let field = Field::new(scenario, play.dataset.clone(), play.dft.clone(), play.addresses.clone())?;
+    let field = Field::new(scenario, play)?;
     peer.stand(&field)?;
     let limit = Duration::from_secs_f64(play.limit_s);
     let (before, cpu_before) = (Instant::now(), account::cpu_seconds());

@@ -1,5 +1,7 @@
 //! dft itself: `dft seed` at the source, `dft fetch` on every receiver.
 
+use std::process::Command;
+
 use super::Peer;
 use crate::field::{Ends, Field, Problem};
 use crate::scenario::Scenario;
@@ -10,8 +12,14 @@ pub struct Dft {
 }
 
 impl Dft {
-    fn options(&self) -> [&'static str; 3] {
-        ["--json", "--encryption", if self.encryption { "on" } else { "off" }]
+    /// `dft VERB` on a host, with what both verbs are told.
+    fn command(&self, field: &Field, host: usize, verb: &str) -> Command {
+        let mut command = field.command(host, &field.dft);
+        command.args([verb, "--json", "--encryption", if self.encryption { "on" } else { "off" }]);
+        if let Some(directory) = &field.traces {
+            command.arg("--trace").arg(directory.join(format!("{host:02}-{verb}.trace")));
+        }
+        command
     }
 }
 
@@ -29,16 +37,14 @@ impl Peer for Dft {
     }
 
     fn prepare(&self, field: &Field) -> Result<(), Problem> {
-        let mut command = field.command(0, &field.dft);
-        command.arg("seed").args(self.options());
+        let mut command = self.command(field, 0, "seed");
         command.arg("--output").arg(field.path("manifest.dft"));
         command.arg(&field.dataset);
         field.daemon_that_says(0, &mut command, r#""event":"seeding""#).map(drop)
     }
 
     fn receive(&self, field: &Field, receiver: usize) -> Result<bool, Problem> {
-        let mut command = field.command(receiver, &field.dft);
-        command.arg("fetch").args(self.options());
+        let mut command = self.command(field, receiver, "fetch");
         command.arg("--output").arg(field.copies(receiver));
         command.arg(field.path("manifest.dft"));
         // The process goes on to share; the copy is complete and in its place.
