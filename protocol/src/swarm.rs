@@ -54,6 +54,7 @@ use self::idle::Idleness;
 use self::inject::Injector;
 use self::link::Link;
 use self::spare::Silence;
+use self::upload::UploadTimes;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::id::PeerId;
 use crate::manifest::PeerAddr;
@@ -191,8 +192,7 @@ pub struct Swarm {
     queued: usize,
     /// Uploads of all links that run.
     uploads: usize,
-    /// How long uploads lately took, smoothed.
-    upload_takes: Duration,
+    upload_times: UploadTimes,
     /// What is remembered of telling others that this node has little to send.
     idleness: Idleness,
     silence: Silence,
@@ -258,7 +258,7 @@ impl Swarm {
             turn: 0,
             queued: 0,
             uploads: 0,
-            upload_takes: upload::UPLOAD_TAKES,
+            upload_times: UploadTimes::default(),
             idleness: Idleness::default(),
             silence: Silence::default(),
             starved_since: None,

@@ -103,7 +103,14 @@ fn a_receiver_adds_up_the_rates_of_two_sources() {
 
 #[test]
 fn slow_receivers_do_not_slow_fast_ones() {
-    let mut world = world(1);
+    // Switches hold no more than this, so what a slow receiver is sent waits where it comes from.
+    for queue_max in [None, Some(Duration::from_millis(50))] {
+        let terms = Terms { queue_max, ..large() };
+        slow_and_fast_receivers(World::new(terms, pieces(16 * MIB, 64 * KIB), 1));
+    }
+}
+
+fn slow_and_fast_receivers(mut world: World) {
     let seeder = world.seeder(mbit(50));
     let fast: Vec<usize> = (0..5).map(|_| world.receiver(mbit(50))).collect();
     let slow: Vec<usize> = (0..5).map(|_| world.receiver(mbit(20))).collect();
@@ -438,8 +445,14 @@ fn the_window_grows_with_a_fast_peer_and_stays_small_with_a_slow_one() {
 #[test]
 fn flows_share_what_limits_them() {
     // A seeder of 80 Mbit/s feeds one receiver of 10 and two of 100: 10, 35 and 35 Mbit/s are the
-    // max-min fair shares.
-    let mut world = World::new(Terms { upload_slots: 16, ..large() }, pieces(8 * MIB, 64 * KIB), 1);
+    // max-min fair shares, wherever what is too much for the slow one waits.
+    for queue_max in [None, Some(Duration::from_millis(50))] {
+        let terms = Terms { upload_slots: 16, queue_max, ..large() };
+        flows_share(World::new(terms, pieces(8 * MIB, 64 * KIB), 1));
+    }
+}
+
+fn flows_share(mut world: World) {
     let seeder = world.seeder(mbit(80));
     let plan = |down| Plan { up: 1000, down, ..Plan::new(0, PieceSet::empty(128)) };
     let slow = world.host(plan(mbit(10)));

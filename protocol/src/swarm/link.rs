@@ -69,6 +69,8 @@ pub(super) struct Link {
     pub sending: Vec<(PieceIndex, Instant)>,
     /// When it last took payload.
     pub taken_at: Instant,
+    /// How long uploads to it lately took, smoothed; zero where there was none.
+    pub uploads_take: Duration,
     /// Which turn it was when it was served last.
     pub turn: u64,
     /// How many pieces were sent to it.
@@ -130,6 +132,7 @@ impl Link {
             queue: VecDeque::new(),
             sending: Vec::new(),
             taken_at: now,
+            uploads_take: Duration::ZERO,
             turn: 0,
             sent_count: 0,
             corrupt_reports: 0,

@@ -5,10 +5,13 @@
 //!
 //! A free slot goes to the peer that has waited longest for its turn; a newcomer that has nothing
 //! goes first, and of one peer's requests the rarest piece. An upload that takes much longer than
-//! others keeps no slot: a stuck peer must not keep the rest waiting.
+//! others keeps no slot: a stuck peer must not keep the rest waiting. Nor does one to a peer to which uploads
+//! lately took much longer than to others: its wire is what is full, not the one of this end.
 //!
 //! In a large swarm the rarest piece of all goes first: what few have is soon with many. And little waits:
 //! whoever asks for more is rejected at once, and asks somebody who is idle (`idle`).
+
+use std::collections::VecDeque;
 
 use super::download::time_at;
 use super::idle::{IDLE_SINCE, LITTLE};
@@ -28,16 +31,50 @@ pub(super) const NEWCOMER_PIECES: u32 = 4;
 const CORRUPT_REPORTS_MAX: u32 = 4;
 /// Most uploads that run at once, those that gave up their slot included.
 const UPLOADS_MAX: usize = 64;
-/// An upload counts against the slots for so long, or for so many times what uploads lately took …
+/// An upload counts against the slots for so long, or for so many times what quick ones lately took …
 const SLOT_HELD_MAX: Duration = Duration::from_millis(100);
 /// … of which this many: other swarms share the wire …
 const SLOT_HELD_UPLOADS: u32 = 4;
 /// … and at most for so long: a stuck peer must not keep the rest waiting.
 const SLOT_HELD_LONGEST: Duration = Duration::from_secs(1);
 /// What an upload is taken to last, before any did.
-pub(super) const UPLOAD_TAKES: Duration = Duration::from_millis(50);
+const UPLOAD_TAKES: Duration = Duration::from_millis(50);
+/// A peer to which uploads take so many times what quick ones took is slow, and its uploads hold no slots …
+const SLOW_FACTOR: u32 = 3;
+/// … unless they are quicker than this: a slot costs nothing then.
+const SLOW_MIN: Duration = Duration::from_millis(20);
+/// So many latest uploads say what a quick one takes …
+const UPLOADS_LEN: usize = 16;
+/// … which is more than every so-manieth of them took.
+const QUICK_OF: usize = 4;
 /// Where uploads take longer, one runs at a time: it keeps the wire busy, and arrives sooner.
 const UPLOAD_LONG: Duration = Duration::from_millis(60);
+
+/// How long the latest uploads took.
+#[derive(Debug)]
+pub(super) struct UploadTimes {
+    latest: VecDeque<Duration>,
+    /// What a quick one took: to a peer whose wire was not full, if there was any.
+    quick: Duration,
+}
+
+impl Default for UploadTimes {
+    fn default() -> Self {
+        Self { latest: VecDeque::with_capacity(UPLOADS_LEN), quick: UPLOAD_TAKES }
+    }
+}
+
+impl UploadTimes {
+    fn add(&mut self, took: Duration) {
+        if self.latest.len() == UPLOADS_LEN {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(took);
+        let mut sorted: Vec<Duration> = self.latest.iter().copied().collect();
+        let (_, quick, _) = sorted.select_nth_unstable(self.latest.len() / QUICK_OF);
+        self.quick = *quick;
+    }
+}
 
 impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
@@ -97,8 +134,12 @@ impl Swarm {
             let slots = self.slots();
             if self.uploads >= slots {
                 let held_max = self.slot_held_max();
-                let sends = self.links.values().flat_map(|link| &link.sending);
-                let held = sends.filter(|(_, since)| now.since(*since) < held_max).count();
+                let slow = (self.upload_times.quick * SLOW_FACTOR).max(SLOW_MIN);
+                let sends = self.links.values().filter(|link| link.uploads_take <= slow);
+                let held = sends
+                    .flat_map(|link| &link.sending)
+                    .filter(|(_, since)| now.since(*since) < held_max)
+                    .count();
                 if held >= slots || self.uploads >= UPLOADS_MAX {
                     return;
                 }
@@ -126,14 +167,14 @@ impl Swarm {
 
     /// How many uploads run at once.
     fn slots(&self) -> usize {
-        if self.upload_takes > UPLOAD_LONG { 1 } else { self.config.upload_slots }
+        if self.upload_times.quick > UPLOAD_LONG { 1 } else { self.config.upload_slots }
     }
 
     /// How long an upload counts against the slots: with a limit at this end, as long as all slots
     /// need for a piece each.
     fn slot_held_max(&self) -> Duration {
         let Some(rate) = self.limits.upload else {
-            let held = (self.upload_takes * SLOT_HELD_UPLOADS).min(SLOT_HELD_LONGEST);
+            let held = (self.upload_times.quick * SLOT_HELD_UPLOADS).min(SLOT_HELD_LONGEST);
             return SLOT_HELD_MAX.max(held);
         };
         let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
@@ -164,7 +205,12 @@ impl Swarm {
     pub(super) fn handle_piece_sent(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         self.stats.sent += self.piece_bytes(piece);
         if let Some(since) = self.end_upload(id, piece) {
-            self.upload_takes = (self.upload_takes * 7 + now.since(since)) / 8;
+            let took = now.since(since);
+            self.upload_times.add(took);
+            if let Some(link) = self.links.get_mut(&id) {
+                link.uploads_take =
+                    if link.uploads_take.is_zero() { took } else { (link.uploads_take + took) / 2 };
+            }
         }
         self.offer(id, now);
         self.serve(now);

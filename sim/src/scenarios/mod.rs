@@ -144,7 +144,7 @@ fn lab(piece: u32) -> Terms {
         mebibyte: Duration::from_micros(2_500),
         link: Duration::from_millis(3),
     };
-    Terms { overhead: 1.045, cpu: Some(cpu), ..large(piece) }
+    Terms { overhead: 1.045, cpu: Some(cpu), queue_max: Some(Duration::from_millis(50)), ..large(piece) }
 }
 
 /// The instant so many seconds after the start.

@@ -9,6 +9,7 @@
 //! Start reading at [`World::step`].
 
 mod driver;
+mod gate;
 mod ledger;
 mod mutation;
 mod network;
@@ -236,7 +237,7 @@ impl World {
 
     /// A wire of `rate` bytes per second each way between two sites.
     pub fn add_trunk(&mut self, a: usize, b: usize, rate: u64, latency: Duration) {
-        self.network.add_trunk(a, b, rate, latency);
+        self.network.add_trunk(a, b, rate, latency, &self.terms);
     }
 
     /// A host that starts at once.
@@ -252,7 +253,7 @@ impl World {
         let number = self.hosts.len();
         let port = match plan.shares {
             Some(other) => self.hosts[other].port,
-            None => self.network.add_port(plan.up, plan.down, plan.latency, plan.site),
+            None => self.network.add_port(plan.up, plan.down, plan.latency, plan.site, &self.terms),
         };
         let octet = |value: usize| u8::try_from(value % 250 + 1).expect("at most 250");
         let ip = Ipv4Addr::new(10, octet(port / 62_500), octet(port / 250), octet(port));
@@ -462,7 +463,7 @@ impl World {
             Happening::LinkDown { host, link } => self.link_down(host, link),
             Happening::Flap(link) => self.cut(link),
             Happening::PortFree(port) => self.port_free(port),
-            Happening::Crossed { to, chunk } => self.receive(to, chunk, self.now, Duration::ZERO),
+            Happening::Crossed { to, chunk } => self.crossed(to, chunk),
             Happening::Delivered { to, chunk } => self.delivered(to, chunk),
             Happening::Processed { to, chunk } => self.processed(to, chunk),
             Happening::Sent { link, piece } => self.sent(link, piece),

@@ -9,6 +9,9 @@
 //! computing it. (Hahne, «Round-robin scheduling for max-min fairness in data networks», IEEE JSAC
 //! 1991; a test holds it against the shares that water-filling gives.)
 //!
+//! Where the terms say so, what waits before a trunk or a receiving port is bounded over all links, too:
+//! each is behind a `gate`, and whoever finds it full waits for its turn there.
+//!
 //! Messages are short: on a link that has nothing else under way they cost their own time and that
 //! of whoever shares the wire, and are one event.
 
@@ -19,7 +22,8 @@ use dft_protocol::swarm::LinkId;
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{FRAME_HEADER_LEN, Message};
 
-use super::{Conduct, Happening, World};
+use super::gate::{Admitted, Gates};
+use super::{Conduct, Happening, Terms, World};
 
 /// What is on the wire as one.
 #[derive(Clone, Debug)]
@@ -29,10 +33,14 @@ pub(super) enum Chunk {
 }
 
 impl Chunk {
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Chunk::Message { len, .. } | Chunk::Data { len, .. } => *len,
         }
+    }
+
+    pub(super) const fn is_data(&self) -> bool {
+        matches!(self, Chunk::Data { .. })
     }
 }
 
@@ -45,17 +53,19 @@ enum Outgoing {
 
 /// What one end of a link sends.
 #[derive(Debug)]
-struct End {
+pub(super) struct End {
     host: usize,
     open: bool,
     outgoing: VecDeque<Outgoing>,
-    socket: VecDeque<Chunk>,
+    pub(super) socket: VecDeque<Chunk>,
     /// Bytes in the socket.
     unsent: u64,
     /// Bytes in the socket and under way.
     buffered: u64,
     /// When the latest of what is under way arrives: nothing overtakes it.
     arrived_at: Instant,
+    /// The gates that have room for the next chunk already.
+    pub(super) admitted: Admitted,
 }
 
 /// The wire of a machine.
@@ -64,14 +74,15 @@ pub(super) struct Port {
     up: u64,
     down: u64,
     latency: Duration,
-    site: usize,
-    sending: bool,
+    pub(super) site: usize,
+    pub(super) sending: bool,
     /// Messages that took the wire from the chunk that is being sent.
     debt: u64,
     /// Link ends with something in their sockets, in turn.
-    ready: VecDeque<LinkId>,
+    pub(super) ready: VecDeque<LinkId>,
     /// When the downlink is through with all that is on its way to it.
     down_free_at: Instant,
+    pub(super) gate: usize,
 }
 
 /// One direction of the wire between two sites.
@@ -80,6 +91,7 @@ pub(super) struct Trunk {
     rate: u64,
     latency: Duration,
     free_at: Instant,
+    pub(super) gate: usize,
 }
 
 /// Some hosts cannot reach the others for a while.
@@ -93,17 +105,18 @@ struct Partition {
 /// All links, the machines' ports, and what lies between them.
 #[derive(Debug, Default)]
 pub(super) struct Network {
-    ends: Vec<End>,
-    ports: Vec<Port>,
+    pub(super) ends: Vec<End>,
+    pub(super) ports: Vec<Port>,
     /// By the site of the sender and that of the receiver.
     trunks: Vec<Vec<Option<Trunk>>>,
+    pub(super) gates: Gates,
     partition: Option<Partition>,
     /// What waits for the partition to end, in order.
     held: Vec<Happening>,
 }
 
 /// Ends are numbered in pairs: 2n is the dialling end, 2n + 1 the other one.
-fn slot(link: LinkId) -> usize {
+pub(super) fn slot(link: LinkId) -> usize {
     usize::try_from(link.0).expect("there are fewer links than addresses")
 }
 
@@ -142,7 +155,15 @@ fn frame_len(message: &Message) -> usize {
 }
 
 impl Network {
-    pub(super) fn add_port(&mut self, up: u64, down: u64, latency: Duration, site: usize) -> usize {
+    pub(super) fn add_port(
+        &mut self,
+        up: u64,
+        down: u64,
+        latency: Duration,
+        site: usize,
+        terms: &Terms,
+    ) -> usize {
+        let gate = self.gates.add(down, terms);
         self.ports.push(Port {
             up,
             down,
@@ -152,21 +173,23 @@ impl Network {
             debt: 0,
             ready: VecDeque::new(),
             down_free_at: Instant::START,
+            gate,
         });
         self.ports.len() - 1
     }
 
     /// Lays a trunk of `rate` bytes per second each way between two sites.
-    pub(super) fn add_trunk(&mut self, a: usize, b: usize, rate: u64, latency: Duration) {
+    pub(super) fn add_trunk(&mut self, a: usize, b: usize, rate: u64, latency: Duration, terms: &Terms) {
         let count = self.trunks.len().max(a + 1).max(b + 1);
         self.trunks.resize(count, Vec::new());
         self.trunks.iter_mut().for_each(|row| row.resize(count, None));
-        let trunk = Trunk { rate, latency, free_at: Instant::START };
-        self.trunks[a][b] = Some(trunk);
-        self.trunks[b][a] = Some(trunk);
+        for (from, to) in [(a, b), (b, a)] {
+            let gate = self.gates.add(rate, terms);
+            self.trunks[from][to] = Some(Trunk { rate, latency, free_at: Instant::START, gate });
+        }
     }
 
-    fn trunk(&mut self, from: usize, to: usize) -> Option<&mut Trunk> {
+    pub(super) fn trunk(&mut self, from: usize, to: usize) -> Option<&mut Trunk> {
         if from == to {
             return None;
         }
@@ -184,6 +207,7 @@ impl Network {
                 unsent: 0,
                 buffered: 0,
                 arrived_at: now,
+                admitted: Admitted::default(),
             });
         }
         (ours, Self::other_end(ours))
@@ -351,9 +375,13 @@ impl World {
         }
     }
 
-    fn start_sending(&mut self, port: usize) {
+    pub(super) fn start_sending(&mut self, port: usize) {
         while let Some(link) = self.network.ports[port].ready.pop_front() {
+            if !self.is_admitted(link) {
+                continue;
+            }
             let end = &mut self.network.ends[slot(link)];
+            end.admitted = Admitted::default();
             let Some(chunk) = end.socket.pop_front() else {
                 continue;
             };
@@ -382,7 +410,10 @@ impl World {
         let latency = sender.latency + self.terms.latency;
         self.plan_in(up, Happening::PortFree(port));
         self.record.carried(now, len);
-        if self.hosts[receiver].plan.conduct == Conduct::Stuck && matches!(chunk, Chunk::Data { .. }) {
+        if self.hosts[receiver].plan.conduct == Conduct::Stuck && chunk.is_data() {
+            for gate in self.gates_before(link) {
+                self.leave(gate, chunk.len());
+            }
             return;
         }
         if let Some(trunk) = self.network.trunk(site, other_site) {
@@ -394,6 +425,14 @@ impl World {
         } else {
             self.receive(other, chunk, now + latency, up);
         }
+    }
+
+    /// A chunk is through a trunk.
+    pub(super) fn crossed(&mut self, to: LinkId, chunk: Chunk) {
+        if let (Some(gate), true) = (self.trunk_before(Network::other_end(to)), chunk.is_data()) {
+            self.leave(gate, chunk.len());
+        }
+        self.receive(to, chunk, self.now, Duration::ZERO);
     }
 
     /// The first bytes of a chunk reach the receiving port at `at`, the last ones `spread` later at
@@ -421,6 +460,9 @@ impl World {
         if self.network.separates(sender, host) {
             self.network.hold(Happening::Delivered { to, chunk });
             return;
+        }
+        if chunk.is_data() {
+            self.leave(self.network.ports[self.hosts[host].port].gate, chunk.len());
         }
         let end = &mut self.network.ends[slot(from)];
         end.buffered -= chunk.len();

@@ -24,6 +24,9 @@ pub struct Terms {
     pub socket_buffer: u64,
     /// Of these, bytes that may wait to be sent (`TCP_NOTSENT_LOWAT`).
     pub unsent_max: u64,
+    /// How long what has been sent may wait before a wire to a host, or a trunk, as in the queue of a
+    /// switch; then its senders wait. `None`: as long as it likes.
+    pub queue_max: Option<Duration>,
     /// Bytes that are on the wire as one.
     pub chunk: u64,
     /// Bytes on the wire for each byte that a link carries: headers of TCP, IP, Ethernet and TLS.
@@ -49,6 +52,7 @@ impl Default for Terms {
             durable_delay: Duration::from_millis(200),
             socket_buffer: 256 << 10,
             unsent_max: 32 << 10,
+            queue_max: None,
             chunk: 16 << 10,
             overhead: 1.0,
             upload_slots: 2,
