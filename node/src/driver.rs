@@ -136,6 +136,11 @@ impl Handle {
         *self.snapshots.borrow()
     }
 
+    /// All snapshots to come.
+    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
     /// Ends all links in good order. What is verified is made durable.
     pub async fn shutdown(self) -> Snapshot {
         let (done, wait) = oneshot::channel();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use libp2p::Multiaddr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cli::{ByteRate, NetArgs, Switch};
@@ -30,10 +30,13 @@ use crate::trace::{Event, Phase, Trace};
 /// Events that are kept for a session that has not begun: one for each tracker, and a few.
 const EARLY_MAX: usize = 32;
 
-/// So long a fetch relies on the addresses in its manifest, before it asks trackers and the LAN: a seeder
-/// that is there tells of all others, and the handshakes of many nodes that start at once cost what their
-/// first pieces need.
+/// So long a fetch relies on the addresses in its manifest, before it asks trackers: a seeder that is there
+/// tells of all others, and the handshakes of many nodes that start at once cost what their first pieces need.
 const HINTS_FIRST: Duration = Duration::from_millis(300);
+/// So much later it asks the LAN, where each node is asked by each …
+const LAN_AFTER: Duration = Duration::from_millis(400);
+/// … or so long after a link stands: with peers that tell of others, hardly anything is left to be found.
+const LAN_AFTER_LINK: Duration = Duration::from_secs(5);
 
 /// What happens in a session.
 #[derive(Debug)]
@@ -118,13 +121,15 @@ impl Listening {
         let trackers = hints.filter(|hint| !self.trackers.contains(hint)).collect();
         let (discovery, events) = self.spawn_discovery(tracker, None).await?;
         let (manifest, no_hints) = (manifest.id(), manifest.hints().seeders.is_empty());
-        let quiet_for = if complete || no_hints { Duration::ZERO } else { HINTS_FIRST };
-        let asks_lan_in = Some(Duration::ZERO);
+        let hints_first = !complete && !no_hints;
+        let (quiet_for, lan_after) =
+            if hints_first { (HINTS_FIRST, LAN_AFTER) } else { (Duration::ZERO, Duration::ZERO) };
+        let asks_lan_in = Some(lan_after);
         discovery.add(discovery::Dataset { manifest, complete, trackers, asks_lan_in, quiet_for });
         self.trace.phase(Phase::Discovering);
         let Self { endpoint, tasks, limits, trace, .. } = self;
         let early = VecDeque::new();
-        Ok(Discovering { endpoint, tasks, discovery, events, early, limits, trace })
+        Ok(Discovering { endpoint, tasks, discovery, events, early, hints_first, limits, trace })
     }
 
     /// Starts to look for peers of datasets that come and go, and for other nodes.
@@ -223,6 +228,8 @@ pub struct Discovering {
     events: mpsc::Receiver<discovery::Event>,
     /// What happened before the session began.
     early: VecDeque<discovery::Event>,
+    /// The addresses in the manifest are tried before anybody is asked.
+    hints_first: bool,
     limits: Arc<RateLimits>,
     trace: Trace,
 }
@@ -282,9 +289,11 @@ impl Discovering {
             trace: trace.clone(),
         });
         driver.found(known).await;
+        let first_link = self.hints_first.then(|| driver.snapshots());
         Session {
             manifest: id,
             driver,
+            first_link,
             discovery: self.discovery,
             events: self.events,
             early: self.early,
@@ -299,6 +308,8 @@ impl Discovering {
 pub struct Session {
     manifest: ManifestId,
     driver: Handle,
+    /// Until the first link stands, where the LAN is asked later then.
+    first_link: Option<watch::Receiver<Snapshot>>,
     discovery: Discovery,
     events: mpsc::Receiver<discovery::Event>,
     early: VecDeque<discovery::Event>,
@@ -329,6 +340,10 @@ impl Session {
                     }
                     None => self.discovering = false,
                 },
+                () = is_linked(&mut self.first_link) => {
+                    self.first_link = None;
+                    self.discovery.ask_lan_later(self.manifest, LAN_AFTER_LINK);
+                }
             }
         }
     }
@@ -359,6 +374,17 @@ impl Session {
         self.trace.phase(Phase::Leaving);
         let (snapshot, ()) = tokio::join!(self.driver.shutdown(), self.discovery.shutdown());
         snapshot
+    }
+}
+
+/// Resolves when a snapshot has a link; never without snapshots.
+async fn is_linked(snapshots: &mut Option<watch::Receiver<Snapshot>>) {
+    let linked = match snapshots {
+        Some(snapshots) => snapshots.wait_for(|snapshot| snapshot.stats.links > 0).await.is_ok(),
+        None => false,
+    };
+    if !linked {
+        std::future::pending().await
     }
 }
 

@@ -260,6 +260,12 @@ impl Discovery {
         let _ = self.orders.send(task::Order::SetComplete { manifest, complete: false });
     }
 
+    /// Peers of it are linked, and tell of others: the peers of the LAN, where they were not asked yet, are
+    /// asked no sooner than after `pause`.
+    pub fn ask_lan_later(&self, manifest: ManifestId, pause: Duration) {
+        let _ = self.orders.send(task::Order::AskLanLater { manifest, pause });
+    }
+
     /// Announces every dataset to one more tracker.
     pub fn add_tracker(&self, addr: Multiaddr) {
         let _ = self.orders.send(task::Order::AddTracker(addr));

@@ -13,9 +13,6 @@ use crate::wire::{Message, PieceList};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
-/// How long it waits in a large swarm, where whoever has little to send says what it has before it says
-/// so: nobody asks sooner, and messages are fewer.
-const ANNOUNCE_IN_LARGE: Duration = Duration::from_millis(50);
 /// How long it waits when the peer knows [`SPARE_ENOUGH`] others to ask for: no longer than half of
 /// a seeder's patience in the drain.
 const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
@@ -210,12 +207,12 @@ impl Swarm {
 
     /// A piece is verified: tells whoever may care; of its own site only `alone`, where that is given.
     pub(super) fn announce(&mut self, piece: PieceIndex, alone: Option<LinkId>, now: Instant) {
-        self.idleness.reset(now);
+        self.idleness.piece_came(now);
         if self.have.is_full() {
             self.announce_completion(now);
             return;
         }
-        let large = self.is_large();
+        let (large, together) = (self.is_large(), self.idleness.announces_after());
         for (id, link) in &mut self.links {
             let silent = link.same_site && alone.is_some_and(|alone| alone != *id);
             if !link.complete() && (silent || link.have.contains(piece)) {
@@ -228,7 +225,7 @@ impl Swarm {
                 _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
                 Some(planned) => planned,
                 None if link.complete() => now + ANNOUNCE_LATER,
-                None if large => now + ANNOUNCE_IN_LARGE,
+                None if large => now + together,
                 None => {
                     let spare = self.have.count() - link.have.count_common(&self.have);
                     now + if spare > SPARE_ENOUGH { ANNOUNCE_SPARE } else { ANNOUNCE_SOON }

@@ -34,10 +34,21 @@ const FEW_LINKS: usize = 16;
 pub(super) const LITTLE: usize = 4;
 /// How many peers hear of it at first; twice as many where nobody asked.
 const TOLD_FIRST: usize = 2;
-/// The pause before others are told; it doubles from the third time on …
-const PAUSE: Duration = Duration::from_millis(2);
-/// … so often: a node whose peers lack nothing says so four times a second.
+/// The pause before others are told, at the least. It is half of the time in which a piece comes, and doubles from
+/// the third time on …
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+/// … but is no longer than this to begin with …
+const PAUSE_MAX: Duration = Duration::from_millis(25);
+/// … and never longer than this: a node whose peers lack nothing says so four times a second.
+const PAUSE_LONGEST: Duration = Duration::from_millis(256);
+/// The pause doubles at most so often.
 const PAUSE_DOUBLINGS_MAX: u32 = 7;
+/// What has been here for less than so many times of a piece is announced together …
+const ANNOUNCED_PIECES: u32 = 8;
+/// … but what waits for that waits at least so long …
+const ANNOUNCE_MIN: Duration = Duration::from_millis(50);
+/// … and at most so long. Whoever has little to send says what it has before it says so: nobody asks sooner.
+const ANNOUNCE_MAX: Duration = Duration::from_millis(250);
 /// What was said is believed for so long.
 const BELIEVED_FOR: Duration = Duration::from_millis(10);
 /// Requests that wait at peers of the own site: enough to keep a downlink busy. With less it idles, and
@@ -57,6 +68,10 @@ pub(super) struct Idleness {
     expected: bool,
     /// It is to be said at `next_at`.
     waits: bool,
+    /// The time in which a piece lately came, smoothed.
+    piece_every: Duration,
+    /// When the latest one came.
+    piece_at: Option<Instant>,
 }
 
 impl Idleness {
@@ -68,13 +83,31 @@ impl Idleness {
     /// Somebody asked, or there is something to ask for.
     pub(super) fn reset(&mut self, now: Instant) {
         self.in_vain = 0;
-        self.next_at = self.next_at.min(now + PAUSE);
+        self.next_at = self.next_at.min(now + self.pause());
+    }
+
+    /// A piece came.
+    pub(super) fn piece_came(&mut self, now: Instant) {
+        let every = self.piece_at.map_or(Duration::ZERO, |at| now.since(at).min(ANNOUNCE_MAX));
+        self.piece_every = (self.piece_every * 7 + every) / 8;
+        self.piece_at = Some(now);
+        self.reset(now);
+    }
+
+    /// How long a piece waits for others that are announced with it.
+    pub(super) fn announces_after(&self) -> Duration {
+        (self.piece_every * ANNOUNCED_PIECES).clamp(ANNOUNCE_MIN, ANNOUNCE_MAX)
+    }
+
+    /// The shortest pause: what is sent meanwhile is no more than a piece or two.
+    fn pause(&self) -> Duration {
+        (self.piece_every / 2).clamp(PAUSE_MIN, PAUSE_MAX)
     }
 
     /// It is said: to how many.
     fn say(&mut self, now: Instant) -> usize {
         let doublings = self.in_vain.saturating_sub(1).min(PAUSE_DOUBLINGS_MAX);
-        self.next_at = now + PAUSE * 2u32.pow(doublings);
+        self.next_at = now + (self.pause() * 2u32.pow(doublings)).min(PAUSE_LONGEST);
         let told = if self.in_vain == 0 { TOLD_FIRST } else { 2 * TOLD_FIRST };
         self.in_vain = self.in_vain.saturating_add(1);
         told

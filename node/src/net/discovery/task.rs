@@ -104,6 +104,7 @@ pub(super) enum Order {
     Add(Dataset),
     Remove(ManifestId),
     SetComplete { manifest: ManifestId, complete: bool },
+    AskLanLater { manifest: ManifestId, pause: Duration },
     AddTracker(Multiaddr),
     AskNode(AskNode),
 }
@@ -311,6 +312,11 @@ impl Task {
             Order::Remove(manifest) => self.remove(manifest, now),
             Order::AddTracker(addr) => self.add_tracker(addr, now),
             Order::AskNode(ask) => self.ask_node(ask),
+            Order::AskLanLater { manifest, pause } => {
+                if let Some(followed) = self.datasets.get_mut(&manifest) {
+                    followed.ask_lan_later(now + pause, now);
+                }
+            }
             Order::SetComplete { manifest, complete } => {
                 let followed = self.datasets.get_mut(&manifest);
                 if let Some(followed) = followed.filter(|followed| followed.is_here()) {

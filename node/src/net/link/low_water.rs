@@ -1,23 +1,38 @@
-//! When the kernel wakes a reader: not for each segment, but when as much has come as it waits for.
+//! When the kernel wakes a reader, and how much it takes from a writer ahead of the wire.
 //!
 //! A reader that is woken for each segment of a piece spends more on waking than on reading. The
 //! low-water mark of a socket (`SO_RCVLOWAT`, socket(7)) says how many bytes must be there; the
 //! end of the stream and errors wake the reader all the same, and so does a receive window that
 //! has no room for as many. It is set to what is left of a block and taken back behind it, so that
 //! a message is never waited for.
+//!
+//! A writer could hand over megabytes that no wire has taken yet, and take them for sent. `TCP_NOTSENT_LOWAT`
+//! (tcp(7)) bounds what waits in the kernel before its first transmission, by default not at all: see [`Ahead`].
 
+use std::ffi::c_int;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::tls;
 
 /// Less payload than this is not worth two calls of the system to be woken once.
 const WAKE_LEN_MIN: usize = 16 * 1024;
+
+/// A link's writer may be ahead of the wire by what leaves in so long …
+const AHEAD_FOR: Duration = Duration::from_millis(5);
+/// … but by no less than this …
+const AHEAD_MIN: usize = 32 * 1024;
+/// … and no more.
+const AHEAD_MAX: usize = 8 * 1024 * 1024;
+/// The rate is judged by so many bytes at a time.
+const AHEAD_JUDGED_BYTES: u64 = 1 << 20;
 
 /// The receiving half of a link.
 pub trait Incoming: AsyncRead + Send + Sync + Unpin {
@@ -75,36 +90,77 @@ impl Mark {
 
 /// A mark that cannot be set costs no more than waking.
 fn set_mark(socket: &OwnedReadHalf, bytes: usize) {
-    let _ = set_receive_low_water(socket.as_ref(), bytes.max(1));
+    let _ = set_option(socket.as_ref(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes.max(1));
 }
 
-#[allow(unsafe_code, reason = "no library that we use has this socket option")]
-fn set_receive_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
-    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+/// What the kernel takes from a link's writer ahead of the wire: as much as leaves in [`AHEAD_FOR`] at the rate
+/// that the link has. More would make a piece look sent while it waits, and a slow receiver quick; less would
+/// wake the writer all the time.
+pub(super) struct Ahead {
+    bytes: usize,
+    /// Sent since then.
+    sent: u64,
+    since: Instant,
+}
+
+impl Ahead {
+    pub(super) fn new(socket: Option<&TcpStream>) -> Self {
+        let ahead = Self { bytes: AHEAD_MIN, sent: 0, since: Instant::now() };
+        if let Some(socket) = socket {
+            ahead.set(socket);
+        }
+        ahead
+    }
+
+    /// Counts what was handed to `socket`, idle times included: what a link does not send needs no room.
+    pub(super) fn count(&mut self, bytes: u32, socket: &TcpStream) {
+        self.sent += u64::from(bytes);
+        if self.sent < AHEAD_JUDGED_BYTES {
+            return;
+        }
+        let (sent, took) = (std::mem::take(&mut self.sent), self.since.elapsed());
+        self.since = Instant::now();
+        let bytes = ahead_of(sent, took);
+        if bytes / 2 >= self.bytes || bytes <= self.bytes / 2 {
+            self.bytes = bytes;
+            self.set(socket);
+        }
+    }
+
+    /// Where it cannot be set, more waits in the kernel, and the link works as well.
+    fn set(&self, socket: &TcpStream) {
+        let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, self.bytes);
+    }
+}
+
+/// How much leaves in [`AHEAD_FOR`] where `sent` bytes took so long.
+fn ahead_of(sent: u64, took: Duration) -> usize {
+    let bytes = u128::from(sent) * AHEAD_FOR.as_nanos() / took.as_nanos().max(1);
+    usize::try_from(bytes).unwrap_or(AHEAD_MAX).clamp(AHEAD_MIN, AHEAD_MAX)
+}
+
+#[allow(unsafe_code, reason = "no library that we use has these socket options")]
+fn set_option(socket: &impl AsFd, level: c_int, name: c_int, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
     let len = libc::socklen_t::try_from(size_of_val(&bytes)).expect("an integer is short");
     // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads an integer
     // of that length from a pointer to one.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const bytes).cast(),
-            len,
-        )
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const bytes).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Poll};
-    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    /// Bytes that were never sent (tcp(7)).
+    const SIOCOUTQNSD: libc::c_ulong = 0x894B;
 
     async fn pair() -> (TcpStream, BufReader<OwnedReadHalf>, tokio::net::tcp::OwnedWriteHalf) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
@@ -133,6 +189,46 @@ mod tests {
         drop(sender);
         let len = tokio::time::timeout(Duration::from_secs(60), reader.read(&mut buffer)).await;
         assert_eq!(len.expect("it is woken").expect("reads"), 10);
+    }
+
+    #[test]
+    fn a_writer_is_ahead_by_milliseconds() {
+        assert_eq!(ahead_of(1 << 20, Duration::from_secs(1)), AHEAD_MIN);
+        assert_eq!(ahead_of(100_000_000, Duration::from_secs(1)), 500_000);
+        assert_eq!(ahead_of(1 << 40, Duration::ZERO), AHEAD_MAX);
+    }
+
+    #[tokio::test]
+    async fn the_kernel_takes_little_ahead_of_a_wire_that_does_not_move() {
+        let (sender, _reader, _open) = pair().await;
+        let taken = |sender: &TcpStream| {
+            let mut taken = 0;
+            while let Ok(len) = sender.try_write(&[0; 16 * 1024]) {
+                taken += len;
+            }
+            taken
+        };
+        let mut ahead = Ahead::new(Some(&sender));
+        sender.writable().await.expect("open");
+        // The other end takes what its window has room for.
+        while tokio::time::timeout(Duration::from_millis(100), sender.writable()).await.is_ok() {
+            taken(&sender);
+        }
+        let unsent = || {
+            let mut bytes: c_int = 0;
+            #[allow(unsafe_code, reason = "no library that we use has this call")]
+            // SAFETY: the kernel writes an integer to a pointer to one.
+            let result = unsafe { libc::ioctl(sender.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
+            assert_eq!(result, 0);
+            usize::try_from(bytes).expect("a number of bytes")
+        };
+        let (before, room) = (unsent(), 16 * AHEAD_MIN);
+        assert!(before < 8 * AHEAD_MIN, "{before} bytes wait");
+        // It was fast: more may wait.
+        ahead.since = Instant::now().checked_sub(AHEAD_FOR).expect("the machine runs for longer");
+        ahead.count(u32::try_from(room * 4).expect("small"), &sender);
+        taken(&sender);
+        assert!(unsent() > before, "{} bytes wait, after {before}", unsent());
     }
 
     /// A socket into whose window no more than `window` bytes fit: so many wake the reader whatever

@@ -62,6 +62,11 @@ impl Followed {
         self.leaving.is_some_and(|until| until <= now || self.trackers.all_left())
     }
 
+    /// Whoever is on the LAN is not asked before `from`, unless that began already.
+    pub(super) fn ask_lan_later(&mut self, from: Instant, now: Instant) {
+        self.asks_lan_from = self.asks_lan_from.map(|at| if at > now { at.max(from) } else { at });
+    }
+
     /// Whom on the LAN to ask next.
     pub(super) fn next_to_ask(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
         if self.asks_lan_from.is_some_and(|from| from <= now) { self.lan.next_to_ask(now) } else { None }

@@ -13,6 +13,7 @@ use super::{BLOCK_LEN, End, MOVING_EVERY, Report, report_end};
 use crate::net::congestion::Pacing;
 use crate::net::link::WriteHalf;
 use crate::net::link::intake::Intake;
+use crate::net::link::low_water::Ahead;
 use crate::storage::StorageError;
 use crate::trace;
 
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     /// Bytes per second of the latest pieces, while there was something to send.
     rate: Option<u64>,
     pacing: Pacing,
+    ahead: Ahead,
 }
 
 impl Writer {
@@ -45,6 +47,7 @@ impl Writer {
         packs: bool,
     ) -> Self {
         let (frames, block, leaving_at) = (Vec::new(), Vec::new(), Instant::now());
+        let ahead = Ahead::new(write.socket());
         Self {
             id,
             write,
@@ -56,6 +59,7 @@ impl Writer {
             packs,
             rate: None,
             pacing: Pacing::default(),
+            ahead,
         }
     }
 
@@ -145,6 +149,7 @@ impl Writer {
         self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
         if let Some(socket) = self.write.socket() {
             self.pacing.count(bytes, took, socket);
+            self.ahead.count(bytes, socket);
         }
     }
 
