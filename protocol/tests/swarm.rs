@@ -1,5 +1,6 @@
 //! One swarm by hand: what it answers to a peer at the other end of a link.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use dft_protocol::geometry::{Geometry, PieceIndex};
@@ -241,6 +242,50 @@ fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
     assert_eq!(told(&mut swarm), [LinkId(2)]);
     swarm.handle(Event::LinkDown { link: LinkId(2) }, at(0.1));
     assert_eq!(told(&mut swarm), [LinkId(3)], "the other has nothing else to ask for");
+}
+
+#[test]
+fn a_slow_peer_is_not_offered_the_last_pieces() {
+    let geometry = Geometry::new(vec![1000; 200]).unwrap();
+    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
+    let config = Config { local: id(1), site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
+    let mut swarm = Swarm::new(config, geometry, PieceSet::full(200));
+    for number in [2, 3] {
+        let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, number], 4000)));
+        let manifest = ManifestId::from_bytes([0; 32]);
+        let hello = Hello { version: 2, manifest, complete: false, listen_port: 4000, site: None };
+        let peer = id(number);
+        swarm.handle(Event::LinkUp { link, peer, remote, dialled: false, neighbour: true, hello }, at(0.0));
+    }
+    // A piece takes 10 ms to one and 200 ms to the other; each asks for what it is offered, at once.
+    let (mut now_ms, mut arrivals, mut offers) = (0, BTreeSet::new(), Vec::new());
+    while offers.len() < 200 {
+        let now = at(f64::from(now_ms) / 1000.0);
+        for command in commands(&mut swarm) {
+            match command {
+                Command::Send { link, message: Message::Have(list) } => {
+                    offers.extend(list.pieces().iter().map(|_| link.0));
+                    swarm.handle(Event::Message { link, message: Message::Request(list) }, now);
+                }
+                Command::SendPiece { link, piece } => {
+                    let takes_ms = if link.0 == 2 { 10 } else { 200 };
+                    arrivals.insert((now_ms + takes_ms, link, piece));
+                }
+                _ => {}
+            }
+        }
+        if let Some((at_ms, link, piece)) = arrivals.pop_first() {
+            now_ms = at_ms;
+            let now = at(f64::from(now_ms) / 1000.0);
+            swarm.handle(Event::PieceSent { link, piece }, now);
+            let message = Message::Have(PieceList::one(piece));
+            swarm.handle(Event::Message { link, message }, now);
+        }
+        swarm.handle_timeout(at(f64::from(now_ms) / 1000.0));
+        swarm.check_invariants();
+    }
+    assert!(offers[..150].contains(&3), "as long as there are many, it is offered some: {offers:?}");
+    assert!(!offers[180..].contains(&3), "{offers:?}");
 }
 
 #[test]

@@ -27,6 +27,9 @@ const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
 /// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
 const OFFER_SHARE: usize = 2;
+/// A slow peer is offered nothing more once the rest would leave in so many times what receivers lately took to
+/// pass a piece on.
+const PASSES_ON: u32 = 2;
 /// So many announcements wait no longer.
 const ANNOUNCE_BATCH: usize = 16;
 
@@ -77,6 +80,7 @@ impl Swarm {
     /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
         let peers = self.links.len();
+        let comes_last = self.is_offered_last(id);
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
             return;
         };
@@ -84,7 +88,7 @@ impl Swarm {
             // Those of this site keep this end busy, and others get the piece from there.
             return;
         }
-        if link.told_all {
+        if link.told_all || comes_last {
             return;
         }
         let fair = injector.left_for(link.wanted.as_ref()) / (OFFER_SHARE * peers).max(1);
@@ -109,16 +113,30 @@ impl Swarm {
         self.maybe_stop_injecting(now);
     }
 
+    /// Whether a peer is slow, and this end has something to send to others, who have all that is left before
+    /// that one would have passed on what it is offered.
+    fn is_offered_last(&self, id: LinkId) -> bool {
+        let (Some(injector), Some(link)) = (&self.injector, self.links.get(&id)) else {
+            return false;
+        };
+        let left = injector.left_for(link.wanted.as_ref());
+        self.queued + self.uploads > 0
+            && self.is_slow(link)
+            && self.leaves_in(left) < injector.spreads_in() * PASSES_ON
+    }
+
     /// Offers more to peers that ask for nothing of what they were offered: they are getting it
-    /// elsewhere, or do not want it.
+    /// elsewhere, or do not want it. And to all where there is nothing to send.
     pub(super) fn offer_to_idle(&mut self, now: Instant) {
         if self.injector.is_none() {
             return;
         }
         let idle = |link: &Link| link.taken.is_empty() && link.offers.len() >= link.offers_max;
-        let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| idle(link)).map(|(id, _)| *id).collect();
+        let nothing = self.queued + self.uploads == 0;
+        let links = self.links.iter().filter(|(_, link)| nothing || idle(link));
+        let ids: Vec<LinkId> = links.map(|(id, _)| *id).collect();
         for id in ids {
-            if let Some(link) = self.links.get_mut(&id) {
+            if let Some(link) = self.links.get_mut(&id).filter(|link| idle(link)) {
                 link.offers_max = (link.offers_max * 2).min(super::inject::OFFERS_MAX);
             }
             self.offer(id, now);

@@ -134,8 +134,7 @@ impl Swarm {
             let slots = self.slots();
             if self.uploads >= slots {
                 let held_max = self.slot_held_max();
-                let slow = (self.upload_times.quick * SLOW_FACTOR).max(SLOW_MIN);
-                let sends = self.links.values().filter(|link| link.uploads_take <= slow);
+                let sends = self.links.values().filter(|link| !self.is_slow(link));
                 let held = sends
                     .flat_map(|link| &link.sending)
                     .filter(|(_, since)| now.since(*since) < held_max)
@@ -163,6 +162,17 @@ impl Swarm {
     fn rarity_of_requests(&self, link: &Link) -> Option<u16> {
         let rarest = || link.queue.iter().map(|piece| self.picker.availability(*piece)).min();
         self.is_large().then(rarest).flatten()
+    }
+
+    /// Whether uploads to this peer lately took much longer than to others.
+    pub(super) fn is_slow(&self, link: &Link) -> bool {
+        link.uploads_take > (self.upload_times.quick * SLOW_FACTOR).max(SLOW_MIN)
+    }
+
+    /// How long it takes, at least, until so many pieces left.
+    pub(super) fn leaves_in(&self, pieces: usize) -> Duration {
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        self.upload_times.quick.saturating_mul(pieces) / u32::try_from(self.slots()).unwrap_or(1).max(1)
     }
 
     /// How many uploads run at once.
