@@ -342,7 +342,6 @@ fn worker_ended(error: &tokio::task::JoinError) -> Failure {
 
 /// Runs a daemon until it is interrupted or told to end.
 pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
-    raise_descriptors();
     let lock = places::DaemonLock::take()?;
     let store = match &args.store {
         Some(store) => std::path::absolute(store).map_err(|error| Failure::io("find", store, &error))?,
@@ -377,15 +376,6 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     shutdown(&daemon).await;
     drop((inputs, store_lock, lock));
     Ok(())
-}
-
-/// Datasets and links take descriptors: as many as the system gives, which is far more than where
-/// processes usually start.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where it is not allowed, what there is has to do.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// What comes in from the network.

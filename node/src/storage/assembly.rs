@@ -174,9 +174,10 @@ impl Assembly {
         };
         let mut touched = Vec::new();
         for (run, bytes) in runs {
-            let file = self.file(run.entry)?;
+            let bytes = &data[bytes];
+            let file = self.files.file(run.entry, || self.open_to_write(run.entry, run.offset, bytes))?;
             touched.push(run.entry);
-            write_run(&file, run.offset, &data[bytes], keep_holes)
+            write_run(&file, run.offset, bytes, keep_holes)
                 .map_err(StorageError::at("write", &self.path(run.entry)))?;
         }
         let mut progress = self.progress();
@@ -287,6 +288,21 @@ impl Assembly {
         }
         open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
     }
+
+    /// The same for a file into which `bytes` are written next: a call less where that gives it its length.
+    fn open_to_write(&self, index: usize, offset: u64, bytes: &[u8]) -> Result<File, StorageError> {
+        let entry = &self.manifest.info().entries[index];
+        let is_whole = offset == 0 && bytes.len() as u64 == entry.size();
+        // Zeros at its end may be left out as a hole.
+        let sizes_it = is_whole && bytes.last().is_some_and(|last| *last != 0);
+        if self.settled[index] || !sizes_it || self.reduced.load(Ordering::Acquire) {
+            return self.open_file(index);
+        }
+        match open_or_create(&self.tree, entry.path()) {
+            Ok(file) if file.metadata().is_ok_and(|there| there.len() <= entry.size()) => Ok(file),
+            _ => self.open_file(index),
+        }
+    }
 }
 
 impl Contents for Assembly {
@@ -306,19 +322,22 @@ impl Contents for Assembly {
 /// Opens a file of a tree in a part directory to read and write. It is made where it is
 /// missing, made writable where it is not, and has the right length.
 pub(super) fn open_sized(tree: &Tree, entry: &Entry) -> std::io::Result<File> {
-    let path = entry.path();
-    let create = || disk::open_or_create(&*tree.directory, &tree.bytes(path));
-    let file = match create() {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            open_up(tree, path, 0o600)?;
-            create()?
-        }
-        result => result?,
-    };
+    let file = open_or_create(tree, entry.path())?;
     if file.metadata()?.len() != entry.size() {
         disk::set_length(&file, entry.size())?;
     }
     Ok(file)
+}
+
+fn open_or_create(tree: &Tree, path: &SafePath) -> std::io::Result<File> {
+    let create = || disk::open_or_create(&*tree.directory, &tree.bytes(path));
+    match create() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(tree, path, 0o600)?;
+            create()
+        }
+        result => result,
+    }
 }
 
 /// Opens what lies in a part directory for its attributes, whatever its mode forbids.

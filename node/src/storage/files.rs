@@ -1,34 +1,78 @@
-//! A few open files, the most recently used ones, for all threads.
+//! Open files of a dataset, those that were used lately, for all threads.
+//!
+//! To open a tiny file takes longer than to write it: what was written stays open for whoever asks for the
+//! piece next, and for its mode and time, as far as the process has descriptors.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::{Errno, ReadWriteFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::StorageError;
 
-/// Files kept open: with 64 descriptors in all, links and directories need the rest.
-const OPEN_FILES_MAX: usize = 16;
-/// All datasets of a process keep this part of its descriptors in files; with more, each keeps one.
-const SHARE: u64 = 4;
+/// All datasets of a process keep this part of its descriptors in files; links and directories need the
+/// rest. Beyond it, each keeps one.
+const SHARE: usize = 4;
+/// One dataset keeps half of that …
+const SHARE_OF_ONE: usize = 2 * SHARE;
+/// … but no fewer than these: with 64 descriptors in all there is room for as many …
+const OPEN_FILES_MIN: usize = 16;
+/// … and no more than these: each costs the kernel some hundred bytes.
+const OPEN_FILES_MAX: usize = 8192;
+
+/// So many descriptors the kernel's table has room for at once.
+const TABLE_LEN: i32 = 8191;
 
 /// Files that all datasets of this process keep open.
 static KEPT_OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// The most recently used files of a dataset by entry index, last used first.
+/// Lets this process have as many descriptors as the system gives, which is far more than where
+/// processes usually start.
+pub fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it is not allowed, what there is has to do.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    // The kernel's table grows now, at once: while it grows in steps, with several threads, each step waits
+    // for all processors.
+    if let Ok(any) = File::open("/dev/null") {
+        let _ = rustix::io::fcntl_dupfd_cloexec(&any, TABLE_LEN);
+    }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> Option<u64> {
+    static LIMIT: OnceLock<Option<u64>> = OnceLock::new();
+    *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current)
+}
+
+/// The open files of a dataset by entry index.
 #[derive(Default)]
 pub(super) struct OpenFiles {
-    recent: Mutex<VecDeque<(usize, Arc<File>)>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    files: HashMap<usize, Open>,
+    /// All of them, in the order in which they are looked at when one has to go: whoever was used since it
+    /// was looked at last stays. (The clock algorithm: Corbató, 1968.)
+    clock: VecDeque<usize>,
+}
+
+struct Open {
+    file: Arc<File>,
+    used: bool,
 }
 
 /// How many files one dataset may keep open while all of them keep `kept`, of `descriptors`.
 fn open_files_max(kept: usize, descriptors: Option<u64>) -> usize {
-    let share = descriptors.map_or(usize::MAX, |all| usize::try_from(all / SHARE).unwrap_or(usize::MAX));
-    if kept < share { OPEN_FILES_MAX } else { 1 }
+    let all = descriptors.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
+    if kept < all / SHARE { (all / SHARE_OF_ONE).clamp(OPEN_FILES_MIN, OPEN_FILES_MAX) } else { 1 }
 }
 
 impl OpenFiles {
@@ -38,42 +82,62 @@ impl OpenFiles {
         entry: usize,
         open: impl FnOnce() -> Result<File, StorageError>,
     ) -> Result<Arc<File>, StorageError> {
-        let mut recent = self.recent.lock().expect("no thread panics while it holds this lock");
-        let file = match recent.iter().position(|(open, _)| *open == entry) {
-            Some(place) => recent.remove(place).map(|(_, file)| file),
-            None => None,
-        };
-        let file = match file {
-            Some(file) => file,
-            None => {
-                let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-                let max = open_files_max(KEPT_OPEN.load(Ordering::Relaxed), descriptors);
-                close_all_but(&mut recent, max - 1);
-                let file = Arc::new(open()?);
-                KEPT_OPEN.fetch_add(1, Ordering::Relaxed);
-                file
-            }
-        };
-        recent.push_front((entry, file.clone()));
-        Ok(file)
+        if let Some(file) = self.open_file(entry) {
+            return Ok(file);
+        }
+        let max = open_files_max(KEPT_OPEN.load(Ordering::Relaxed), descriptors());
+        self.kept().shrink(max - 1);
+        // Others go on meanwhile; whoever opened the same file sooner has the one that is kept.
+        let file = Arc::new(open()?);
+        Ok(self.kept().keep(entry, file))
     }
 
     /// Closes all.
     pub(super) fn close(&self) {
-        close_all_but(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner), 0);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).shrink(0);
     }
 
     /// The file of `entry`, where it is open.
     pub(super) fn open_file(&self, entry: usize) -> Option<Arc<File>> {
-        let recent = self.recent.lock().expect("no thread panics while it holds this lock");
-        recent.iter().find(|(open, _)| *open == entry).map(|(_, file)| file.clone())
+        let mut kept = self.kept();
+        let open = kept.files.get_mut(&entry)?;
+        open.used = true;
+        Some(open.file.clone())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no thread panics while it holds this lock")
     }
 }
 
-fn close_all_but(recent: &mut VecDeque<(usize, Arc<File>)>, count: usize) {
-    let before = recent.len();
-    recent.truncate(count);
-    KEPT_OPEN.fetch_sub(before - recent.len(), Ordering::Relaxed);
+impl Kept {
+    fn keep(&mut self, entry: usize, file: Arc<File>) -> Arc<File> {
+        if let Some(open) = self.files.get(&entry) {
+            return open.file.clone();
+        }
+        KEPT_OPEN.fetch_add(1, Ordering::Relaxed);
+        self.clock.push_back(entry);
+        self.files.insert(entry, Open { file: file.clone(), used: false });
+        file
+    }
+
+    /// Closes files until so many are left.
+    fn shrink(&mut self, count: usize) {
+        while self.files.len() > count
+            && let Some(entry) = self.clock.pop_front()
+        {
+            match self.files.get_mut(&entry) {
+                Some(open) if open.used && count > 0 => {
+                    open.used = false;
+                    self.clock.push_back(entry);
+                }
+                _ => {
+                    self.files.remove(&entry);
+                    KEPT_OPEN.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
 }
 
 impl Drop for OpenFiles {
@@ -106,13 +170,28 @@ mod tests {
     fn many_datasets_keep_few_files_each() {
         // all that are kept, descriptors, how many one may keep
         for (kept, descriptors, max) in [
-            (0, Some(1024), OPEN_FILES_MAX),
-            (255, Some(1024), OPEN_FILES_MAX),
+            (0, Some(64), OPEN_FILES_MIN),
+            (0, Some(1024), 128),
+            (255, Some(1024), 128),
             (256, Some(1024), 1),
             (9_999, None, OPEN_FILES_MAX),
         ] {
             assert_eq!(open_files_max(kept, descriptors), max, "{kept} of {descriptors:?}");
         }
+    }
+
+    #[test]
+    fn what_is_used_stays_open_and_what_is_not_goes_first() {
+        let files = OpenFiles::default();
+        let null = || Arc::new(File::open("/dev/null").expect("it is there"));
+        for entry in 0..4 {
+            files.kept().keep(entry, null());
+        }
+        let again = files.open_file(1).expect("it is kept");
+        assert!(Arc::ptr_eq(&again, &files.kept().keep(1, null())), "the first one that was opened");
+        files.kept().shrink(2);
+        let open: Vec<usize> = (0..4).filter(|entry| files.open_file(*entry).is_some()).collect();
+        assert_eq!(open, [1, 3], "0 and 2 were not used");
     }
 
     #[test]

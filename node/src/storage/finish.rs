@@ -69,13 +69,13 @@ impl Assembly {
         self.open_up_directories()?;
         let selected = || entries.iter().enumerate().filter(|(index, _)| self.selection.contains(*index));
         for (index, entry) in selected().filter(|(_, entry)| matches!(entry, Entry::File { .. })) {
-            sources[index] = Source::new(self.apply_to(entry, few)?);
+            sources[index] = Source::new(self.apply_to(index, entry, few)?);
         }
         // Backwards is deepest first: a directory is closed once its content is done.
         let directories: Vec<_> =
             selected().filter(|(_, entry)| matches!(entry, Entry::Directory { .. })).collect();
-        for (_, entry) in directories.into_iter().rev() {
-            self.apply_to(entry, few)?;
+        for (index, entry) in directories.into_iter().rev() {
+            self.apply_to(index, entry, few)?;
         }
         if few { disk::sync_all(&self.part.directory) } else { disk::sync_filesystem(&self.part.directory) }
             .map_err(StorageError::at("sync", &self.part.path))?;
@@ -106,17 +106,20 @@ impl Assembly {
         Ok(())
     }
 
-    fn apply_to(&self, entry: &Entry, sync: bool) -> Result<Identity, StorageError> {
+    fn apply_to(&self, index: usize, entry: &Entry, sync: bool) -> Result<Identity, StorageError> {
         let (Entry::File { path, mode, mtime, .. } | Entry::Directory { path, mode, mtime }) = entry else {
             return Ok(Identity::default());
         };
         let mode = if path.is_root() && is_restricted(entry) { mode | OWNER_ALL } else { *mode };
         let apply = || -> io::Result<Identity> {
-            let file = open_own(&self.tree, path, OFlags::RDONLY)?;
-            disk::set_mode(&file, mode)?;
-            disk::set_mtime(&file, *mtime)?;
+            let file = match self.files.open_file(index) {
+                Some(file) => file,
+                None => Arc::new(open_own(&self.tree, path, OFlags::RDONLY)?),
+            };
+            disk::set_mode(&*file, mode)?;
+            disk::set_mtime(&*file, *mtime)?;
             if sync {
-                disk::sync_all(&file)?;
+                disk::sync_all(&*file)?;
             }
             Ok(Attributes::of(&file)?.identity)
         };

@@ -37,6 +37,7 @@ mod tests;
 
 pub use cache::SeedCache;
 pub use error::StorageError;
+pub use files::raise_descriptors;
 pub use hash::hash;
 pub use pieces::is_zeros;
 pub use resume::CheckProgress;

@@ -277,6 +277,9 @@ impl TreeMaker<'_> {
     }
 
     fn make(&self, parents: &mut Parents<'_>, entry: &Entry, make_file: bool) -> io::Result<()> {
+        if matches!(entry, Entry::File { .. }) && !make_file {
+            return Ok(());
+        }
         let (parent, name) = parents.of(entry.path())?;
         let is_there = Attributes::at(&parent, &name)?.is_some();
         if is_there && self.is_fresh {
@@ -287,7 +290,7 @@ impl TreeMaker<'_> {
             Entry::Symlink { target, .. } if !is_there => {
                 disk::make_symlink(target.as_bytes(), &parent, &name)
             }
-            Entry::File { .. } if make_file => open_sized(self.tree, entry).map(drop),
+            Entry::File { .. } => open_sized(self.tree, entry).map(drop),
             _ => Ok(()),
         }
     }

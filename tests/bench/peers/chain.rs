@@ -7,6 +7,8 @@ use crate::field::{Ends, Field, Problem};
 use crate::scenario::Scenario;
 
 const PORT: u16 = 7700;
+/// A pipe gives what it has: tar is to wait for whole records.
+const UNPACK: &str = "tar --extract --read-full-records --file -";
 
 /// By which program.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,9 +66,10 @@ impl Peer for Chain {
             (false, None) => format!("{take} > '{copy}'"),
             // The host is done when both have ended: who unpacks, and who passes on.
             (true, Some(pass)) => format!(
-                "mkfifo unpack; tar -xf unpack -C '{copies}' & unpacks=$!; {take} | tee unpack | {pass}; wait $unpacks"
+                "mkfifo unpack; {{ {UNPACK} -C '{copies}' && cat > /dev/null; }} < unpack & unpacks=$!; \
+                 {take} | tee unpack | {pass}; wait $unpacks"
             ),
-            (true, None) => format!("{take} | tar -xf - -C '{copies}'"),
+            (true, None) => format!("{take} | {UNPACK} -C '{copies}'"),
         };
         let process = field.start(receiver, &mut field.shell(receiver, &script), Ends::Exits)?;
         field.wait_for_port(process, PORT)?;
