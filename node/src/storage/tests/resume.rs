@@ -370,27 +370,6 @@ fn too_little_space_is_found_before_anything_is_written() {
 }
 
 #[test]
-fn few_files_are_open_at_a_time() {
-    let scratch = Scratch::new();
-    let source = scratch.directory("source");
-    for number in 0..100 {
-        put(&source.join(format!("{number}")), &bytes(PIECE + number, 1));
-    }
-    let seeded = Seeded::new(&source);
-    let target = scratch.directory("target");
-    let store = seeded.open(&target).unwrap();
-    for piece in seeded.manifest.geometry().pieces() {
-        store.write(piece, 0, &seeded.piece(piece)).unwrap();
-        store.verified(piece);
-    }
-    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let ours = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-    let count = ours.filter(|path| path.starts_with(scratch.path())).count();
-    assert!(count <= 16 + 16 + 4, "{count} files of source and target are open");
-    seeded.assert_equal(&seeded.complete(&store).unwrap());
-}
-
-#[test]
 fn threads_write_read_and_flush_at_once() {
     let begun = Begun::new();
     let (store, _) = begun.open();
