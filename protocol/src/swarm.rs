@@ -476,6 +476,7 @@ impl Swarm {
         self.queued -= link.queue.len();
         self.uploads -= link.sending.len();
         self.near -= usize::from(link.same_site);
+        self.idleness.forget(id);
         if self.peers.get(&link.peer) == Some(&id) {
             self.peers.remove(&link.peer);
         }
@@ -593,7 +594,9 @@ impl Swarm {
         let offers = || self.injector.is_some() && self.links.values().any(|link| !link.offers.is_empty());
         let busy = !self.requested.is_empty() || self.queued > 0 || offers() || self.waits_for_its_site();
         let mut at = now + if busy { TICK_BUSY } else { TICK_IDLE };
-        if self.dials()
+        // A tick comes no sooner than that.
+        if !busy
+            && self.dials()
             && let Some(due) = self.book.next_due()
         {
             at = at.min(due.max(now + TICK_BUSY));

@@ -11,8 +11,8 @@ use crate::id::PeerId;
 use crate::manifest::PeerAddr;
 use crate::time::{Duration, Instant};
 
-/// Most addresses that are remembered: anybody can make up addresses.
-const ADDRESSES_MAX: usize = 2048;
+/// Most addresses that are remembered: some times as many as links; anybody can make up addresses.
+const ADDRESSES_MAX: usize = 512;
 /// Most dials under way at once.
 const DIALS_MAX: usize = 16;
 /// Of these, dials that began a moment ago. When all start at once, two ends dial each other less often,

@@ -11,7 +11,7 @@
 use super::site::{Reach, falls_to, is_near};
 use super::{Command, LinkId, Notification, PieceState, Swarm, Violation};
 use crate::geometry::PieceIndex;
-use crate::swarm::link::Outstanding;
+use crate::swarm::link::{Link, Outstanding};
 use crate::time::{Duration, Instant};
 use crate::wire::{DATA_LEN_MAX, Message, PieceList, RejectReason};
 
@@ -101,16 +101,14 @@ impl Swarm {
         }
         self.ask_idle(now);
         let on_its_own = self.asks_on_its_own(now);
+        let asked = |link: &Link| (on_its_own || link.is_asked_freely()) && link.may_ask(now);
         // Near ones first, then those whose queue is short.
+        let links = self.links.iter().filter(|(_, link)| asked(link));
         let mut ids: Vec<(bool, u64, LinkId)> =
-            self.links.iter().map(|(id, link)| (!link.same_site, link.in_flight, *id)).collect();
+            links.map(|(id, link)| (!link.same_site, link.in_flight, *id)).collect();
         ids.sort_unstable();
         for (_, _, id) in ids {
-            if on_its_own {
-                self.request_from(id, now);
-            } else {
-                self.request_unless_large(id, now);
-            }
+            self.request_from(id, now);
         }
     }
 
@@ -334,7 +332,7 @@ impl Swarm {
             }
             RejectReason::Busy if hears_idle => {
                 // It was idle when others asked it, too. What it said is spent: it is not asked at once again.
-                link.idle_at = None;
+                self.idleness.forget(id);
                 self.ask_idle(now);
                 return;
             }

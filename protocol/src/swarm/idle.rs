@@ -72,6 +72,8 @@ pub(super) struct Idleness {
     piece_every: Duration,
     /// When the latest one came.
     piece_at: Option<Instant>,
+    /// Peers that said it a moment ago, the latest last; each once.
+    said_by: Vec<(Instant, LinkId)>,
 }
 
 impl Idleness {
@@ -102,6 +104,11 @@ impl Idleness {
     /// The shortest pause: what is sent meanwhile is no more than a piece or two.
     fn pause(&self) -> Duration {
         (self.piece_every / 2).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+
+    /// What `link` said is spent.
+    pub(super) fn forget(&mut self, link: LinkId) {
+        self.said_by.retain(|(_, by)| *by != link);
     }
 
     /// It is said: to how many.
@@ -153,11 +160,10 @@ impl Swarm {
 
     /// A peer has little to send.
     pub(super) fn handle_idle(&mut self, id: LinkId, now: Instant) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.idle_at = Some(now);
-            self.idleness.expected = true;
-            self.ask_idle(now);
-        }
+        self.idleness.expected = true;
+        self.idleness.forget(id);
+        self.idleness.said_by.push((now, id));
+        self.ask_idle(now);
     }
 
     /// Asks those who said that they have little to send, the latest first.
@@ -165,16 +171,18 @@ impl Swarm {
         if !self.is_large() || self.picker.open().is_empty() {
             return;
         }
+        self.idleness.said_by.retain(|(at, _)| now.since(*at) < BELIEVED_FOR);
+        if self.idleness.said_by.is_empty() {
+            return;
+        }
         let mut waiting = self.waiting(now);
         while waiting < WAITING_MAX {
-            let idle = self.links.iter().filter(|(_, link)| link.requested.is_empty());
-            let idle = idle.filter_map(|(id, link)| Some((link.idle_at?, *id)));
-            let Some((_, id)) = idle.filter(|(at, _)| now.since(*at) < BELIEVED_FOR).max() else {
+            let asked = |id: &LinkId| self.links.get(id).is_some_and(|link| !link.requested.is_empty());
+            let Some((_, id)) = self.idleness.said_by.iter().filter(|(_, id)| !asked(id)).max().copied()
+            else {
                 return;
             };
-            if let Some(link) = self.links.get_mut(&id) {
-                link.idle_at = None;
-            }
+            self.idleness.forget(id);
             self.request_from(id, now);
             waiting += self.links.get(&id).map_or(0, |link| link.requested.len());
         }

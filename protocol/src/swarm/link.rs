@@ -57,8 +57,6 @@ pub(super) struct Link {
     pub refused: BTreeMap<PieceIndex, Instant>,
     /// It has no time for requests until then.
     pub busy_until: Instant,
-    /// When it said that it has little to send, where no request of ours came after that.
-    pub idle_at: Option<Instant>,
     pub corrupt_count: u32,
     pub lie_count: u32,
 
@@ -126,7 +124,6 @@ impl Link {
             served_us_at: now,
             refused: BTreeMap::new(),
             busy_until: now,
-            idle_at: None,
             corrupt_count: 0,
             lie_count: 0,
             queue: VecDeque::new(),

@@ -62,6 +62,7 @@ impl World {
         self.hosts[host].wake_at = None;
         self.hosts[host].life += 1;
         for link in std::mem::take(&mut self.hosts[host].links).into_keys() {
+            self.network.hold_end(link, false);
             self.ledger.closed(link);
             self.hang_up(link);
         }
@@ -163,13 +164,13 @@ impl World {
             }
             Command::Disconnect { link, reason } => self.disconnect(host, link, reason),
             Command::Send { link, message } => {
-                if self.hosts[host].links.contains_key(&link) {
+                if self.network.is_held(link) {
                     self.check_message(host, link, &message);
                     self.send(host, link, message);
                 }
             }
             Command::SendPiece { link, piece } => {
-                if self.hosts[host].links.contains_key(&link) {
+                if self.network.is_held(link) {
                     self.check_upload(host, link, piece);
                     self.send_piece(host, link, piece);
                 }
@@ -185,6 +186,7 @@ impl World {
 
     fn disconnect(&mut self, host: usize, link: LinkId, reason: DisconnectReason) {
         if let Some(peer) = self.hosts[host].links.remove(&link) {
+            self.network.hold_end(link, false);
             self.check_disconnect(host, self.by_peer[&peer], reason);
             self.hosts[host].disconnects.push((peer, reason));
             self.ledger.closed(link);
@@ -271,7 +273,7 @@ impl World {
 
     pub(super) fn sent(&mut self, link: LinkId, piece: PieceIndex) {
         let host = self.network.host_of(link);
-        if !self.hosts[host].links.contains_key(&link) {
+        if !self.network.is_held(link) {
             return;
         }
         let len = u64::from(self.geometry_of(host).piece_len(piece));
@@ -371,8 +373,9 @@ impl World {
         let hello =
             Hello { version: 2, manifest: ManifestId::from_bytes([7; 32]), complete, listen_port, site };
         self.hosts[host].links.insert(link, peer);
+        self.network.hold_end(link, true);
         self.tell(host, Event::LinkUp { link, peer, remote, dialled, neighbour: true, hello });
-        if !self.hosts[host].links.contains_key(&link) {
+        if !self.network.is_held(link) {
             return;
         }
         match self.hosts[host].plan.conduct {
@@ -403,6 +406,7 @@ impl World {
         if self.network.separates(self.network.host_of(Network::other_end(link)), host) {
             self.network.hold(Happening::LinkDown { host, link });
         } else if self.hosts[host].links.remove(&link).is_some() {
+            self.network.hold_end(link, false);
             self.ledger.closed(link);
             self.tell(host, Event::LinkDown { link });
         }
@@ -417,7 +421,7 @@ impl World {
     // ---- what arrives ----
 
     pub(super) fn arrived(&mut self, host: usize, link: LinkId, chunk: Chunk) {
-        if !self.hosts[host].links.contains_key(&link) {
+        if !self.network.is_held(link) {
             return;
         }
         match chunk {
@@ -429,7 +433,7 @@ impl World {
                 if first || self.geometry_of(host).piece_len(piece) > BLOCKWISE {
                     self.tell(host, Event::DataArriving { link });
                 }
-                if last && self.hosts[host].links.contains_key(&link) {
+                if last && self.network.is_held(link) {
                     self.piece_arrived(host, link, piece, corrupt);
                 }
             }

@@ -56,6 +56,8 @@ enum Outgoing {
 pub(super) struct End {
     host: usize,
     open: bool,
+    /// Its host knows of it.
+    held: bool,
     outgoing: VecDeque<Outgoing>,
     pub(super) socket: VecDeque<Chunk>,
     /// Bytes in the socket.
@@ -202,6 +204,7 @@ impl Network {
             self.ends.push(End {
                 host,
                 open: true,
+                held: false,
                 outgoing: VecDeque::new(),
                 socket: VecDeque::new(),
                 unsent: 0,
@@ -223,6 +226,15 @@ impl Network {
 
     pub(super) fn is_open(&self, link: LinkId) -> bool {
         self.ends[slot(link)].open
+    }
+
+    /// Whether the host at this end knows of the link, and did not close it.
+    pub(super) fn is_held(&self, link: LinkId) -> bool {
+        self.ends[slot(link)].held
+    }
+
+    pub(super) fn hold_end(&mut self, link: LinkId, held: bool) {
+        self.ends[slot(link)].held = held;
     }
 
     /// Closes both directions; false where that was done before.

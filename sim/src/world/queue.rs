@@ -2,7 +2,7 @@
 //! run, so that a run follows from its seed.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use dft_protocol::time::Instant;
 
@@ -11,10 +11,19 @@ const SLOT_BITS: u32 = 24;
 /// And a number of a plan has so many.
 const PLAN_BITS: u32 = 64 - SLOT_BITS;
 
+/// Keys are sorted in stretches of about so many nanoseconds, as a power of two: a heap of all that is planned
+/// would not fit into the caches of a processor.
+const STRETCH_BITS: u32 = 19;
+
 /// Happenings and their times. Small keys are sorted, the happenings stay where they are.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<Reverse<u128>>,
+    /// Of what is planned, all up to the end of a stretch; empty only where nothing is planned.
+    soon: BinaryHeap<Reverse<u128>>,
+    /// The number of that stretch.
+    stretch: u64,
+    /// What comes later, by stretches.
+    later: BTreeMap<u64, Vec<Reverse<u128>>>,
     slots: Vec<Option<T>>,
     free: Vec<usize>,
     planned: u64,
@@ -22,7 +31,14 @@ pub(super) struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), planned: 0 }
+        Self {
+            soon: BinaryHeap::new(),
+            stretch: 0,
+            later: BTreeMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            planned: 0,
+        }
     }
 }
 
@@ -37,16 +53,31 @@ impl<T> Queue<T> {
         let slot = u64::try_from(slot).expect("slots can be counted");
         assert!(slot >> SLOT_BITS == 0 && self.planned >> PLAN_BITS == 0, "what is planned can be numbered");
         let order = self.planned << SLOT_BITS | slot;
-        self.heap.push(Reverse(u128::from(at.as_nanos()) << 64 | u128::from(order)));
+        let key = Reverse(u128::from(at.as_nanos()) << 64 | u128::from(order));
+        let stretch = at.as_nanos() >> STRETCH_BITS;
+        if self.soon.is_empty() {
+            self.stretch = self.stretch.max(stretch);
+        }
+        if stretch <= self.stretch {
+            self.soon.push(key);
+        } else {
+            self.later.entry(stretch).or_default().push(key);
+        }
     }
 
     /// When the next thing happens.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse(key)| time_of(*key))
+        self.soon.peek().map(|Reverse(key)| time_of(*key))
     }
 
     pub(super) fn pop(&mut self) -> Option<(Instant, T)> {
-        let Reverse(key) = self.heap.pop()?;
+        let Reverse(key) = self.soon.pop()?;
+        if self.soon.is_empty()
+            && let Some((stretch, keys)) = self.later.pop_first()
+        {
+            self.stretch = stretch;
+            self.soon = BinaryHeap::from(keys);
+        }
         let slot = usize::try_from(key & ((1 << SLOT_BITS) - 1)).expect("slots can be counted");
         self.free.push(slot);
         let happening = self.slots[slot].take().expect("what is in the heap is in its slot");
@@ -65,11 +96,14 @@ mod tests {
     #[test]
     fn earlier_comes_first_and_ties_keep_their_order() {
         let mut queue = Queue::default();
-        for (at, name) in [(2, "c"), (1, "a"), (2, "d"), (1, "b"), (3, "e")] {
+        let late = 3 << 30;
+        for (at, name) in
+            [(2, "c"), (late, "f"), (1, "a"), (2, "d"), (late + 1, "g"), (1, "b"), (3 << 20, "e")]
+        {
             queue.plan(Instant::from_nanos(at), name);
         }
         assert_eq!(queue.next_at(), Some(Instant::from_nanos(1)));
         let order: Vec<&str> = std::iter::from_fn(|| queue.pop()).map(|(_, name)| name).collect();
-        assert_eq!(order, ["a", "b", "c", "d", "e"]);
+        assert_eq!(order, ["a", "b", "c", "d", "e", "f", "g"]);
     }
 }
