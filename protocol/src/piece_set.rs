@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use bitvec::prelude::{BitVec, Lsb0};
+
 use crate::geometry::PieceIndex;
 
 const WORD_BITS: usize = u64::BITS as usize;
@@ -12,37 +14,27 @@ const WORD_BITS: usize = u64::BITS as usize;
 /// A set of pieces. All sets of one manifest have the same capacity: its piece count.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PieceSet {
-    /// Bits behind the last piece are zero.
-    words: Box<[u64]>,
-    capacity: usize,
+    bits: BitVec<u64, Lsb0>,
     count: usize,
-}
-
-/// The word in which a piece is, and its bit there.
-const fn place(piece: PieceIndex) -> (usize, u64) {
-    (piece.index() / WORD_BITS, 1 << (piece.index() % WORD_BITS))
 }
 
 impl PieceSet {
     /// The empty set of a manifest with `piece_count` pieces.
     pub fn empty(piece_count: usize) -> Self {
-        let words = vec![0; piece_count.div_ceil(WORD_BITS)].into_boxed_slice();
-        Self { words, capacity: piece_count, count: 0 }
+        Self { bits: BitVec::repeat(false, piece_count), count: 0 }
     }
 
     /// The set of all `piece_count` pieces.
     pub fn full(piece_count: usize) -> Self {
-        let mut words = vec![u64::MAX; piece_count.div_ceil(WORD_BITS)].into_boxed_slice();
-        let spare = words.len() * WORD_BITS - piece_count;
-        if let Some(last) = words.last_mut() {
-            *last >>= spare;
-        }
-        Self { words, capacity: piece_count, count: piece_count }
+        let mut bits = BitVec::repeat(true, piece_count);
+        // The words are read as a whole: what is behind the last piece must be zero.
+        bits.set_uninitialized(false);
+        Self { bits, count: piece_count }
     }
 
     /// How many pieces the manifest has.
-    pub const fn capacity(&self) -> usize {
-        self.capacity
+    pub fn capacity(&self) -> usize {
+        self.bits.len()
     }
 
     /// How many pieces are in the set.
@@ -56,55 +48,40 @@ impl PieceSet {
     }
 
     /// Whether every piece is in the set.
-    pub const fn is_full(&self) -> bool {
-        self.count == self.capacity
+    pub fn is_full(&self) -> bool {
+        self.count == self.bits.len()
     }
 
     /// Whether `piece` is in the set.
     pub fn contains(&self, piece: PieceIndex) -> bool {
-        let (word, bit) = place(piece);
-        self.words[word] & bit != 0
+        self.bits[piece.index()]
     }
 
     /// Adds `piece`; true where it was not there.
-    ///
-    /// # Panics
-    /// Where the piece is of another manifest.
     pub fn insert(&mut self, piece: PieceIndex) -> bool {
-        assert!(piece.index() < self.capacity, "piece {piece} is one of the manifest's");
-        let (word, bit) = place(piece);
-        let added = self.words[word] & bit == 0;
-        self.words[word] |= bit;
+        let added = !self.bits.replace(piece.index(), true);
         self.count += usize::from(added);
         added
     }
 
     /// Takes `piece` out; true where it was there.
     pub fn remove(&mut self, piece: PieceIndex) -> bool {
-        let (word, bit) = place(piece);
-        let removed = self.words[word] & bit != 0;
-        self.words[word] &= !bit;
+        let removed = self.bits.replace(piece.index(), false);
         self.count -= usize::from(removed);
         removed
     }
 
     /// The pieces of the set in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.words
-            .iter()
-            .enumerate()
-            .flat_map(|(word, bits)| WordBits { word: *bits, base: word * WORD_BITS })
+        // By words: they are read whole, as bits behind the last piece are zero.
+        let words = self.bits.as_raw_slice().iter().enumerate();
+        words.flat_map(|(word, bits)| WordBits { word: *bits, base: word * WORD_BITS })
     }
 
     /// The first piece of the set at or behind piece number `start`.
     pub fn first_from(&self, start: usize) -> Option<PieceIndex> {
-        let first = start / WORD_BITS;
-        let mut rest = self.words.get(first..)?.iter().enumerate();
-        let in_first = |word: u64| word & u64::MAX << (start % WORD_BITS);
-        rest.find_map(|(offset, bits)| {
-            let word = if offset == 0 { in_first(*bits) } else { *bits };
-            WordBits { word, base: (first + offset) * WORD_BITS }.next()
-        })
+        let tail = self.bits.get(start..)?;
+        tail.first_one().map(|offset| PieceIndex::new_unchecked(start + offset))
     }
 
     /// The pieces in both sets, starting at the word that holds piece number `start` and going
@@ -114,7 +91,7 @@ impl PieceSet {
         other: &'a PieceSet,
         start: usize,
     ) -> impl Iterator<Item = PieceIndex> + 'a {
-        let (a, b) = (&self.words, &other.words);
+        let (a, b) = (self.bits.as_raw_slice(), other.bits.as_raw_slice());
         let words = a.len().min(b.len());
         let first = (start / WORD_BITS).min(words);
         (first..words)
@@ -124,14 +101,15 @@ impl PieceSet {
 
     /// How many pieces are in both sets.
     pub fn count_common(&self, other: &PieceSet) -> usize {
-        let words = self.words.iter().zip(&other.words);
+        let words = self.bits.as_raw_slice().iter().zip(other.bits.as_raw_slice());
         words.map(|(a, b)| (a & b).count_ones() as usize).sum()
     }
 
     /// The bytes as they are on the wire: `ceil(piece count / 8)` of them.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.truncate(self.capacity.div_ceil(8));
+        let mut bytes: Vec<u8> =
+            self.bits.as_raw_slice().iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(self.bits.len().div_ceil(8));
         bytes
     }
 
@@ -147,12 +125,14 @@ impl PieceSet {
         {
             return None;
         }
-        let mut words = vec![0u64; piece_count.div_ceil(WORD_BITS)].into_boxed_slice();
+        let mut words = vec![0u64; piece_count.div_ceil(WORD_BITS)];
         for (index, byte) in bytes.iter().enumerate() {
             words[index / 8] |= u64::from(*byte) << (index % 8 * 8);
         }
-        let count = words.iter().map(|word| word.count_ones() as usize).sum();
-        Some(Self { words, capacity: piece_count, count })
+        let mut bits = BitVec::from_vec(words);
+        bits.truncate(piece_count);
+        let count = bits.count_ones();
+        Some(Self { bits, count })
     }
 }
 
@@ -177,7 +157,7 @@ impl Iterator for WordBits {
 
 impl fmt::Debug for PieceSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PieceSet({} of {})", self.count, self.capacity)
+        write!(f, "PieceSet({} of {})", self.count, self.bits.len())
     }
 }
 

@@ -41,8 +41,9 @@ const SLOT_HELD_LONGEST: Duration = Duration::from_secs(1);
 const UPLOAD_TAKES: Duration = Duration::from_millis(50);
 /// A peer to which uploads take so many times what quick ones took is slow, and its uploads hold no slots …
 const SLOW_FACTOR: u32 = 3;
-/// … unless they are quicker than this: a slot costs nothing then.
-const SLOW_MIN: Duration = Duration::from_millis(20);
+/// … unless they are quicker than this: the kernel takes some pieces at once, and all others would be slow
+/// beside these.
+const SLOW_MIN: Duration = Duration::from_millis(80);
 /// So many latest uploads say what a quick one takes …
 const UPLOADS_LEN: usize = 16;
 /// … which is more than every so-manieth of them took.
