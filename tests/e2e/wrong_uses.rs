@@ -64,6 +64,34 @@ fn words_that_make_no_sense_are_an_event_for_programs() {
 }
 
 #[test]
+fn failures_of_verbs_in_a_batch_are_events_for_programs() {
+    let scene = Scene::new();
+    // what is typed, the exit code, what the message is about; nothing where there is no event
+    let cases = [
+        ("ls --json --nonsense", 2, Some("--nonsense")),
+        ("fetch --json", 2, Some("<MANIFEST>")),
+        ("frobnicate --json", 2, Some("frobnicate")),
+        ("put absent --json", 2, Some("absent")),
+        ("show absent --json", 3, Some("absent")),
+        ("show --json 'absent", 2, Some("quote")),
+        ("!echo --json", 0, None),
+        ("show absent", 3, None),
+        ("ls --nonsense", 2, None),
+        ("put 'absent --json'", 2, None),
+    ];
+    for (batch, code, about) in cases {
+        let outcome = dft(&scene, &["-c", batch]).expect_code(code);
+        let told: Vec<_> = outcome.events.iter().filter(|event| event.name() == "error").collect();
+        assert_eq!(told.len(), usize::from(about.is_some()), "{batch}: {told:?}");
+        if let (Some(event), Some(about)) = (told.first(), about) {
+            assert_eq!(event.number("code"), u64::try_from(code).expect("a code"), "{batch}");
+            assert!(event.text("message").contains(about), "{batch}: {}", event.value);
+        }
+        assert_eq!(outcome.stderr.matches("error: ").count(), usize::from(code != 0), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
     let scene = Scene::new();
     seeded(&scene);
