@@ -558,14 +558,15 @@ pub struct NodesArgs {
 
 /// `dft push`
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["to", "all"]))]
 pub struct PushArgs {
     /// The name of the dataset
     pub name: String,
     /// The nodes, by name or identity
-    #[arg(long, value_name = "NODE", num_args = 1.., required_unless_present = "all")]
+    #[arg(long, value_name = "NODE", num_args = 1..)]
     pub to: Vec<String>,
     /// Every node
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long)]
     pub all: bool,
     /// Wait until they have all of it
     #[arg(long)]

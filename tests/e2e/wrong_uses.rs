@@ -39,7 +39,8 @@ fn seeded(scene: &Scene) -> PathBuf {
 fn words_that_make_no_sense_are_an_event_for_programs() {
     let scene = Scene::new();
     // words, what the message is about; nothing where there is no event
-    let cases: [(&[&str], Option<&str>); 6] = [
+    let cases: [(&[&str], Option<&str>); 7] = [
+        (&["push", "name", "--json"], Some("<--to <NODE>...|--all>")),
         (&["fetch", "--json"], Some("<MANIFEST>")),
         (&["get", "a", "--json", "--nonsense"], Some("--nonsense")),
         (&["seed", "a", "--port", "99999999", "--json"], Some("99999999")),
@@ -95,7 +96,9 @@ fn failures_of_verbs_in_a_batch_are_events_for_programs() {
 fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 16] = [
+        &["append", "name", "absent/x"],
+        &["append", "name", "data/large.bin/absent"],
         &["seed", "absent"],
         &["seed", "data", "absent", "--name", "both"],
         &["seed", "absent", "-o", "x.dft"],
@@ -128,7 +131,8 @@ fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
 fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
+        (&["append", "name", "data"], "data"),
         (&["trace", "data/large.bin"], "large.bin"),
         (&["trace", "data"], "data"),
         (&["fetch", "data.dft", "-o", "data/large.bin"], "large.bin"),
