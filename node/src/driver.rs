@@ -79,6 +79,8 @@ pub enum Update {
         reason: String,
         /// How many pieces are gone.
         pieces: usize,
+        /// A hash told so, whatever the file's times say.
+        by_hash: bool,
     },
     /// A peer could not be reached, or refused.
     DialFailed {
@@ -157,6 +159,7 @@ enum Control {
     Pieces(oneshot::Sender<PieceSet>),
     Prefer(Vec<PieceIndex>),
     Look(oneshot::Sender<bool>),
+    Recheck { piece: PieceIndex, rechecked: oneshot::Sender<bool> },
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -165,7 +168,7 @@ enum Done {
     Dialled { addr: SocketAddr, result: Box<Result<Open, LinkError>> },
     Flushed(Result<Vec<PieceIndex>, StorageError>),
     Finished(Result<PathBuf, StorageError>),
-    Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
+    Rechecked { piece: PieceIndex, valid: Result<bool, StorageError>, asker: Option<oneshot::Sender<bool>> },
     Looked { changed: Option<(StorageError, Vec<PieceIndex>)>, looked: oneshot::Sender<bool> },
 }
 
@@ -310,6 +313,7 @@ impl Driver {
                     Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
                     Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
                     Some(Control::Look(looked)) => self.look(looked),
+                    Some(Control::Recheck { piece, rechecked }) => self.recheck(piece, Some(rechecked)),
                     Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
                     Some(Control::Shutdown(done)) => {
                         self.leave().await;
@@ -409,7 +413,8 @@ impl Driver {
         let gone: Vec<PieceIndex> =
             lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
         if !gone.is_empty() {
-            self.update(Update::Changed { reason: error.to_string(), pieces: gone.len() });
+            let (reason, pieces) = (error.to_string(), gone.len());
+            self.update(Update::Changed { reason, pieces, by_hash: false });
             self.lose(gone);
         }
     }
@@ -418,6 +423,11 @@ impl Driver {
     fn look(&self, looked: oneshot::Sender<bool>) {
         let store = self.store.clone();
         self.elsewhere(move || Done::Looked { changed: store.changed(), looked });
+    }
+
+    fn recheck(&self, piece: PieceIndex, asker: Option<oneshot::Sender<bool>>) {
+        let store = self.store.clone();
+        self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece), asker });
     }
 
     /// What lies outside of the selected tree goes with the last step: it is served no more.
@@ -482,14 +492,17 @@ impl Driver {
                 self.update(Update::Complete { path });
             }
             Done::Finished(Err(error)) => self.update(Update::StorageFailed(error)),
-            Done::Rechecked { piece, valid: Ok(false) } => {
-                if self.swarm.have().contains(piece) {
-                    let reason = format!("piece {piece} on disk is not what the manifest says");
-                    self.update(Update::Changed { reason, pieces: 1 });
+            Done::Rechecked { piece, valid, asker } => {
+                let is_lost = matches!(valid, Ok(false)) && self.swarm.have().contains(piece);
+                if is_lost {
+                    let reason = StorageError::Corrupt { piece }.to_string();
+                    self.update(Update::Changed { reason, pieces: 1, by_hash: true });
                     self.lose(vec![piece]);
                 }
+                if let Some(asker) = asker {
+                    let _ = asker.send(is_lost);
+                }
             }
-            Done::Rechecked { .. } => {}
             Done::Looked { changed, looked } => {
                 let has_changed = changed.is_some();
                 if let Some((error, lost)) = changed {
@@ -518,10 +531,7 @@ impl Driver {
                         self.drop_slow(link);
                     }
                 }
-                Command::Recheck(piece) => {
-                    let store = self.store.clone();
-                    self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece) });
-                }
+                Command::Recheck(piece) => self.recheck(piece, None),
                 Command::Notify(notification) => self.notify(&notification),
             }
         }

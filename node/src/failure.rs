@@ -204,7 +204,9 @@ fn kind_of(error: &StorageError) -> Kind {
         | StorageError::Special(_)
         | StorageError::Manifest(_) => Kind::Usage,
         StorageError::ReservedName { .. } => Kind::Manifest,
-        StorageError::Changed { .. } | StorageError::NotTheDataset(_) => Kind::Integrity,
+        StorageError::Changed { .. } | StorageError::Corrupt { .. } | StorageError::NotTheDataset(_) => {
+            Kind::Integrity
+        }
         StorageError::Cancelled => Kind::Interrupted,
         StorageError::Unfinished { .. } | StorageError::OutOfPiece { .. } | StorageError::ReadOnly => {
             Kind::Other

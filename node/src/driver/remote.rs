@@ -57,6 +57,13 @@ impl Remote {
         wait.await.unwrap_or(false)
     }
 
+    /// Holds a piece against its hash once more; whether it was there, and is wrong: then it is lost.
+    pub async fn recheck(&self, piece: PieceIndex) -> bool {
+        let (rechecked, wait) = oneshot::channel();
+        self.send(Control::Recheck { piece, rechecked }).await;
+        wait.await.unwrap_or(false)
+    }
+
     async fn send(&self, control: Control) {
         if let Some(sender) = self.control.upgrade() {
             let _ = sender.send(control).await;

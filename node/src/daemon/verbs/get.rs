@@ -27,7 +27,7 @@ use crate::daemon::taking::{Asker, Held};
 use crate::daemon::wire::{self, Item, Progress};
 use crate::driver::Snapshot;
 use crate::failure::{Failure, Kind};
-use crate::storage::{FetchOptions, Selection};
+use crate::storage::{FetchOptions, Selection, StorageError};
 
 /// What is to be fetched.
 pub(super) struct Wanted {
@@ -181,7 +181,14 @@ async fn from_here(
         };
         copy(&store, &manifest, &into, options, (&progress, &cancelled))
     });
-    Ok(Obtained { path: path.await??, snapshot: Snapshot::default() })
+    let path = match path.await? {
+        Err(StorageError::Corrupt { piece }) => {
+            holding.doubt(piece).await;
+            return Err(StorageError::Corrupt { piece }.into());
+        }
+        copied => copied?,
+    };
+    Ok(Obtained { path, snapshot: Snapshot::default() })
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
