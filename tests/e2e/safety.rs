@@ -201,6 +201,23 @@ fn cat_prints_no_byte_that_changed_on_disk() {
 }
 
 #[test]
+fn get_looks_before_it_says_that_all_is_there() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, MIB);
+    nodes[0].put(&file, "model");
+    let copy = nodes[1].get("model");
+    assert_eq!(nodes[1].get("model"), copy);
+    data::change_byte(&copy, 1000);
+    // What its user made of it is not replaced unless he says so.
+    assert!(nodes[1].fails(5, &["get", "model"]).contains("--force"));
+    nodes[1].run(&["get", "model", "--force"]);
+    assert_same(&file, &copy);
+}
+
+#[test]
 fn fetched_copy_that_its_user_removed_keeps_nobody_from_it() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();

@@ -167,7 +167,12 @@ async fn from_here(
     if let State::Complete(path) = holding.view().state
         && is_same(&path, &target.into.join(file_name(&holding.manifest)))
     {
-        return Ok(Obtained { path, snapshot: Snapshot::default() });
+        // Its user may have changed it since it was looked at last.
+        holding.look().await;
+        return match holding.view().state {
+            State::Damaged(reason) => Err(Failure::new(Kind::Integrity, reason)),
+            _ => Ok(Obtained { path, snapshot: Snapshot::default() }),
+        };
     }
     let store = wait::running(holding).await?.store;
     let (manifest, into, reply) = (holding.manifest.clone(), target.into.clone(), reply.clone());
