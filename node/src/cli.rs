@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::values::{ByteRange, ByteRate};
 use self::values::{
-    parse_duration, parse_id, parse_piece_size, parse_range, parse_rate, parse_site, parse_size,
-    parse_socket_addr, parse_some_size,
+    parse_duration, parse_id, parse_node_name, parse_piece_size, parse_range, parse_rate, parse_site,
+    parse_size, parse_socket_addr, parse_some_size,
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -413,7 +413,7 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
     /// The name of this node [default: that of the host]
-    #[arg(long, value_name = "NAME", env = "DFT_NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_node_name, env = "DFT_NAME")]
     pub name: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]

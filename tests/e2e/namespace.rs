@@ -169,6 +169,8 @@ fn six_daemons_share_names_without_any_setting() {
     nodes[5].run(&["drop", "note"]);
     nodes[1].until_copies("note", 4);
     nodes[2].run(&["limit", "--max-upload", "off"]);
+    let batch = nodes[4].dft().args(["-c", "ls -l note, get note, !cat note"]).run().expect_code(0);
+    assert!(batch.stdout.ends_with("first"), "{}", batch.stdout);
     nodes[1].run(&["rm", "note"]);
     for node in &nodes {
         assert!(node.fails(7, &["get", "note"]).contains("knows no note"));

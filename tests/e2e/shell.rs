@@ -60,6 +60,21 @@ fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
 }
 
 #[test]
+fn daemon_that_is_installed_starts_as_it_was_told() {
+    let scene = Scene::new();
+    let unit = scene.path("node.state/.config/systemd/user/dft.service");
+    let options = ["--quota", "5M", "--store", "a b%"];
+    let said = scene.dft("node").args(["daemon", "--install"]).args(options).run().expect_code(0);
+    assert!(said.stdout.contains("systemctl --user enable --now dft.service"), "{}", said.stdout);
+    let unit = text_of(&unit);
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    assert!(start.ends_with(r#"" "daemon" "--quota" "5M" "--store" "a b%%""#), "{start}");
+    assert!(unit.contains(&format!("WorkingDirectory={}\n", scene.path("node").display())), "{unit}");
+    // Nothing was started yet.
+    assert!(scene.dft("node").arg("status").run().expect_code(1).stderr.contains("no daemon runs"));
+}
+
+#[test]
 fn batches_run_verbs_in_order_and_stop_at_the_first_failure() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();

@@ -131,8 +131,10 @@ fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
 fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["append", "name", "data"], "data"),
+        (&["daemon", "--token", "absent/token", "--embed-tracker"], "absent"),
+        (&["daemon", "--tracker", "nonsense"], "nonsense"),
         (&["trace", "data/large.bin"], "large.bin"),
         (&["trace", "data"], "data"),
         (&["fetch", "data.dft", "-o", "data/large.bin"], "large.bin"),
@@ -151,6 +153,10 @@ fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
         assert_helpful(&outcome, name);
     }
     dft(&scene, &["demo", "--size", "0"]).expect_code(2);
+    for name in ["", " a", "\u{1b}[31m"] {
+        let refused = dft(&scene, &["daemon", "--name", name]).expect_code(2);
+        assert!(refused.stderr.contains("a node's name is"), "{}", refused.stderr);
+    }
 }
 
 #[test]

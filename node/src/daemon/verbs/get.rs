@@ -110,7 +110,11 @@ async fn one(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let selection = selection(manifest, &wanted.select)?;
+    let selection = selection(manifest, &wanted.select).map_err(|failure| match failure.kind {
+        // No manifest is at hand that could be shown.
+        Kind::Usage => failure.hint("globs are of paths in the dataset, as 'runs/*.csv', or of names alone"),
+        _ => failure,
+    })?;
     let obtained = obtain(daemon, name, manifest, &selection, &wanted.target, reply).await?;
     let stats = obtained.snapshot.stats;
     reply
