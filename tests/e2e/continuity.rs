@@ -7,7 +7,7 @@ use crate::lab::process::Process;
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
-use crate::namespace::{nodes, until};
+use crate::node::{nodes, until};
 use crate::steps::MIB;
 
 /// A node that died is counted for 100 s where nothing tells of its death: far less than that.

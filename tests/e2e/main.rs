@@ -28,6 +28,7 @@ mod limits;
 mod loopback;
 mod names;
 mod namespace;
+mod node;
 mod safety;
 mod same_content;
 mod secret;

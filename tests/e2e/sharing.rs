@@ -7,7 +7,7 @@ use crate::lab::process::Event;
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
-use crate::namespace::{Node, nodes, until};
+use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
 
 const KIB: u64 = 1024;

@@ -12,7 +12,7 @@ use dft::daemon::wire::{self, Request};
 use crate::lab::process::PATIENCE;
 use crate::lab::scene::Scene;
 use crate::lab::{Lab, data};
-use crate::namespace::{nodes, text_of, until};
+use crate::node::{nodes, text_of, until};
 use crate::steps::MIB;
 
 /// Which user somebody else is.
