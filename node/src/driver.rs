@@ -15,16 +15,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dft_protocol::geometry::PieceIndex;
-use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::{
-    Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm, Violation,
-};
+use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm};
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::remote::Remote;
+pub use self::remote::{Handle, Remote, Snapshot, Update};
 use self::tally::Tally;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
@@ -51,107 +48,6 @@ const REPORTS_PER_TURN: usize = 64;
 const AWAITED_MAX: usize = 256;
 /// How long links may take to send what is queued when a node leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
-
-/// Something that a person or a program may want to know.
-#[derive(Debug)]
-pub enum Update {
-    /// Every piece is verified and on disk, and the final name is in place.
-    Complete {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The disk failed.
-    StorageFailed(StorageError),
-    /// A peer says that it has every piece; it may say so more than once.
-    PeerCompleted(PeerId),
-    /// A peer broke the rules.
-    Banned {
-        /// Who.
-        peer: PeerId,
-        /// From where.
-        remote: SocketAddr,
-        /// What it did.
-        violation: Violation,
-    },
-    /// A seeded file is not as it was: its pieces are not offered any more.
-    Changed {
-        /// What the storage says.
-        reason: String,
-        /// How many pieces are gone.
-        pieces: usize,
-        /// A hash told so, whatever the file's times say.
-        by_hash: bool,
-    },
-    /// A peer could not be reached, or refused.
-    DialFailed {
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        error: LinkError,
-    },
-}
-
-/// How things stand.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Snapshot {
-    /// Selected bytes of verified pieces.
-    pub have_bytes: u64,
-    /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
-    pub arrived_bytes: u64,
-    /// Bytes that were not sent, since their pieces went compressed.
-    pub saved_bytes: u64,
-    /// The swarm's counters; of what came, the selected bytes alone.
-    pub stats: Stats,
-    /// Wanted pieces that a peer took back, and that no linked peer offers.
-    pub taken_back: usize,
-    /// Dials that are under way.
-    pub dialling: usize,
-    /// A linked peer lacks something that is here.
-    pub needed: bool,
-}
-
-/// The outside's hold on a running driver.
-pub struct Handle {
-    control: mpsc::Sender<Control>,
-    updates: mpsc::UnboundedReceiver<Update>,
-    snapshots: watch::Receiver<Snapshot>,
-}
-
-impl Handle {
-    /// Passes on addresses of peers.
-    pub async fn found(&self, peers: Vec<PeerAddr>) {
-        let _ = self.control.send(Control::Found(peers)).await;
-    }
-
-    /// The next thing that happened; `None` when the driver is gone.
-    pub async fn update(&mut self) -> Option<Update> {
-        self.updates.recv().await
-    }
-
-    /// What others may ask of this driver, while it runs.
-    pub fn remote(&self) -> Remote {
-        Remote::new(self.control.downgrade(), self.snapshots.clone())
-    }
-
-    /// The latest snapshot.
-    pub fn snapshot(&self) -> Snapshot {
-        *self.snapshots.borrow()
-    }
-
-    /// All snapshots to come.
-    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
-        self.snapshots.clone()
-    }
-
-    /// Ends all links in good order. What is verified is made durable.
-    pub async fn shutdown(self) -> Snapshot {
-        let (done, wait) = oneshot::channel();
-        if self.control.send(Control::Shutdown(done)).await.is_ok() {
-            let _ = wait.await;
-        }
-        *self.snapshots.borrow()
-    }
-}
 
 enum Control {
     Found(Vec<PeerAddr>),
