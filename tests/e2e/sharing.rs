@@ -131,7 +131,7 @@ fn cat_prints_what_is_here_while_the_rest_is_fetched() {
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
     let file = scene.path("log");
-    let filler = format!("{:063}\n", 0).repeat(4 * MIB as usize / 64);
+    let filler = format!("{:063}\n", 0).repeat((4 << 20) / 64);
     let text_of_log = format!("{{\"event\":\"first\"}}\n{filler}{{\"event\":\"last\"}}\n");
     std::fs::write(&file, &text_of_log).expect("it is written");
     nodes[0].run(&["put", text(&file), "--compress", "off"]);

@@ -1,7 +1,6 @@
 //! Pieces that are held against their hash as they are read: whatever a disk did to them meanwhile,
 //! what is handed on is right. And what is right of a damaged copy, for the fetch that replaces it.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -73,7 +72,7 @@ fn read_damaged(
         let file = files.file(run.entry, || {
             let path = manifest.info().entries[run.entry].path();
             let opened = tree.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
-            opened.map(File::from).map_err(StorageError::at("read", &tree.shown(path)))
+            opened.map_err(StorageError::at("read", &tree.shown(path)))
         });
         file.is_ok_and(|file| file.read_exact_at(&mut buffer[range], run.offset).is_ok())
     });
