@@ -15,16 +15,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dft_protocol::geometry::PieceIndex;
-use dft_protocol::id::PeerId;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::{
-    Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm, Violation,
-};
+use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm};
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::remote::Remote;
+pub use self::remote::{Handle, Remote, Snapshot, Update};
 use self::tally::Tally;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
@@ -52,111 +49,13 @@ const AWAITED_MAX: usize = 256;
 /// How long links may take to send what is queued when a node leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
-/// Something that a person or a program may want to know.
-#[derive(Debug)]
-pub enum Update {
-    /// Every piece is verified and on disk, and the final name is in place.
-    Complete {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The disk failed.
-    StorageFailed(StorageError),
-    /// A peer says that it has every piece; it may say so more than once.
-    PeerCompleted(PeerId),
-    /// A peer broke the rules.
-    Banned {
-        /// Who.
-        peer: PeerId,
-        /// From where.
-        remote: SocketAddr,
-        /// What it did.
-        violation: Violation,
-    },
-    /// A seeded file is not as it was: its pieces are not offered any more.
-    Changed {
-        /// What the storage says.
-        reason: String,
-        /// How many pieces are gone.
-        pieces: usize,
-    },
-    /// A peer could not be reached, or refused.
-    DialFailed {
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        error: LinkError,
-    },
-}
-
-/// How things stand.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Snapshot {
-    /// Selected bytes of verified pieces.
-    pub have_bytes: u64,
-    /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
-    pub arrived_bytes: u64,
-    /// Bytes that were not sent, since their pieces went compressed.
-    pub saved_bytes: u64,
-    /// The swarm's counters; of what came, the selected bytes alone.
-    pub stats: Stats,
-    /// Wanted pieces that a peer took back, and that no linked peer offers.
-    pub taken_back: usize,
-    /// Dials that are under way.
-    pub dialling: usize,
-    /// A linked peer lacks something that is here.
-    pub needed: bool,
-}
-
-/// The outside's hold on a running driver.
-pub struct Handle {
-    control: mpsc::Sender<Control>,
-    updates: mpsc::UnboundedReceiver<Update>,
-    snapshots: watch::Receiver<Snapshot>,
-}
-
-impl Handle {
-    /// Passes on addresses of peers.
-    pub async fn found(&self, peers: Vec<PeerAddr>) {
-        let _ = self.control.send(Control::Found(peers)).await;
-    }
-
-    /// The next thing that happened; `None` when the driver is gone.
-    pub async fn update(&mut self) -> Option<Update> {
-        self.updates.recv().await
-    }
-
-    /// What others may ask of this driver, while it runs.
-    pub fn remote(&self) -> Remote {
-        Remote::new(self.control.downgrade(), self.snapshots.clone())
-    }
-
-    /// The latest snapshot.
-    pub fn snapshot(&self) -> Snapshot {
-        *self.snapshots.borrow()
-    }
-
-    /// All snapshots to come.
-    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
-        self.snapshots.clone()
-    }
-
-    /// Ends all links in good order. What is verified is made durable.
-    pub async fn shutdown(self) -> Snapshot {
-        let (done, wait) = oneshot::channel();
-        if self.control.send(Control::Shutdown(done)).await.is_ok() {
-            let _ = wait.await;
-        }
-        *self.snapshots.borrow()
-    }
-}
-
 enum Control {
     Found(Vec<PeerAddr>),
     Await { piece: PieceIndex, verified: oneshot::Sender<()> },
     Pieces(oneshot::Sender<PieceSet>),
     Prefer(Vec<PieceIndex>),
     Look(oneshot::Sender<bool>),
+    Recheck { piece: PieceIndex, rechecked: oneshot::Sender<bool> },
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -165,7 +64,7 @@ enum Done {
     Dialled { addr: SocketAddr, result: Box<Result<Open, LinkError>> },
     Flushed(Result<Vec<PieceIndex>, StorageError>),
     Finished(Result<PathBuf, StorageError>),
-    Rechecked { piece: PieceIndex, valid: Result<bool, StorageError> },
+    Rechecked { piece: PieceIndex, valid: Result<bool, StorageError>, asker: Option<oneshot::Sender<bool>> },
     Looked { changed: Option<(StorageError, Vec<PieceIndex>)>, looked: oneshot::Sender<bool> },
 }
 
@@ -310,6 +209,7 @@ impl Driver {
                     Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
                     Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
                     Some(Control::Look(looked)) => self.look(looked),
+                    Some(Control::Recheck { piece, rechecked }) => self.recheck(piece, Some(rechecked)),
                     Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
                     Some(Control::Shutdown(done)) => {
                         self.leave().await;
@@ -409,7 +309,8 @@ impl Driver {
         let gone: Vec<PieceIndex> =
             lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
         if !gone.is_empty() {
-            self.update(Update::Changed { reason: error.to_string(), pieces: gone.len() });
+            let (reason, pieces) = (error.to_string(), gone.len());
+            self.update(Update::Changed { reason, pieces, by_hash: false });
             self.lose(gone);
         }
     }
@@ -418,6 +319,11 @@ impl Driver {
     fn look(&self, looked: oneshot::Sender<bool>) {
         let store = self.store.clone();
         self.elsewhere(move || Done::Looked { changed: store.changed(), looked });
+    }
+
+    fn recheck(&self, piece: PieceIndex, asker: Option<oneshot::Sender<bool>>) {
+        let store = self.store.clone();
+        self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece), asker });
     }
 
     /// What lies outside of the selected tree goes with the last step: it is served no more.
@@ -482,14 +388,17 @@ impl Driver {
                 self.update(Update::Complete { path });
             }
             Done::Finished(Err(error)) => self.update(Update::StorageFailed(error)),
-            Done::Rechecked { piece, valid: Ok(false) } => {
-                if self.swarm.have().contains(piece) {
-                    let reason = format!("piece {piece} on disk is not what the manifest says");
-                    self.update(Update::Changed { reason, pieces: 1 });
+            Done::Rechecked { piece, valid, asker } => {
+                let is_lost = matches!(valid, Ok(false)) && self.swarm.have().contains(piece);
+                if is_lost {
+                    let reason = StorageError::Corrupt { piece }.to_string();
+                    self.update(Update::Changed { reason, pieces: 1, by_hash: true });
                     self.lose(vec![piece]);
                 }
+                if let Some(asker) = asker {
+                    let _ = asker.send(is_lost);
+                }
             }
-            Done::Rechecked { .. } => {}
             Done::Looked { changed, looked } => {
                 let has_changed = changed.is_some();
                 if let Some((error, lost)) = changed {
@@ -518,10 +427,7 @@ impl Driver {
                         self.drop_slow(link);
                     }
                 }
-                Command::Recheck(piece) => {
-                    let store = self.store.clone();
-                    self.elsewhere(move || Done::Rechecked { piece, valid: store.rehash(piece) });
-                }
+                Command::Recheck(piece) => self.recheck(piece, None),
                 Command::Notify(notification) => self.notify(&notification),
             }
         }

@@ -121,6 +121,18 @@ impl Failure {
         }
         Self { kind, ..failure }
     }
+
+    /// What was typed makes no sense, for programs: the first paragraph of what clap says to people.
+    pub fn wrong_usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let message = match error.kind() {
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "nothing to do".into(),
+            _ => first.join(" "),
+        };
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        Self::new(Kind::Usage, message).hint("dft --help, or dft VERB --help")
+    }
 }
 
 /// Whether a path is not one of what is asked for, rather than out of reach.
@@ -192,7 +204,9 @@ fn kind_of(error: &StorageError) -> Kind {
         | StorageError::Special(_)
         | StorageError::Manifest(_) => Kind::Usage,
         StorageError::ReservedName { .. } => Kind::Manifest,
-        StorageError::Changed { .. } | StorageError::NotTheDataset(_) => Kind::Integrity,
+        StorageError::Changed { .. } | StorageError::Corrupt { .. } | StorageError::NotTheDataset(_) => {
+            Kind::Integrity
+        }
         StorageError::Cancelled => Kind::Interrupted,
         StorageError::Unfinished { .. } | StorageError::OutOfPiece { .. } | StorageError::ReadOnly => {
             Kind::Other

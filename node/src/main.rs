@@ -30,8 +30,8 @@ fn main() -> ExitCode {
             if !error.use_stderr() {
                 return ExitCode::SUCCESS;
             }
-            if asks_for_json(std::env::args_os()) {
-                report::tell_failure(&wrong_usage(&error));
+            if report::asks_for_json(std::env::args_os()) {
+                report::tell_failure(&Failure::wrong_usage(&error));
             }
             return ExitCode::from(Kind::Usage.exit_code());
         }
@@ -57,23 +57,6 @@ fn main() -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
-}
-
-/// Whether whoever typed words that make no sense wants JSON all the same.
-fn asks_for_json(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
-    words.take_while(|word| word != "--").any(|word| word == "--json")
-}
-
-/// Wrong usage, for programs: the first paragraph of what clap says to people.
-fn wrong_usage(error: &clap::Error) -> Failure {
-    let text = error.to_string();
-    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let message = match error.kind() {
-        clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "nothing to do".into(),
-        _ => first.join(" "),
-    };
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    Failure::new(Kind::Usage, message).hint("dft --help, or dft VERB --help")
 }
 
 /// Whether what was typed depends on the configuration, or is no verb that would not.

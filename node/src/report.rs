@@ -3,6 +3,7 @@
 //! Data and JSON go to stdout, everything else to stderr. Progress is drawn only on a terminal.
 //! With `--json`, a person's messages are not printed at all, but for errors.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,11 @@ impl Reporter {
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Whether whoever typed these words wants JSON, also where they make no sense otherwise.
+pub fn asks_for_json(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
+    words.into_iter().take_while(|word| word.as_ref() != "--").any(|word| word.as_ref() == "--json")
 }
 
 /// Prints why a command failed: to stderr for people, and as an event for programs.

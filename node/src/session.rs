@@ -385,7 +385,7 @@ async fn is_linked(snapshots: &mut Option<watch::Receiver<Snapshot>>) {
         None => false,
     };
     if !linked {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,7 +8,7 @@ use crate::lab::process::Event;
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
-use crate::namespace::{Node, nodes, until};
+use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
 
 fn text(path: &Path) -> &str {

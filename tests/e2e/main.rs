@@ -6,7 +6,7 @@
 //! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
 //! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
 //! they tell and spare those who wait, [`safety`] for what they must never lose, [`endings`] for what ends in
-//! the middle, [`same_content`] for what is put again, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
+//! the middle, [`same_content`] for what is put again, [`continuity`] for what goes on without a tracker or a node, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -17,6 +17,7 @@ mod lab;
 mod cli;
 mod compression;
 mod config;
+mod continuity;
 mod crash;
 mod disk;
 mod endings;
@@ -27,6 +28,7 @@ mod limits;
 mod loopback;
 mod names;
 mod namespace;
+mod node;
 mod safety;
 mod same_content;
 mod secret;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
-use crate::namespace::{Node, nodes, until};
+use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
 
 fn text(path: &Path) -> &str {
@@ -131,6 +131,89 @@ fn damaged_copy_in_the_store_stays_until_it_is_whole_again() {
     nodes[0].put(&file, "model");
     nodes[0].run(&["push", "model", "--to", "h1"]);
     nodes[0].until_copies("model", 2);
+    assert_same(&file, &copy);
+}
+
+#[test]
+fn of_a_damaged_copy_only_what_is_damaged_comes_again() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut nodes = nodes(&lab, &scene, &[]);
+    let tree = scene.new_directory("tree");
+    for (seed, name) in ["changes", "goes", "shrinks", "stays"].into_iter().enumerate() {
+        data::random_file(&tree.join(name), seed as u64, 4 * MIB);
+    }
+    nodes[0].put(&tree, "tree");
+    assert_eq!(nodes[1].dft().args(["cat", "tree", "stays", "--range", "0-0"]).run().code, Some(0));
+    nodes[0].until_copies("tree", 2);
+    let sent = |nodes: &[Node<'_>]| nodes[0].run(&["status"]).event("held").number("sent_bytes");
+    let copy = PathBuf::from(nodes[1].run(&["status"]).event("held").text("path"));
+    // One byte while it is served, and more of it while nobody looks.
+    let whole = sent(&nodes);
+    data::change_byte(&copy.join("changes"), 3 * MIB);
+    nodes[1].run(&["append", "tree", text(&scene.path("h1/local")), "--path", "changes"]);
+    until("a whole copy", || state(&nodes[1]) == "complete");
+    assert_same(&tree, &copy);
+    let byte = sent(&nodes) - whole;
+    assert!(byte > 0 && byte <= MIB, "{byte} bytes were sent for a damaged one");
+    nodes[1].kill9();
+    std::fs::remove_file(copy.join("goes")).expect("it is there");
+    std::fs::File::options()
+        .write(true)
+        .open(copy.join("shrinks"))
+        .and_then(|file| file.set_len(2 * MIB))
+        .expect("it is shortened");
+    nodes[1].start_again();
+    until("a whole copy", || state(&nodes[1]) == "complete");
+    assert_same(&tree, &copy);
+    let files = sent(&nodes) - whole - byte;
+    assert!((4 * MIB..9 * MIB).contains(&files), "{files} bytes were sent for one and a half files");
+}
+
+#[test]
+fn cat_prints_no_byte_that_changed_on_disk() {
+    const LINES: usize = 1 << 20;
+    const LINE_LEN: usize = 8;
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let numbers: String = (0..LINES).map(|number| format!("{number:07}\n")).collect();
+    let file = scene.path("numbers");
+    std::fs::write(&file, &numbers).expect("it is written");
+    nodes[0].run(&["put", text(&file), "--name", "numbers", "--compress", "off"]);
+    nodes[0].run(&["limit", "--max-upload", "512K"]);
+    let assert_read = |options: &[&str], lines: std::ops::Range<usize>| {
+        let cat = nodes[1].dft().args(["cat", "numbers"]).args(options).run().expect_code(0);
+        let expected = &numbers[lines.start * LINE_LEN..lines.end * LINE_LEN];
+        assert!(cat.stdout == expected.trim_end(), "cat {options:?} printed something else");
+    };
+    // These pieces are here and verified, and the fetch goes on.
+    assert_read(&["--range", "0-1M"], 0..LINES / 8);
+    let data = nodes[1].run(&["status"]).event("held").text("path").to_owned();
+    let part = Path::new(&data).join(".numbers.dft-part/data");
+    for place in [0, 5, 12] {
+        data::change_byte(&part, place * MIB / 16 + 5000);
+    }
+    assert_read(&["--range", "1K-1M"], 1024 / LINE_LEN..LINES / 8);
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    nodes[0].until_copies("numbers", 2);
+    assert_read(&[], 0..LINES);
+}
+
+#[test]
+fn get_looks_before_it_says_that_all_is_there() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, MIB);
+    nodes[0].put(&file, "model");
+    let copy = nodes[1].get("model");
+    assert_eq!(nodes[1].get("model"), copy);
+    data::change_byte(&copy, 1000);
+    // What its user made of it is not replaced unless he says so.
+    assert!(nodes[1].fails(5, &["get", "model"]).contains("--force"));
+    nodes[1].run(&["get", "model", "--force"]);
     assert_same(&file, &copy);
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use dft_protocol::manifest::Hints;
 
-use crate::lab::process::Outcome;
+use crate::lab::process::{Outcome, Process};
 use crate::lab::scene::Scene;
 use crate::lab::{Lab, data, hints};
 use crate::steps::{NO_SOURCE_TIMEOUT, Place, Seeder, assert_fetched, fetch, random_dataset};
@@ -97,16 +97,30 @@ fn trackers_know_members_only() {
     let seeder = Seeder::start(&scene, HERE, &dataset, &["--secret", &secret, "--tracker", &address]);
     let mut trackers = seeder.seeding.texts("trackers");
     trackers.push(address.clone());
-    for (number, tracker) in trackers.into_iter().enumerate() {
-        let only = Hints { seeders: Vec::new(), trackers: vec![tracker] };
-        let manifest = hints::with_hints(&seeder.manifest, &scene.path(&format!("only {number}")), only);
+    let manifests: Vec<PathBuf> = trackers
+        .into_iter()
+        .enumerate()
+        .map(|(number, tracker)| {
+            let only = Hints { seeders: Vec::new(), trackers: vec![tracker] };
+            hints::with_hints(&seeder.manifest, &scene.path(&format!("only {number}")), only)
+        })
+        .collect();
+    // Each waits to its end for somebody, all of them at once.
+    let outsiders: Vec<Process> = manifests
+        .iter()
+        .enumerate()
+        .map(|(number, manifest)| {
+            fetch(&scene, HERE, &format!("outsider {number}"), manifest, &NO_SOURCE_TIMEOUT)
+        })
+        .collect();
+    for (number, manifest) in manifests.iter().enumerate() {
         let member = format!("member {number}");
         let options = ["--linger", "0", "--secret", &secret];
-        fetch(&scene, HERE, &member, &manifest, &options).wait().expect_code(0);
+        fetch(&scene, HERE, &member, manifest, &options).wait().expect_code(0);
         assert_fetched(&scene, &member, &dataset);
-
-        let outsider = format!("outsider {number}");
-        let outcome = fetch(&scene, HERE, &outsider, &manifest, &NO_SOURCE_TIMEOUT).wait().expect_code(4);
+    }
+    for outsider in outsiders {
+        let outcome = outsider.wait().expect_code(4);
         assert!(outcome.stderr.contains("found nobody"), "{}", outcome.stderr);
         assert!(outcome.events.iter().all(|event| event.name() != "tracker_up"), "{:?}", outcome.events);
     }

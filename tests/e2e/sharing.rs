@@ -7,7 +7,7 @@ use crate::lab::process::Event;
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
-use crate::namespace::{Node, nodes, until};
+use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
 
 const KIB: u64 = 1024;
@@ -105,6 +105,46 @@ fn several_names_and_patterns_are_got_by_one_command() {
     // What looks like a pattern may be a name.
     nodes[2].run(&["get", "odd[1]", text(&into)]);
     assert_same(&other, &into.join("odd[1]"));
+}
+
+#[test]
+fn several_paths_are_put_under_one_name() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (file, tree) = (scene.path("h0/notes"), scene.new_directory("h0/runs"));
+    data::random_file(&file, 1, 1000);
+    data::random_file(&tree.join("1.csv"), 2, 1000);
+    // The last word is the name, where no file is called so.
+    nodes[0].run(&["put", "notes", "runs", "experiments/both"]);
+    assert!(nodes[0].fails(2, &["put", "notes", "runs"]).contains("several paths need a name"));
+    let copy = nodes[1].get("experiments/both");
+    assert_eq!(copy, scene.path("h1/both"));
+    assert_eq!(names_in(&copy), ["notes", "runs"]);
+    assert_same(&file, &copy.join("notes"));
+    assert_same(&tree, &copy.join("runs"));
+}
+
+#[test]
+fn cat_prints_what_is_here_while_the_rest_is_fetched() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("log");
+    let filler = format!("{:063}\n", 0).repeat((4 << 20) / 64);
+    let text_of_log = format!("{{\"event\":\"first\"}}\n{filler}{{\"event\":\"last\"}}\n");
+    std::fs::write(&file, &text_of_log).expect("it is written");
+    nodes[0].run(&["put", text(&file), "--compress", "off"]);
+    nodes[0].run(&["limit", "--max-upload", "128K"]);
+    let cat = nodes[1].dft().args(["cat", "log"]).start();
+    cat.wait_for("first");
+    let held = nodes[1].run(&["status"]).event("held").clone();
+    assert_eq!(held.text("state"), "fetching");
+    assert!(held.number("have_bytes") < held.number("bytes"), "{}", held.value);
+    nodes[0].run(&["limit", "--max-upload", "off"]);
+    let printed = cat.wait().expect_code(0);
+    assert_eq!(printed.event("last").name(), "last");
+    assert!(printed.stdout == filler.trim_end(), "cat printed something else");
 }
 
 #[test]

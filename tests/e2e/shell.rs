@@ -12,7 +12,7 @@ use dft::daemon::wire::{self, Request};
 use crate::lab::process::PATIENCE;
 use crate::lab::scene::Scene;
 use crate::lab::{Lab, data};
-use crate::namespace::{nodes, text_of, until};
+use crate::node::{nodes, text_of, until};
 use crate::steps::MIB;
 
 /// Which user somebody else is.
@@ -57,6 +57,21 @@ fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
     daemon.wait_for("ready");
     let status = node().args(["status", "--json"]).run().expect_code(0);
     assert_eq!(status.event("status").number("quota"), 4 * MIB);
+}
+
+#[test]
+fn daemon_that_is_installed_starts_as_it_was_told() {
+    let scene = Scene::new();
+    let unit = scene.path("node.state/.config/systemd/user/dft.service");
+    let options = ["--quota", "5M", "--store", "a b%"];
+    let said = scene.dft("node").args(["daemon", "--install"]).args(options).run().expect_code(0);
+    assert!(said.stdout.contains("systemctl --user enable --now dft.service"), "{}", said.stdout);
+    let unit = text_of(&unit);
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    assert!(start.ends_with(r#"" "daemon" "--quota" "5M" "--store" "a b%%""#), "{start}");
+    assert!(unit.contains(&format!("WorkingDirectory={}\n", scene.path("node").display())), "{unit}");
+    // Nothing was started yet.
+    assert!(scene.dft("node").arg("status").run().expect_code(1).stderr.contains("no daemon runs"));
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn seeded(scene: &Scene) -> PathBuf {
 fn words_that_make_no_sense_are_an_event_for_programs() {
     let scene = Scene::new();
     // words, what the message is about; nothing where there is no event
-    let cases: [(&[&str], Option<&str>); 6] = [
+    let cases: [(&[&str], Option<&str>); 7] = [
+        (&["push", "name", "--json"], Some("<--to <NODE>...|--all>")),
         (&["fetch", "--json"], Some("<MANIFEST>")),
         (&["get", "a", "--json", "--nonsense"], Some("--nonsense")),
         (&["seed", "a", "--port", "99999999", "--json"], Some("99999999")),
@@ -64,10 +65,40 @@ fn words_that_make_no_sense_are_an_event_for_programs() {
 }
 
 #[test]
+fn failures_of_verbs_in_a_batch_are_events_for_programs() {
+    let scene = Scene::new();
+    // what is typed, the exit code, what the message is about; nothing where there is no event
+    let cases = [
+        ("ls --json --nonsense", 2, Some("--nonsense")),
+        ("fetch --json", 2, Some("<MANIFEST>")),
+        ("frobnicate --json", 2, Some("frobnicate")),
+        ("put absent --json", 2, Some("absent")),
+        ("show absent --json", 3, Some("absent")),
+        ("show --json 'absent", 2, Some("quote")),
+        ("!echo --json", 0, None),
+        ("show absent", 3, None),
+        ("ls --nonsense", 2, None),
+        ("put 'absent --json'", 2, None),
+    ];
+    for (batch, code, about) in cases {
+        let outcome = dft(&scene, &["-c", batch]).expect_code(code);
+        let told: Vec<_> = outcome.events.iter().filter(|event| event.name() == "error").collect();
+        assert_eq!(told.len(), usize::from(about.is_some()), "{batch}: {told:?}");
+        if let (Some(event), Some(about)) = (told.first(), about) {
+            assert_eq!(event.number("code"), u64::try_from(code).expect("a code"), "{batch}");
+            assert!(event.text("message").contains(about), "{batch}: {}", event.value);
+        }
+        assert_eq!(outcome.stderr.matches("error: ").count(), usize::from(code != 0), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 16] = [
+        &["append", "name", "absent/x"],
+        &["append", "name", "data/large.bin/absent"],
         &["seed", "absent"],
         &["seed", "data", "absent", "--name", "both"],
         &["seed", "absent", "-o", "x.dft"],
@@ -100,7 +131,10 @@ fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
 fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 14] = [
+        (&["append", "name", "data"], "data"),
+        (&["daemon", "--token", "absent/token", "--embed-tracker"], "absent"),
+        (&["daemon", "--tracker", "nonsense"], "nonsense"),
         (&["trace", "data/large.bin"], "large.bin"),
         (&["trace", "data"], "data"),
         (&["fetch", "data.dft", "-o", "data/large.bin"], "large.bin"),
@@ -119,6 +153,10 @@ fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
         assert_helpful(&outcome, name);
     }
     dft(&scene, &["demo", "--size", "0"]).expect_code(2);
+    for name in ["", " a", "\u{1b}[31m"] {
+        let refused = dft(&scene, &["daemon", "--name", name]).expect_code(2);
+        assert!(refused.stderr.contains("a node's name is"), "{}", refused.stderr);
+    }
 }
 
 #[test]

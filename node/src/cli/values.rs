@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dft_protocol::geometry::PieceSize;
 use dft_protocol::wire::Site;
+use dft_tracker::catalogue::node::{HOST_NAME_LEN_MAX, HostName};
 
 /// Below this a piece takes longer than any peer waits for it.
 const RATE_MIN: u64 = 1024;
@@ -39,6 +40,11 @@ pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn parse_site(text: &str) -> Result<Site, String> {
     Site::new(text).ok_or_else(|| "a site is 1 to 64 printable ASCII characters without spaces".into())
+}
+
+pub(super) fn parse_node_name(text: &str) -> Result<String, String> {
+    let name = HostName::new(text).map(|name| name.to_string());
+    name.ok_or_else(|| format!("a node's name is 1 to {HOST_NAME_LEN_MAX} bytes of printable text"))
 }
 
 /// A manifest id, or its beginning as `ls -l` prints it.

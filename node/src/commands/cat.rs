@@ -26,9 +26,9 @@ pub(super) async fn append(args: AppendArgs) -> Result<(), Failure> {
     let (mut file, is_new) = match open(true) {
         Ok(file) => (file, true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            (open(false).map_err(|error| failure("open", error))?, false)
+            (open(false).map_err(|error| Failure::given("append to", &args.local, &error))?, false)
         }
-        Err(error) => return Err(failure("create", error)),
+        Err(error) => return Err(Failure::given("create", &args.local, &error)),
     };
     let before = file.metadata().map_err(|error| failure("look at", error))?.len();
     let request = Request::Cat { name: args.name, path: args.path, from: 0, to: None };

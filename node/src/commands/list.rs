@@ -61,14 +61,26 @@ fn held_line(held: &Held) -> String {
 }
 
 pub(super) async fn names(args: LsArgs) -> Result<(), Failure> {
-    let request = Request::List { pattern: args.pattern, long: args.long, chunks: args.chunks };
-    let show = |item| match item {
-        Item::Listed(listed) if args.long => print_bytes(long_line(&listed).as_bytes()),
-        Item::Listed(listed) => print_bytes(format!("{}\n", listed.name).as_bytes()),
-        Item::Pieces(pieces) => print_bytes(pieces_line(&pieces).as_bytes()),
-        _ => Ok(()),
+    let pattern = args.pattern.clone();
+    let request = Request::List { pattern, long: args.long, chunks: args.chunks };
+    let mut none = true;
+    let show = |item| {
+        none = false;
+        match item {
+            Item::Listed(listed) if args.long => print_bytes(long_line(&listed).as_bytes()),
+            Item::Listed(listed) => print_bytes(format!("{}\n", listed.name).as_bytes()),
+            Item::Pieces(pieces) => print_bytes(pieces_line(&pieces).as_bytes()),
+            _ => Ok(()),
+        }
     };
-    ask(&request, args.json, show, no_data).await
+    ask(&request, args.json, show, no_data).await?;
+    if none {
+        Reporter::new(args.json).say(&match args.pattern {
+            Some(pattern) => format!("the catalogue knows no name like {pattern}"),
+            None => "the catalogue knows no name yet; dft put PATH publishes one".into(),
+        });
+    }
+    Ok(())
 }
 
 fn long_line(listed: &Listed) -> String {

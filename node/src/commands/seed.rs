@@ -379,7 +379,7 @@ pub(super) fn tell(reporter: &Reporter, happening: Happening) {
             }));
             reporter.warn(&format!("dropped the peer {peer} at {remote}: {violation}"));
         }
-        Happening::Update(Update::Changed { reason, pieces }) => {
+        Happening::Update(Update::Changed { reason, pieces, .. }) => {
             reporter.event(&json!({"event": "changed", "reason": reason, "pieces": pieces}));
             reporter.warn(&format!("{reason}; its {pieces} pieces are not offered any more"));
         }

@@ -4,6 +4,7 @@
 //! backslashes keep what is within. `!command` runs a command of the system's shell.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::CommandFactory;
@@ -19,18 +20,25 @@ use super::run;
 use crate::cli::{Cli, Command};
 use crate::config::ConfigFile;
 use crate::failure::{Failure, Kind};
-use crate::report::print_failure;
+use crate::report::{asks_for_json, print_failure, tell_failure};
 use crate::settings::{create_private_dir, state_dir};
 
 /// Lines that are remembered.
 const HISTORY_LEN_MAX: usize = 1000;
 
-/// Runs the verbs of `text`; ends with the first that fails.
+/// Runs the verbs of `text`; ends with the first that fails. Where that one was asked for JSON, the
+/// failure is told as an event here; who calls this tells people of it.
 pub(super) async fn run_batch(text: &str) -> Result<(), Failure> {
-    for part in split(text)? {
+    for part in split(text).inspect_err(|failure| tell_programs(failure, text.split_whitespace()))? {
         run_part(&part).await?;
     }
     Ok(())
+}
+
+fn tell_programs(failure: &Failure, words: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+    if asks_for_json(words) {
+        tell_failure(failure);
+    }
 }
 
 /// Reads lines until there are none, and runs each; a failure ends its line, not the shell. Returns
@@ -83,14 +91,17 @@ async fn run_part(part: &str) -> Result<(), Failure> {
     if let Some(command) = part.strip_prefix('!') {
         return run_command(command).await;
     }
-    let words = shlex::split(part).ok_or_else(unclosed)?;
+    let words = shlex::split(part)
+        .ok_or_else(unclosed)
+        .inspect_err(|failure| tell_programs(failure, part.split_whitespace()))?;
     if words.is_empty() {
         return Ok(());
     }
     let file = ConfigFile::of_process().map_err(Failure::copy)?;
-    let cli = match file.read_words(std::iter::once("dft".to_owned()).chain(words)) {
+    let cli = match file.read_words(std::iter::once("dft").chain(words.iter().map(String::as_str))) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
+            tell_programs(&Failure::wrong_usage(&error), &words);
             let text = error.to_string();
             // Whoever prints the failure says that it is an error.
             let text = text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end());
@@ -98,12 +109,13 @@ async fn run_part(part: &str) -> Result<(), Failure> {
         }
         Err(help) => return super::print_bytes(help.to_string().as_bytes()),
     };
-    match cli.command {
+    let done = match cli.command {
         Some(Command::Shell) | None => {
             Err(Failure::new(Kind::Usage, "a shell within a shell").hint("type the verb alone: ls -l"))
         }
         Some(command) => Box::pin(run(command)).await,
-    }
+    };
+    done.inspect_err(|failure| tell_programs(failure, &words))
 }
 
 fn unclosed() -> Failure {

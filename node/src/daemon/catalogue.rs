@@ -374,6 +374,11 @@ fn install_token(path: &Path, state: &Path) -> Result<(), Failure> {
             .hint("name a file that is not there yet: a new token is written into it")
     };
     if !path.exists() {
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            let error = format!("there is no directory {}", shown(directory));
+            return Err(broken(&error));
+        }
         let token = Token::random().map_err(|error| broken(&error))?;
         write_atomically(path, format!("{}\n", token.to_hex()).as_bytes(), 0o600)?;
     }

@@ -1,4 +1,4 @@
-//! Copies a dataset from one place on this node to another: pieces are read, written, checked and
+//! Copies a dataset from one place on this node to another: pieces are read, checked, written and
 //! flushed as those of a fetch are, so that a copy appears under its name complete or not at all.
 
 use std::path::{Path, PathBuf};
@@ -7,11 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dft_protocol::manifest::Manifest;
 
-use crate::failure::{Failure, Kind};
-use crate::storage::{FetchOptions, StorageError, Store};
-
-/// Bytes that are made durable at once.
-const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
+use crate::storage::{FLUSH_BYTES, FetchOptions, StorageError, Store};
 
 /// Stops threads that hash or copy when nobody waits for them any more.
 #[derive(Default)]
@@ -39,28 +35,22 @@ pub(super) fn copy(
     directory: &Path,
     options: FetchOptions,
     (progress, cancel): (&dyn Fn(u64), &AtomicBool),
-) -> Result<PathBuf, Failure> {
+) -> Result<PathBuf, StorageError> {
     let to = Store::fetch(manifest.clone(), directory, options, &|_| {})?;
     if to.is_finished() {
         return Ok(to.final_path().unwrap_or_default());
     }
     let geometry = manifest.geometry();
     let (have, mut bytes, mut unflushed) = (to.durable(), 0, 0);
-    let mut buffer = vec![0; geometry.piece_len_max() as usize];
+    let mut buffer = Vec::new();
     for piece in to.selection().pieces(manifest).iter() {
         if cancel.load(Ordering::Relaxed) {
-            return Err(StorageError::Cancelled.into());
+            return Err(StorageError::Cancelled);
         }
         let len = geometry.piece_len(piece);
         if !have.contains(piece) {
-            let buffer = &mut buffer[..len as usize];
-            from.read(piece, 0, buffer)?;
-            to.write(piece, 0, buffer)?;
-            if !to.rehash(piece)? {
-                let message =
-                    format!("piece {piece} is not what the manifest says: the original has changed");
-                return Err(Failure::new(Kind::Integrity, message));
-            }
+            from.read_checked(piece, &mut buffer)?;
+            to.write(piece, 0, &buffer)?;
             to.verified(piece);
             unflushed += u64::from(len);
             if unflushed >= FLUSH_BYTES {
@@ -72,5 +62,5 @@ pub(super) fn copy(
         progress(bytes);
     }
     to.flush()?;
-    Ok(to.finish()?)
+    to.finish()
 }

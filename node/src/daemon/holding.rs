@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dft_protocol::geometry::PieceIndex;
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -226,9 +227,22 @@ impl Holding {
     /// Looks whether its data are as they were; where they are not, its view says so afterwards.
     pub(super) async fn look(&self) {
         let Some(running) = self.view().running else { return };
-        if !running.remote.look().await {
-            return;
+        if running.remote.look().await {
+            self.until_told().await;
         }
+    }
+
+    /// Holds a piece against its hash once more that was read wrong. Where it is wrong, it is lost: it
+    /// is fetched again by a fetch that is under way, and else the view says so afterwards.
+    pub(super) async fn doubt(&self, piece: PieceIndex) {
+        let Some(Running { store, remote }) = self.view().running else { return };
+        if remote.recheck(piece).await && store.is_finished() {
+            self.until_told().await;
+        }
+    }
+
+    /// Waits until the view says that not all is there.
+    async fn until_told(&self) {
         let is_told = |view: &View| !matches!(view.state, State::Complete(_));
         let _ = tokio::time::timeout(TOLD_MAX, self.watch().wait_for(is_told)).await;
     }
@@ -376,7 +390,9 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
             }
             Some(Update::Complete { path }) => completed(&daemon, &holding, path).await,
             Some(Update::StorageFailed(error)) => break State::Failed(Failure::from(error).into()),
-            Some(Update::Changed { reason, .. }) => damaged(&daemon, &holding, reason).await,
+            Some(Update::Changed { reason, by_hash, .. }) => {
+                damaged(&daemon, &holding, reason, by_hash).await;
+            }
             Some(Update::Banned { peer, remote, violation }) => {
                 let peer = crate::net::identity::display_peer(&peer);
                 daemon.say(&format!("dropped the peer {peer} at {remote}: {violation}"));
@@ -488,14 +504,23 @@ pub(super) async fn keep_looking(daemon: &Arc<Daemon>) {
 }
 
 /// Some of its data were changed or removed: others are to count on what is left alone.
-async fn damaged(daemon: &Daemon, holding: &Holding, reason: String) {
+async fn damaged(daemon: &Daemon, holding: &Holding, reason: String, by_hash: bool) {
+    let Some(Running { store, remote }) = holding.view().running else { return };
+    if !store.is_finished() {
+        // It is fetched again, as what is missing is.
+        return daemon.say(&format!("{}: {reason}; it is fetched again", holding.record().name));
+    }
+    if by_hash {
+        // The times of its files say nothing: whoever opens it next hashes it.
+        let directory = daemon.table.directory(holding.id());
+        let _ = blocking(move || SeedCache::remove(&directory)).await;
+    }
     holding.set(State::Damaged(reason));
     if holding.presence == Presence::Selfish {
         return;
     }
-    let Some(Running { store, remote }) = holding.view().running else { return };
     let left = remote.pieces().await;
-    if store.is_finished() && left.is_none_or(|left| left.is_empty()) {
+    if left.is_none_or(|left| left.is_empty()) {
         daemon.discovery.remove(holding.id());
     } else {
         daemon.discovery.set_partial(holding.id());

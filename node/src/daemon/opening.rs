@@ -154,11 +154,17 @@ impl Data {
         if self.record.place == Place::Stored {
             crate::settings::create_private_dir(&self.stored)?;
         }
-        Store::fetch(self.manifest.clone(), &self.directory(), options, &|_| {}).map_err(
-            |error| match error {
-                StorageError::Exists { .. } if self.record.complete => self.changed("has changed"),
-                error => error.into(),
-            },
-        )
+        let store =
+            Store::fetch(self.manifest.clone(), &self.directory(), options, &|_| {}).map_err(|error| {
+                match error {
+                    StorageError::Exists { .. } if self.record.complete => self.changed("has changed"),
+                    error => error.into(),
+                }
+            })?;
+        if self.record.place == Place::Stored {
+            // Of a damaged copy, what is right needs no fetching.
+            store.salvage(&self.cancel)?;
+        }
+        Ok(store)
     }
 }

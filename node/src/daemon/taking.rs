@@ -93,10 +93,13 @@ impl Daemon {
                 let record = Record { complete: false, force: true, ..holding.record() };
                 self.hold_elsewhere(&holding, record, Opening::Again).await?;
             } else {
-                let name = holding.record().name;
-                return Err(
-                    failure.hint(format!("once it is there again, so is {name}; dft drop {name} forgets it"))
-                );
+                let Record { name, place, .. } = holding.record();
+                let is_mended = place == Place::Stored && failure.kind == Kind::Integrity;
+                return Err(failure.hint(if is_mended {
+                    format!("it is mended once another node has all of {name}; dft drop {name} forgets it")
+                } else {
+                    format!("once it is there again, so is {name}; dft drop {name} forgets it")
+                }));
             }
         }
     }

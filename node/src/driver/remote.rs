@@ -1,11 +1,119 @@
-//! What others may ask of a running driver.
+//! What others see of a running driver, and what they may ask of it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use dft_protocol::geometry::PieceIndex;
+use dft_protocol::id::PeerId;
 use dft_protocol::manifest::PeerAddr;
 use dft_protocol::piece_set::PieceSet;
+use dft_protocol::swarm::{Stats, Violation};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Control, Snapshot};
+use super::Control;
+use crate::net::link::LinkError;
+use crate::storage::StorageError;
+
+/// Something that a person or a program may want to know.
+#[derive(Debug)]
+pub enum Update {
+    /// Every piece is verified and on disk, and the final name is in place.
+    Complete {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The disk failed.
+    StorageFailed(StorageError),
+    /// A peer says that it has every piece; it may say so more than once.
+    PeerCompleted(PeerId),
+    /// A peer broke the rules.
+    Banned {
+        /// Who.
+        peer: PeerId,
+        /// From where.
+        remote: SocketAddr,
+        /// What it did.
+        violation: Violation,
+    },
+    /// A seeded file is not as it was: its pieces are not offered any more.
+    Changed {
+        /// What the storage says.
+        reason: String,
+        /// How many pieces are gone.
+        pieces: usize,
+        /// A hash told so, whatever the file's times say.
+        by_hash: bool,
+    },
+    /// A peer could not be reached, or refused.
+    DialFailed {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        error: LinkError,
+    },
+}
+
+/// How things stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Selected bytes of verified pieces.
+    pub have_bytes: u64,
+    /// Payload that arrived, of whatever worth: it tells a slow fetch from one that stands still.
+    pub arrived_bytes: u64,
+    /// Bytes that were not sent, since their pieces went compressed.
+    pub saved_bytes: u64,
+    /// The swarm's counters; of what came, the selected bytes alone.
+    pub stats: Stats,
+    /// Wanted pieces that a peer took back, and that no linked peer offers.
+    pub taken_back: usize,
+    /// Dials that are under way.
+    pub dialling: usize,
+    /// A linked peer lacks something that is here.
+    pub needed: bool,
+}
+
+/// The outside's hold on a running driver.
+pub struct Handle {
+    pub(super) control: mpsc::Sender<Control>,
+    pub(super) updates: mpsc::UnboundedReceiver<Update>,
+    pub(super) snapshots: watch::Receiver<Snapshot>,
+}
+
+impl Handle {
+    /// Passes on addresses of peers.
+    pub async fn found(&self, peers: Vec<PeerAddr>) {
+        let _ = self.control.send(Control::Found(peers)).await;
+    }
+
+    /// The next thing that happened; `None` when the driver is gone.
+    pub async fn update(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+
+    /// What others may ask of this driver, while it runs.
+    pub fn remote(&self) -> Remote {
+        Remote::new(self.control.downgrade(), self.snapshots.clone())
+    }
+
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.snapshots.borrow()
+    }
+
+    /// All snapshots to come.
+    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
+    /// Ends all links in good order. What is verified is made durable.
+    pub async fn shutdown(self) -> Snapshot {
+        let (done, wait) = oneshot::channel();
+        if self.control.send(Control::Shutdown(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+        *self.snapshots.borrow()
+    }
+}
 
 /// A hold on a running driver for whoever does not wait for its updates. Cheap to clone; the
 /// driver ends without regard to it.
@@ -54,6 +162,13 @@ impl Remote {
     pub async fn look(&self) -> bool {
         let (looked, wait) = oneshot::channel();
         self.send(Control::Look(looked)).await;
+        wait.await.unwrap_or(false)
+    }
+
+    /// Holds a piece against its hash once more; whether it was there, and is wrong: then it is lost.
+    pub async fn recheck(&self, piece: PieceIndex) -> bool {
+        let (rechecked, wait) = oneshot::channel();
+        self.send(Control::Recheck { piece, rechecked }).await;
         wait.await.unwrap_or(false)
     }
 

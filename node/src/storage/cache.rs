@@ -104,6 +104,13 @@ impl SeedCache {
             .map_err(StorageError::at("write the cache in", directory))
     }
 
+    /// Removes it from `directory`, so that whoever looks there next hashes; that it is not there is fine.
+    pub fn remove(directory: &Path) -> Result<(), StorageError> {
+        open_directory(directory)
+            .and_then(|directory| disk::remove_file(&directory, FILE_NAME))
+            .map_err(StorageError::at("remove the cache in", directory))
+    }
+
     /// What hashing `scan` would give, where no file has changed. Directories, links and the
     /// dataset's name are those of the scan: they need no hashing. The piece size is the one it
     /// was hashed with.

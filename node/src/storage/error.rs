@@ -112,6 +112,12 @@ pub enum StorageError {
         /// Its index among the manifest's entries: see [`super::Store::pieces_of`].
         entry: usize,
     },
+    /// A piece on disk is not what it was.
+    #[error("piece {piece} on disk is not what the manifest says")]
+    Corrupt {
+        /// Which.
+        piece: PieceIndex,
+    },
     /// The manifest was not made from this scan.
     #[error("{0:?} is not what the manifest describes")]
     NotTheDataset(PathBuf),

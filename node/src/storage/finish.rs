@@ -119,7 +119,7 @@ impl Assembly {
             disk::set_mode(&*file, mode)?;
             disk::set_mtime(&*file, *mtime)?;
             if sync {
-                disk::sync_all(&*file)?;
+                disk::sync_all(&file)?;
             }
             Ok(Attributes::of(&file)?.identity)
         };

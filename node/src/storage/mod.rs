@@ -15,6 +15,7 @@
 
 mod assembly;
 mod cache;
+mod checked;
 mod disk;
 mod error;
 mod files;
@@ -36,6 +37,7 @@ mod walk;
 mod tests;
 
 pub use cache::SeedCache;
+pub use checked::FLUSH_BYTES;
 pub use error::StorageError;
 pub use files::raise_descriptors;
 pub use hash::hash;

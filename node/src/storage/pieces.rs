@@ -56,6 +56,15 @@ pub(super) struct PieceHasher {
 }
 
 impl PieceHasher {
+    /// That of these bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Self::default();
+        if hasher.must_hash(bytes) {
+            hasher.sha256.update(bytes);
+        }
+        hasher
+    }
+
     /// Takes in bytes, unless they are zeros and so was all before: whether they are still to be
     /// hashed.
     fn must_hash(&mut self, bytes: &[u8]) -> bool {

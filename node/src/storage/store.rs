@@ -167,6 +167,16 @@ impl Store {
         Self { manifest, selection, phase, cleaning: Mutex::default(), target }
     }
 
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What has the final name, where a fetch is at work that may replace it.
+    pub(super) fn replaced(&self) -> Option<&Tree> {
+        let target = self.target.as_ref().filter(|target| target.force && !self.is_finished())?;
+        Some(&target.tree)
+    }
+
     /// What is to be here in the end, or is.
     pub fn selection(&self) -> &Selection {
         &self.selection

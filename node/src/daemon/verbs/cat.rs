@@ -1,4 +1,5 @@
-//! `cat`: the bytes of one file of a dataset, in order, each sent when its piece is here.
+//! `cat`: the bytes of one file of a dataset, in order, each sent when its piece is here, and held
+//! against its hash as it was read: no wrong byte goes out, whatever the disk did meanwhile.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,9 +16,12 @@ use crate::daemon::holding::Holding;
 use crate::daemon::serve::Reply;
 use crate::daemon::wire::DATA_LEN_MAX;
 use crate::failure::{Failure, Kind};
+use crate::storage::StorageError;
 
 /// The read-ahead moves on after so many pieces: a few moves for what is preferred at a time.
 const READ_AHEAD_STEP: usize = PREFERRED_MAX / 4;
+/// So many pieces are fetched again that were wrong on disk; a disk that damages more is no place for data.
+const DOUBTS_MAX: usize = 16;
 
 /// Which bytes.
 pub(super) struct Part {
@@ -77,7 +81,7 @@ async fn send(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let running = wait::running(holding).await?;
-    let mut steps = 0;
+    let (mut steps, mut doubts, mut buffer) = (0, 0, Vec::new());
     let stream = async {
         while let Some(run) = runs.get(sent.runs) {
             if steps % READ_AHEAD_STEP == 0 {
@@ -90,13 +94,24 @@ async fn send(
                     Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again")
                 );
             }
-            for (offset, len) in blocks(run).skip(sent.blocks) {
-                let (store, piece) = (running.store.clone(), run.piece);
-                let bytes = blocking(move || {
-                    let mut bytes = vec![0; len as usize];
-                    store.read(piece, offset, &mut bytes).map(|()| bytes)
-                });
-                reply.data(bytes.await??).await?;
+            let (store, piece, mut bytes) = (running.store.clone(), run.piece, std::mem::take(&mut buffer));
+            let read = blocking(move || (store.read_checked(piece, &mut bytes), bytes));
+            let read = read.await?;
+            buffer = read.1;
+            match read.0 {
+                Err(StorageError::Corrupt { .. }) => {
+                    holding.doubt(piece).await;
+                    doubts += 1;
+                    if running.store.is_finished() || doubts > DOUBTS_MAX {
+                        return Err(StorageError::Corrupt { piece }.into());
+                    }
+                    // It is fetched once more.
+                    continue;
+                }
+                read => read?,
+            }
+            for block in blocks(run).skip(sent.blocks) {
+                reply.data(buffer[block].to_vec()).await?;
                 sent.blocks += 1;
             }
             (sent.runs, sent.blocks) = (sent.runs + 1, 0);
@@ -154,10 +169,8 @@ fn runs_of(manifest: &Manifest, entry: usize, wanted: Range<u64>) -> Vec<Run> {
     runs
 }
 
-/// A run, in blocks that fit into an event.
-fn blocks(run: &Run) -> impl Iterator<Item = (u32, u32)> + use<> {
-    let (start, end) = (run.offset, run.offset + run.len);
-    #[allow(clippy::cast_possible_truncation, reason = "a constant of 1 MiB")]
-    let step = DATA_LEN_MAX as u32;
-    (start..end).step_by(DATA_LEN_MAX).map(move |offset| (offset, step.min(end - offset)))
+/// A run, in blocks that fit into an event: where each is in the piece.
+fn blocks(run: &Run) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (start, end) = (run.offset as usize, (run.offset + run.len) as usize);
+    (start..end).step_by(DATA_LEN_MAX).map(move |offset| offset..end.min(offset + DATA_LEN_MAX))
 }

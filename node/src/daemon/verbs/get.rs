@@ -27,7 +27,7 @@ use crate::daemon::taking::{Asker, Held};
 use crate::daemon::wire::{self, Item, Progress};
 use crate::driver::Snapshot;
 use crate::failure::{Failure, Kind};
-use crate::storage::{FetchOptions, Selection};
+use crate::storage::{FetchOptions, Selection, StorageError};
 
 /// What is to be fetched.
 pub(super) struct Wanted {
@@ -110,7 +110,11 @@ async fn one(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let selection = selection(manifest, &wanted.select)?;
+    let selection = selection(manifest, &wanted.select).map_err(|failure| match failure.kind {
+        // No manifest is at hand that could be shown.
+        Kind::Usage => failure.hint("globs are of paths in the dataset, as 'runs/*.csv', or of names alone"),
+        _ => failure,
+    })?;
     let obtained = obtain(daemon, name, manifest, &selection, &wanted.target, reply).await?;
     let stats = obtained.snapshot.stats;
     reply
@@ -167,7 +171,12 @@ async fn from_here(
     if let State::Complete(path) = holding.view().state
         && is_same(&path, &target.into.join(file_name(&holding.manifest)))
     {
-        return Ok(Obtained { path, snapshot: Snapshot::default() });
+        // Its user may have changed it since it was looked at last.
+        holding.look().await;
+        return match holding.view().state {
+            State::Damaged(reason) => Err(Failure::new(Kind::Integrity, reason)),
+            _ => Ok(Obtained { path, snapshot: Snapshot::default() }),
+        };
     }
     let store = wait::running(holding).await?.store;
     let (manifest, into, reply) = (holding.manifest.clone(), target.into.clone(), reply.clone());
@@ -181,7 +190,14 @@ async fn from_here(
         };
         copy(&store, &manifest, &into, options, (&progress, &cancelled))
     });
-    Ok(Obtained { path: path.await??, snapshot: Snapshot::default() })
+    let path = match path.await? {
+        Err(StorageError::Corrupt { piece }) => {
+            holding.doubt(piece).await;
+            return Err(StorageError::Corrupt { piece }.into());
+        }
+        copied => copied?,
+    };
+    Ok(Obtained { path, snapshot: Snapshot::default() })
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

@@ -249,7 +249,8 @@ async fn hold_copy(
             reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
         };
         let made = copy(&original, &copied, &directory, options, (&progress, &cancelled));
-        let made = if cancelled.load(Ordering::Relaxed) { Err(Reply::gone()) } else { made };
+        let made =
+            if cancelled.load(Ordering::Relaxed) { Err(Reply::gone()) } else { made.map_err(Failure::from) };
         // What no record tells of is nobody's.
         if made.is_err() && !worker.table.has_record(id)? {
             worker.table.remove_data(id)?;

@@ -38,7 +38,8 @@ pub(super) fn is_pattern(text: &str) -> bool {
 
 pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) -> Result<(), Failure> {
     if wanted.id.is_some() {
-        return Err(Failure::new(Kind::Usage, "--id is about one name, not several"));
+        return Err(Failure::new(Kind::Usage, "--id is about one name, not several")
+            .hint("dft get NAME --id ID, once for each"));
     }
     let names = names(daemon, &wanted.names).await?;
     let count = names.len();
