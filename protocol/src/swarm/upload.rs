@@ -43,7 +43,7 @@ const UPLOAD_TAKES: Duration = Duration::from_millis(50);
 const SLOW_FACTOR: u32 = 3;
 /// … unless they are quicker than this: the kernel takes some pieces at once, and all others would be slow
 /// beside these.
-const SLOW_MIN: Duration = Duration::from_millis(80);
+const SLOW_MIN: Duration = Duration::from_millis(60);
 /// So many latest uploads say what a quick one takes …
 const UPLOADS_LEN: usize = 16;
 /// … which is more than every so-manieth of them took.
