@@ -7,12 +7,13 @@ use clap::{CommandFactory, Parser};
 use dft::cli::Cli;
 use dft::config::{self, ConfigFile};
 use dft::failure::{Failure, Kind};
-use dft::{commands, report};
+use dft::{commands, report, storage};
 
 /// Threads that hash, read and write. The pool of buffers bounds how much they have to do.
 const BLOCKING_MAX: usize = 32;
 
 fn main() -> ExitCode {
+    storage::raise_descriptors();
     let no_file = ConfigFile::default();
     let file = match ConfigFile::of_process() {
         Ok(file) => file,

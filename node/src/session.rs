@@ -23,7 +23,7 @@ use crate::net::link::{Endpoint, EndpointError};
 use crate::rate::RateLimits;
 use crate::secret::Secret;
 use crate::settings::Ports;
-use crate::storage::{self, Store};
+use crate::storage::Store;
 use crate::trace::event::Means;
 use crate::trace::{Event, Phase, Trace};
 
@@ -67,7 +67,6 @@ impl Listening {
         remembered: Option<Ports>,
         trace: Trace,
     ) -> Result<Self, Failure> {
-        storage::raise_descriptors();
         let trackers = net.tracker.iter().map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let trackers = trackers.map_err(no_tracker)?;
         let secret = net.secret.as_deref().map(Secret::read).transpose()?;

@@ -32,13 +32,13 @@ const TABLE_LEN: i32 = 8191;
 static KEPT_OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Lets this process have as many descriptors as the system gives, which is far more than where
-/// processes usually start.
+/// processes usually start. To be called before there are threads.
 pub fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Where it is not allowed, what there is has to do.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    // The kernel's table grows now, at once: while it grows in steps, with several threads, each step waits
-    // for all processors.
+    // The kernel's table grows now, at once: with several threads it would grow in steps, each of which waits for
+    // all processors, some 10 ms.
     if let Ok(any) = File::open("/dev/null") {
         let _ = rustix::io::fcntl_dupfd_cloexec(&any, TABLE_LEN);
     }
