@@ -25,14 +25,12 @@ use super::tls;
 /// Less payload than this is not worth two calls of the system to be woken once.
 const WAKE_LEN_MIN: usize = 16 * 1024;
 
-/// A link's writer may be ahead of the wire by what leaves in so long …
-const AHEAD_FOR: Duration = Duration::from_millis(5);
-/// … but by no less than this …
-const AHEAD_MIN: usize = 32 * 1024;
-/// … and no more.
-const AHEAD_MAX: usize = 8 * 1024 * 1024;
-/// The rate is judged by so many bytes at a time.
-const AHEAD_JUDGED_BYTES: u64 = 1 << 20;
+/// A link's writer is ahead of the wire by so many bytes, of which the kernel may take twice as many.
+const AHEAD: usize = 32 * 1024;
+/// A link is fast where so many bytes …
+const FAST_BYTES: u64 = 1 << 20;
+/// … leave in less than this: at more than 400 Mbit/s.
+const FAST_IN: Duration = Duration::from_millis(20);
 
 /// The receiving half of a link.
 pub trait Incoming: AsyncRead + Send + Sync + Unpin {
@@ -93,50 +91,44 @@ fn set_mark(socket: &OwnedReadHalf, bytes: usize) {
     let _ = set_option(socket.as_ref(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes.max(1));
 }
 
-/// What the kernel takes from a link's writer ahead of the wire: as much as leaves in [`AHEAD_FOR`] at the rate
-/// that the link has. More would make a piece look sent while it waits, and a slow receiver quick; less would
-/// wake the writer all the time.
+/// What the kernel takes from a link's writer ahead of the wire: little, until the link turns out to be fast.
+/// More would make a piece look sent while it waits, and a slow receiver quick; and a fast link would wake its
+/// writer all the time.
 pub(super) struct Ahead {
-    bytes: usize,
-    /// Sent since then.
+    /// Sent since then; nothing is counted any more where there is no bound.
     sent: u64,
     since: Instant,
+    is_bounded: bool,
 }
 
 impl Ahead {
     pub(super) fn new(socket: Option<&TcpStream>) -> Self {
-        let ahead = Self { bytes: AHEAD_MIN, sent: 0, since: Instant::now() };
         if let Some(socket) = socket {
-            ahead.set(socket);
+            set_ahead(socket, AHEAD);
         }
-        ahead
+        Self { sent: 0, since: Instant::now(), is_bounded: true }
     }
 
-    /// Counts what was handed to `socket`, idle times included: what a link does not send needs no room.
+    /// Counts what was handed to `socket`, idle times included, and lifts the bound where the link is fast.
     pub(super) fn count(&mut self, bytes: u32, socket: &TcpStream) {
-        self.sent += u64::from(bytes);
-        if self.sent < AHEAD_JUDGED_BYTES {
+        if !self.is_bounded {
             return;
         }
-        let (sent, took) = (std::mem::take(&mut self.sent), self.since.elapsed());
-        self.since = Instant::now();
-        let bytes = ahead_of(sent, took);
-        if bytes / 2 >= self.bytes || bytes <= self.bytes / 2 {
-            self.bytes = bytes;
-            self.set(socket);
+        self.sent += u64::from(bytes);
+        if self.sent < FAST_BYTES {
+            return;
         }
-    }
-
-    /// Where it cannot be set, more waits in the kernel, and the link works as well.
-    fn set(&self, socket: &TcpStream) {
-        let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, self.bytes);
+        if self.since.elapsed() < FAST_IN {
+            self.is_bounded = false;
+            set_ahead(socket, usize::MAX);
+        }
+        (self.sent, self.since) = (0, Instant::now());
     }
 }
 
-/// How much leaves in [`AHEAD_FOR`] where `sent` bytes took so long.
-fn ahead_of(sent: u64, took: Duration) -> usize {
-    let bytes = u128::from(sent) * AHEAD_FOR.as_nanos() / took.as_nanos().max(1);
-    usize::try_from(bytes).unwrap_or(AHEAD_MAX).clamp(AHEAD_MIN, AHEAD_MAX)
+/// Where it cannot be set, more waits in the kernel, and the link works as well.
+fn set_ahead(socket: &TcpStream, bytes: usize) {
+    let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes);
 }
 
 #[allow(unsafe_code, reason = "no library that we use has these socket options")]
@@ -192,13 +184,6 @@ mod tests {
         assert_eq!(len.expect("it is woken").expect("reads"), 10);
     }
 
-    #[test]
-    fn a_writer_is_ahead_by_milliseconds() {
-        assert_eq!(ahead_of(1 << 20, Duration::from_secs(1)), AHEAD_MIN);
-        assert_eq!(ahead_of(100_000_000, Duration::from_secs(1)), 500_000);
-        assert_eq!(ahead_of(1 << 40, Duration::ZERO), AHEAD_MAX);
-    }
-
     #[tokio::test]
     async fn the_kernel_takes_little_ahead_of_a_wire_that_does_not_move() {
         let (sender, _reader, _open) = pair().await;
@@ -222,11 +207,14 @@ mod tests {
             assert_eq!(result, 0);
             usize::try_from(bytes).expect("a number of bytes")
         };
-        let (before, room) = (unsent(), 16 * AHEAD_MIN);
-        assert!(before < 8 * AHEAD_MIN, "{before} bytes wait");
-        // It was fast: more may wait.
-        ahead.since = Instant::now().checked_sub(AHEAD_FOR).expect("the machine runs for longer");
-        ahead.count(u32::try_from(room * 4).expect("small"), &sender);
+        let before = unsent();
+        assert!(before < 8 * AHEAD, "{before} bytes wait");
+        let mib = u32::try_from(FAST_BYTES).expect("small");
+        ahead.since = Instant::now().checked_sub(FAST_IN).expect("the machine runs for longer");
+        ahead.count(mib, &sender);
+        assert_eq!(taken(&sender), 0, "it was slow");
+        ahead.since = Instant::now() + FAST_IN;
+        ahead.count(mib, &sender);
         taken(&sender);
         assert!(unsent() > before, "{} bytes wait, after {before}", unsent());
     }
