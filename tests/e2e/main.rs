@@ -2,7 +2,7 @@
 //! laboratories. A test's name is the behaviour it shows.
 //!
 //! Where to start reading: [`loopback`] for the daily use, [`lan`] for discovery among hosts,
-//! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`cli`] for the contract
+//! [`crash`] for what must survive `kill -9`, [`disk`] for what disks do, [`clones`] for copies that share blocks, [`cli`] for the contract
 //! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
 //! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
 //! they tell and spare those who wait, [`safety`] for what they must never lose, [`endings`] for what ends in
@@ -15,6 +15,7 @@
 mod lab;
 
 mod cli;
+mod clones;
 mod compression;
 mod config;
 mod continuity;

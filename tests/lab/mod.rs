@@ -40,6 +40,8 @@ const SCRIPT_SECONDS_MAX: u32 = 30;
 const SHAPER_BURST_KIB: u32 = 128;
 /// How long a shaped link queues before it drops, in milliseconds: about what a small switch does.
 const SHAPER_QUEUE_MS: u32 = 50;
+/// Size of a filesystem in an image: XFS takes no less than 300 MiB.
+const IMAGE_MIB: u32 = 400;
 /// Set to 1, a lab that cannot be made fails its test; otherwise the test is skipped by name.
 const REQUIRE_LAB: &str = "DFT_REQUIRE_LAB";
 
@@ -321,6 +323,17 @@ impl Lab {
         // With the device named, options of the running mount are not repeated: its owner, as the
         // kernel shows it, does not exist inside of the lab.
         self.run(&format!("mount -o remount,size={kib}k disk '{}'", directory.display()));
+    }
+
+    /// Makes a filesystem of this kind, as `mkfs.KIND` does, in a new file `image`, and mounts it as a small
+    /// disk; why not, where there is no such program, or no root, loop device or driver.
+    pub fn mount_image(&self, kind: &str, image: &Path, directory: &Path) -> Result<(), String> {
+        let (image, directory) = (image.display(), directory.display());
+        self.try_run(&format!(
+            "truncate -s {IMAGE_MIB}M '{image}'; mkfs.{kind} -q '{image}'
+             mount -t {kind} -o loop '{image}' '{directory}'"
+        ))
+        .map(drop)
     }
 
     /// Makes a directory read-only for what runs on the lab's hosts, even for root.

@@ -1,5 +1,6 @@
-//! Copies a dataset from one place on this node to another: pieces are read, checked, written and
-//! flushed as those of a fetch are, so that a copy appears under its name complete or not at all.
+//! Copies a dataset from one place on this node to another: pieces are read, checked, written (or shared,
+//! where the filesystem can) and flushed as those of a fetch are, so that a copy appears under its name
+//! complete or not at all.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,9 +50,7 @@ pub(super) fn copy(
         }
         let len = geometry.piece_len(piece);
         if !have.contains(piece) {
-            from.read_checked(piece, &mut buffer)?;
-            to.write(piece, 0, &buffer)?;
-            to.verified(piece);
+            to.copy_checked(piece, from, &mut buffer)?;
             unflushed += u64::from(len);
             if unflushed >= FLUSH_BYTES {
                 to.flush()?;

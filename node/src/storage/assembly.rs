@@ -70,7 +70,8 @@ struct Progress {
     is_record_stale: bool,
 }
 
-/// A piece with some bytes written. Bounded by the pieces in flight and those between flushes.
+/// A piece with some bytes written. Bounded by the pieces in flight, those between flushes, and those of one
+/// file that was cloned.
 #[derive(Default)]
 struct Started {
     /// All that may hold something else than zeros.
@@ -188,6 +189,71 @@ impl Assembly {
             started.written.insert(range);
         }
         Ok(())
+    }
+
+    /// Where `first` is the first piece of a large file of which nothing is here: lets that share the blocks
+    /// of what `original` opens, where the filesystem can. All of its pieces are written then, with
+    /// whatever the original holds at this moment; else nothing is.
+    pub(super) fn clone_file(
+        &self,
+        first: PieceIndex,
+        original: impl FnOnce(usize) -> Result<File, StorageError>,
+    ) -> Result<(), StorageError> {
+        let Some((entry, pieces)) = self.large_file(first) else { return Ok(()) };
+        let is_begun = |progress: &Progress, piece| {
+            progress.durable.contains(piece) || progress.started.contains_key(&piece)
+        };
+        if self.settled[entry] || pieces.iter().any(|piece| is_begun(&self.progress(), *piece)) {
+            return Ok(());
+        }
+        // Whatever is wrong with it, who copies it says it better.
+        let Ok(original) = original(entry) else { return Ok(()) };
+        let (file, size) = (self.file(entry)?, self.manifest.info().entries[entry].size());
+        let whole = |piece| Ranges::from(0..self.manifest.geometry().piece_len(piece));
+        let failures = {
+            let progress = &mut *self.progress();
+            let soiled = |piece| (piece, Started { soiled: whole(piece), ..Started::default() });
+            progress.started.extend(pieces.iter().map(|piece| soiled(*piece)));
+            progress.failures
+        };
+        let is_cloned = disk::clone_file(&file, &original, size).is_ok();
+        let set_length =
+            |length| disk::set_length(&file, length).map_err(StorageError::at("write", &self.path(entry)));
+        if !is_cloned {
+            // A hole again, as far as it came.
+            set_length(0)?;
+        }
+        // The original may have become longer meanwhile.
+        set_length(size)?;
+        let progress = &mut *self.progress();
+        progress.touched.insert(entry);
+        for piece in pieces {
+            if !is_cloned {
+                progress.started.remove(&piece);
+            } else if let Some(started) = progress.started.get_mut(&piece)
+                && progress.failures == failures
+            {
+                started.written = whole(piece);
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of which `first` is the first piece, and all of its pieces; `None` for a pack.
+    fn large_file(&self, first: PieceIndex) -> Option<(usize, Vec<PieceIndex>)> {
+        let (layout, geometry) = (self.manifest.layout(), self.manifest.geometry());
+        let span = layout.spans(first).next().filter(|span| span.offset == 0 && !layout.is_pack(first))?;
+        let onwards = (first.index() as u64..).map_while(|index| geometry.piece(index));
+        let is_of_file = |piece: &PieceIndex| {
+            !layout.is_pack(*piece) && layout.spans(*piece).all(|other| other.entry == span.entry)
+        };
+        Some((span.entry, onwards.take_while(is_of_file).collect()))
+    }
+
+    /// Whether all bytes of a piece are written that is not known to be right.
+    pub(super) fn is_written(&self, piece: PieceIndex) -> bool {
+        let whole = 0..self.manifest.geometry().piece_len(piece);
+        self.progress().started.get(&piece).is_some_and(|started| started.written.contains(&whole))
     }
 
     /// All bytes of a piece are written and hash right. Means nothing where a flush failed after

@@ -27,6 +27,23 @@ impl Store {
         if is_right(manifest, piece, buffer) { Ok(()) } else { Err(StorageError::Corrupt { piece }) }
     }
 
+    /// Makes a piece be here, and verified, that `from` has. Large files share the blocks of that, where the
+    /// filesystem can; what they share is read here, and what is wrong is written over. `buffer` is scratch.
+    pub fn copy_checked(
+        &self,
+        piece: PieceIndex,
+        from: &Self,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), StorageError> {
+        self.clone_file(piece, from)?;
+        if !self.is_written_right(piece) {
+            from.read_checked(piece, buffer)?;
+            self.write(piece, 0, buffer)?;
+        }
+        self.verified(piece);
+        Ok(())
+    }
+
     /// Takes over the pieces that are right in what has the final name, where this fetch is to replace
     /// that: only the others are left to be fetched. What is there is read and never written to.
     /// Ends within a piece once `cancel` is set. Blocks.

@@ -258,6 +258,27 @@ impl Store {
         }
     }
 
+    /// Lets the large file that begins with `piece`, where nothing of it is here, share the blocks of that in
+    /// another store, where the filesystem can. Nothing of it counts before it is
+    /// [right](Store::is_written_right).
+    pub(super) fn clone_file(&self, piece: PieceIndex, from: &Self) -> Result<(), StorageError> {
+        match &*self.phase() {
+            Phase::Assembling(assembly) => {
+                assembly.clone_file(piece, |entry| from.with_contents(|contents, _| contents.open(entry)))
+            }
+            Phase::Serving(_) => Ok(()),
+        }
+    }
+
+    /// Whether a piece is written, and what was written is right when it is read again.
+    pub(super) fn is_written_right(&self, piece: PieceIndex) -> bool {
+        let is_written = match &*self.phase() {
+            Phase::Assembling(assembly) => assembly.is_written(piece),
+            Phase::Serving(_) => false,
+        };
+        is_written && self.rehash(piece).unwrap_or(false)
+    }
+
     /// Pieces that were verified are not there after all: they may be written again. Means nothing
     /// for what is served in place.
     pub fn forget(&self, pieces: &[PieceIndex]) {
