@@ -219,12 +219,12 @@ fn a_piece_that_two_peers_are_late_with_is_asked_of_a_third() {
     swarm.check_invariants();
 }
 
-#[test]
-fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
-    let geometry = Geometry::new(vec![1000]).unwrap();
+/// A seeder with two links, 2 and 3, to peers that have nothing.
+fn seeder_of_two(pieces: usize) -> Swarm {
+    let geometry = Geometry::new(vec![1000; pieces]).unwrap();
     let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
     let config = Config { local: id(1), site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
-    let mut swarm = Swarm::new(config, geometry, PieceSet::full(1));
+    let mut swarm = Swarm::new(config, geometry, PieceSet::full(pieces));
     for number in [2, 3] {
         let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, number], 4000)));
         let manifest = ManifestId::from_bytes([0; 32]);
@@ -232,6 +232,12 @@ fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
         let peer = id(number);
         swarm.handle(Event::LinkUp { link, peer, remote, dialled: false, neighbour: true, hello }, at(0.0));
     }
+    swarm
+}
+
+#[test]
+fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
+    let mut swarm = seeder_of_two(1);
     let told = |swarm: &mut Swarm| -> Vec<LinkId> {
         let told = commands(swarm).into_iter().filter_map(|command| match command {
             Command::Send { link, message: Message::Have(_) } => Some(link),
@@ -246,17 +252,7 @@ fn what_was_offered_to_a_peer_that_leaves_is_offered_to_others() {
 
 #[test]
 fn a_slow_peer_is_not_offered_the_last_pieces() {
-    let geometry = Geometry::new(vec![1000; 200]).unwrap();
-    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
-    let config = Config { local: id(1), site: None, download: false, wanted: None, upload_slots: 1, seed: 1 };
-    let mut swarm = Swarm::new(config, geometry, PieceSet::full(200));
-    for number in [2, 3] {
-        let (link, remote) = (LinkId(number.into()), SocketAddr::from(([10, 0, 0, number], 4000)));
-        let manifest = ManifestId::from_bytes([0; 32]);
-        let hello = Hello { version: 2, manifest, complete: false, listen_port: 4000, site: None };
-        let peer = id(number);
-        swarm.handle(Event::LinkUp { link, peer, remote, dialled: false, neighbour: true, hello }, at(0.0));
-    }
+    let mut swarm = seeder_of_two(200);
     // A piece takes 10 ms to one and 200 ms to the other; each asks for what it is offered, at once.
     let (mut now_ms, mut arrivals, mut offers) = (0, BTreeSet::new(), Vec::new());
     while offers.len() < 200 {

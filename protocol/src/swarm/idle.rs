@@ -34,14 +34,14 @@ const FEW_LINKS: usize = 16;
 pub(super) const LITTLE: usize = 4;
 /// How many peers hear of it at first; twice as many where nobody asked.
 const TOLD_FIRST: usize = 2;
-/// The pause before others are told, at the least. It is half of the time in which a piece comes, and doubles from
-/// the third time on …
+/// The shortest pause before others are told, which is half of the time in which a piece comes …
 const PAUSE_MIN: Duration = Duration::from_millis(2);
-/// … but is no longer than this to begin with …
+/// … and the longest where pieces are rare: who is idle for longer than one takes to send has lost that time …
 const PAUSE_MAX: Duration = Duration::from_millis(25);
-/// … and never longer than this: a node whose peers lack nothing says so four times a second.
+/// … until it doubles, from the third time in vain on, up to this: a node whose peers lack nothing says so four
+/// times a second.
 const PAUSE_LONGEST: Duration = Duration::from_millis(256);
-/// The pause doubles at most so often.
+/// It doubles at most so often.
 const PAUSE_DOUBLINGS_MAX: u32 = 7;
 /// What has been here for less than so many times of a piece is announced together …
 const ANNOUNCED_PIECES: u32 = 8;
