@@ -1,8 +1,8 @@
 //! Who is on the same network: no router in between, as far as this machine's interfaces say.
 //!
 //! Two things follow. Where nobody labels sites, neighbours are the site (`dft_protocol::swarm`).
-//! And a link between neighbours has a round trip far below a millisecond, so a fast one need not be
-//! paced ([`super::congestion`]).
+//! And a link between neighbours has a round trip far below a millisecond, and is not paced
+//! ([`super::congestion`]).
 
 use std::net::IpAddr;
 

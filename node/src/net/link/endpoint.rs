@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::wire::{self, Hello, Opening, Refusal, Site};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::sender::Sender;
 use super::tls::{self, Secured, TlsConfigs, TlsSetupError};
 use super::{Incoming, LinkError, Open, Outgoing, Role, Timing, plain};
+use crate::net::congestion::leave_paced;
 use crate::net::identity::Identity;
 use crate::net::neighbours::is_neighbour;
 use crate::secret::{Prover, Secret};
@@ -82,21 +84,24 @@ impl<R: Receiver, W: Outgoing + 'static> Known<R, W> {
     fn open(self, role: Role, neighbour: bool, hello: Hello) -> Open {
         let Self { peer, remote, steps, read, write, .. } = self;
         let timing = steps.timing();
+        if neighbour {
+            leave_paced(read.tcp());
+        }
         let (read, write) = (Box::new(read), Box::new(write));
         Open { peer, remote, role, neighbour, hello, timing, read, write }
     }
 }
 
-impl Known<BufReader<OwnedReadHalf>, OwnedWriteHalf> {
+impl Known<BufReader<OwnedReadHalf>, Sender> {
     /// A plaintext link.
     fn plain((peer, binding): (PeerId, [u8; 32]), remote: SocketAddr, steps: Steps, tcp: TcpStream) -> Self {
         let (read, write) = tcp.into_split();
-        Self { peer, binding, remote, steps, read: BufReader::new(read), write }
+        Self { peer, binding, remote, steps, read: BufReader::new(read), write: Sender::new(write) }
     }
 }
 
-impl Known<tls::Reader<OwnedReadHalf>, tls::Writer<OwnedWriteHalf>> {
-    fn secured(secured: Secured<OwnedReadHalf, OwnedWriteHalf>, remote: SocketAddr, steps: Steps) -> Self {
+impl Known<tls::Reader<OwnedReadHalf>, tls::Writer<Sender>> {
+    fn secured(secured: Secured<OwnedReadHalf, Sender>, remote: SocketAddr, steps: Steps) -> Self {
         let Secured { peer, binding, read, write } = secured;
         Self { peer, binding, remote, steps, read, write }
     }
@@ -270,7 +275,7 @@ impl Endpoint {
             return self.greet(Known::plain(peer, remote, steps, tcp), asked).await;
         };
         let (read, write) = tcp.into_split();
-        let secured = tls.connect(remote.ip(), read, write).await?;
+        let secured = tls.connect(remote.ip(), read, Sender::new(write)).await?;
         let steps = Steps::authenticated(began, connected);
         self.greet(Known::secured(secured, remote, steps), asked).await
     }
@@ -362,7 +367,7 @@ impl Endpoint {
             }
             Some(tls) => {
                 let (read, write) = tcp.into_split();
-                let secured = tls.accept(read, write).await?;
+                let secured = tls.accept(read, Sender::new(write)).await?;
                 let steps = Steps::authenticated(accepted, accepted);
                 self.welcome(Known::secured(secured, remote, steps)).await
             }

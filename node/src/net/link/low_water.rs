@@ -1,36 +1,24 @@
-//! When the kernel wakes a reader, and how much it takes from a writer ahead of the wire.
+//! When the kernel wakes a reader.
 //!
 //! A reader that is woken for each segment of a piece spends more on waking than on reading. The
 //! low-water mark of a socket (`SO_RCVLOWAT`, socket(7)) says how many bytes must be there; the
 //! end of the stream and errors wake the reader all the same, and so does a receive window that
 //! has no room for as many. It is set to what is left of a block and taken back behind it, so that
 //! a message is never waited for.
-//!
-//! A writer could hand over megabytes that no wire has taken yet, and take them for sent. `TCP_NOTSENT_LOWAT`
-//! (tcp(7)) bounds what waits in the kernel before its first transmission, by default not at all: see [`Ahead`].
 
 use std::ffi::c_int;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::tls;
 
 /// Less payload than this is not worth two calls of the system to be woken once.
 const WAKE_LEN_MIN: usize = 16 * 1024;
-
-/// A link's writer is ahead of the wire by so many bytes, of which the kernel may take twice as many.
-const AHEAD: usize = 32 * 1024;
-/// A link is fast where so many bytes …
-const FAST_BYTES: u64 = 1 << 20;
-/// … leave in less than this: at more than 400 Mbit/s.
-const FAST_IN: Duration = Duration::from_millis(20);
 
 /// The receiving half of a link.
 pub trait Incoming: AsyncRead + Send + Sync + Unpin {
@@ -91,48 +79,8 @@ fn set_mark(socket: &OwnedReadHalf, bytes: usize) {
     let _ = set_option(socket.as_ref(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes.max(1));
 }
 
-/// What the kernel takes from a link's writer ahead of the wire: little, until the link turns out to be fast.
-/// More would make a piece look sent while it waits, and a slow receiver quick; and a fast link would wake its
-/// writer all the time.
-pub(super) struct Ahead {
-    /// Sent since then; nothing is counted any more where there is no bound.
-    sent: u64,
-    since: Instant,
-    is_bounded: bool,
-}
-
-impl Ahead {
-    pub(super) fn new(socket: Option<&TcpStream>) -> Self {
-        if let Some(socket) = socket {
-            set_ahead(socket, AHEAD);
-        }
-        Self { sent: 0, since: Instant::now(), is_bounded: true }
-    }
-
-    /// Counts what was handed to `socket`, idle times included, and lifts the bound where the link is fast.
-    pub(super) fn count(&mut self, bytes: u32, socket: &TcpStream) {
-        if !self.is_bounded {
-            return;
-        }
-        self.sent += u64::from(bytes);
-        if self.sent < FAST_BYTES {
-            return;
-        }
-        if self.since.elapsed() < FAST_IN {
-            self.is_bounded = false;
-            set_ahead(socket, usize::MAX);
-        }
-        (self.sent, self.since) = (0, Instant::now());
-    }
-}
-
-/// Where it cannot be set, more waits in the kernel, and the link works as well.
-fn set_ahead(socket: &TcpStream, bytes: usize) {
-    let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes);
-}
-
 #[allow(unsafe_code, reason = "no library that we use has these socket options")]
-fn set_option(socket: &impl AsFd, level: c_int, name: c_int, bytes: usize) -> io::Result<()> {
+pub(super) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, bytes: usize) -> io::Result<()> {
     let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
     let len = libc::socklen_t::try_from(size_of_val(&bytes)).expect("an integer is short");
     // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads an integer
@@ -146,14 +94,10 @@ fn set_option(socket: &impl AsFd, level: c_int, name: c_int, bytes: usize) -> io
 mod tests {
     use std::task::{Context, Poll};
 
-    use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
-
-    /// Bytes that were never sent (tcp(7)).
-    const SIOCOUTQNSD: libc::c_ulong = 0x894B;
 
     async fn pair() -> (TcpStream, BufReader<OwnedReadHalf>, tokio::net::tcp::OwnedWriteHalf) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
@@ -182,41 +126,6 @@ mod tests {
         drop(sender);
         let len = tokio::time::timeout(Duration::from_secs(60), reader.read(&mut buffer)).await;
         assert_eq!(len.expect("it is woken").expect("reads"), 10);
-    }
-
-    #[tokio::test]
-    async fn the_kernel_takes_little_ahead_of_a_wire_that_does_not_move() {
-        let (sender, _reader, _open) = pair().await;
-        let taken = |sender: &TcpStream| {
-            let mut taken: usize = 0;
-            while let Ok(len) = SockRef::from(sender).send(&[0; 16 * 1024]) {
-                taken += len;
-            }
-            taken
-        };
-        let mut ahead = Ahead::new(Some(&sender));
-        // The other end takes what its window has room for, and says so, until that is full.
-        while taken(&sender) > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let unsent = || {
-            let mut bytes: c_int = 0;
-            #[allow(unsafe_code, reason = "no library that we use has this call")]
-            // SAFETY: the kernel writes an integer to a pointer to one.
-            let result = unsafe { libc::ioctl(sender.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
-            assert_eq!(result, 0);
-            usize::try_from(bytes).expect("a number of bytes")
-        };
-        let before = unsent();
-        assert!(before < 8 * AHEAD, "{before} bytes wait");
-        let mib = u32::try_from(FAST_BYTES).expect("small");
-        ahead.since = Instant::now().checked_sub(FAST_IN).expect("the machine runs for longer");
-        ahead.count(mib, &sender);
-        assert_eq!(taken(&sender), 0, "it was slow");
-        ahead.since = Instant::now() + FAST_IN;
-        ahead.count(mib, &sender);
-        taken(&sender);
-        assert!(unsent() > before, "{} bytes wait, after {before}", unsent());
     }
 
     /// A socket into whose window no more than `window` bytes fit: so many wake the reader whatever

@@ -10,6 +10,7 @@ pub mod io;
 mod low_water;
 pub mod pack;
 mod plain;
+mod sender;
 mod stream;
 pub mod tls;
 
@@ -19,11 +20,10 @@ use std::time::Duration;
 use dft_protocol::id::PeerId;
 use dft_protocol::wire::{Hello, Refusal, WireError};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 
 pub use endpoint::{Endpoint, EndpointError, Route};
 pub use low_water::Incoming;
+use sender::Sender;
 
 /// Who opened a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,19 +41,20 @@ pub type WriteHalf = Box<dyn Outgoing>;
 
 /// What sends on a link.
 pub trait Outgoing: AsyncWrite + Send + Sync + Unpin {
-    /// The connection that carries it, where there is one.
-    fn socket(&self) -> Option<&TcpStream>;
+    /// From here on, payload is handed to the kernel in steps of about so many bytes, where there is
+    /// one, until the link is fast.
+    fn set_step(&mut self, bytes: usize);
 }
 
-impl Outgoing for OwnedWriteHalf {
-    fn socket(&self) -> Option<&TcpStream> {
-        Some(self.as_ref())
+impl Outgoing for Sender {
+    fn set_step(&mut self, bytes: usize) {
+        Sender::set_step(self, bytes);
     }
 }
 
-impl Outgoing for tls::Writer<OwnedWriteHalf> {
-    fn socket(&self) -> Option<&TcpStream> {
-        self.carrier().socket()
+impl Outgoing for tls::Writer<Sender> {
+    fn set_step(&mut self, bytes: usize) {
+        self.carrier_mut().set_step(bytes);
     }
 }
 

@@ -10,15 +10,20 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::{BLOCK_LEN, End, MOVING_EVERY, Report, report_end};
-use crate::net::congestion::Pacing;
 use crate::net::link::WriteHalf;
 use crate::net::link::intake::Intake;
-use crate::net::link::low_water::Ahead;
 use crate::storage::StorageError;
 use crate::trace;
 
 /// Room in front of a block for the frame that announces it, so that both leave in one write.
 const BLOCK_HEADER_MAX: usize = 32;
+
+/// A piece is handed to the kernel in so many steps …
+const STEPS: u32 = 4;
+/// … of at least so many bytes, a dozen segments …
+const STEP_MIN: u32 = 16 * 1024;
+/// … and at most so many, as much as one buffer of the kernel holds.
+const STEP_MAX: u32 = 64 * 1024;
 
 /// The task that sends what is queued.
 pub(super) struct Writer {
@@ -35,32 +40,19 @@ pub(super) struct Writer {
     packs: bool,
     /// Bytes per second of the latest pieces, while there was something to send.
     rate: Option<u64>,
-    pacing: Pacing,
-    ahead: Ahead,
 }
 
 impl Writer {
     pub(super) fn new(
         id: LinkId,
-        write: WriteHalf,
+        mut write: WriteHalf,
         (intake, reports): (Arc<Intake>, mpsc::Sender<Report>),
         packs: bool,
     ) -> Self {
         let (frames, block, leaving_at) = (Vec::new(), Vec::new(), Instant::now());
-        let ahead = Ahead::new(write.socket());
-        Self {
-            id,
-            write,
-            intake,
-            reports,
-            frames,
-            block,
-            leaving_at,
-            packs,
-            rate: None,
-            pacing: Pacing::default(),
-            ahead,
-        }
+        let piece_len = intake.manifest().geometry().piece_len_max();
+        write.set_step((piece_len / STEPS).clamp(STEP_MIN, STEP_MAX) as usize);
+        Self { id, write, intake, reports, frames, block, leaving_at, packs, rate: None }
     }
 
     pub(super) async fn run(
@@ -147,10 +139,6 @@ impl Writer {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let rate = u64::from(bytes).saturating_mul(1_000_000_000) / nanos;
         self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
-        if let Some(socket) = self.write.socket() {
-            self.pacing.count(bytes, took, socket);
-            self.ahead.count(bytes, socket);
-        }
     }
 
     /// The packed form of a piece, where it is at hand or worth its making.

@@ -49,9 +49,7 @@ impl Incoming for Pipe {
 }
 
 impl Outgoing for tokio::io::WriteHalf<DuplexStream> {
-    fn socket(&self) -> Option<&TcpStream> {
-        None
-    }
+    fn set_step(&mut self, _bytes: usize) {}
 }
 
 /// A node that fetches a dataset of a long and a short piece.

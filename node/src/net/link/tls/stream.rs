@@ -385,8 +385,8 @@ impl<W> Writer<W> {
 
 impl<W> Writer<W> {
     /// What carries the sealed bytes.
-    pub(crate) const fn carrier(&self) -> &W {
-        &self.socket
+    pub(crate) const fn carrier_mut(&mut self) -> &mut W {
+        &mut self.socket
     }
 }
 
