@@ -33,31 +33,37 @@ impl PieceSet {
     }
 
     /// How many pieces the manifest has.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bits.len()
     }
 
     /// How many pieces are in the set.
+    #[inline]
     pub const fn count(&self) -> usize {
         self.count
     }
 
     /// Whether no piece is in the set.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Whether every piece is in the set.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.count == self.bits.len()
     }
 
     /// Whether `piece` is in the set.
+    #[inline]
     pub fn contains(&self, piece: PieceIndex) -> bool {
         self.bits[piece.index()]
     }
 
     /// Adds `piece`; true where it was not there.
+    #[inline]
     pub fn insert(&mut self, piece: PieceIndex) -> bool {
         let added = !self.bits.replace(piece.index(), true);
         self.count += usize::from(added);
@@ -65,6 +71,7 @@ impl PieceSet {
     }
 
     /// Takes `piece` out; true where it was there.
+    #[inline]
     pub fn remove(&mut self, piece: PieceIndex) -> bool {
         let removed = self.bits.replace(piece.index(), false);
         self.count -= usize::from(removed);

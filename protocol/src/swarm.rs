@@ -37,6 +37,7 @@ mod idle;
 mod inject;
 mod invariants;
 mod link;
+mod links;
 mod site;
 mod spare;
 mod upload;
@@ -53,6 +54,7 @@ use self::download::Latencies;
 use self::idle::Idleness;
 use self::inject::Injector;
 use self::link::Link;
+use self::links::Links;
 use self::spare::Silence;
 use self::upload::UploadTimes;
 use crate::geometry::{Geometry, PieceIndex};
@@ -171,7 +173,7 @@ pub struct Swarm {
     requested: BTreeSet<PieceIndex>,
     /// How often the source of a long piece was changed because it was late.
     source_changes: BTreeMap<PieceIndex, u32>,
-    links: BTreeMap<LinkId, Link>,
+    links: Links,
     peers: BTreeMap<PeerId, LinkId>,
     /// Links to peers of the own site.
     near: usize,
@@ -244,7 +246,7 @@ impl Swarm {
             have,
             requested: BTreeSet::new(),
             source_changes: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: Links::default(),
             peers: BTreeMap::new(),
             near: 0,
             banned: BTreeSet::new(),
@@ -289,6 +291,9 @@ impl Swarm {
                     (None, None) => neighbour,
                     (own, other) => own == other,
                 };
+                if !opened.same_site {
+                    opened.told = PieceSet::empty(self.geometry.piece_count());
+                }
                 self.handle_link_up(link, opened, now);
             }
             Event::LinkDown { link } => self.drop_link(link, Duration::ZERO, now),

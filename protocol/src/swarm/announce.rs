@@ -231,7 +231,7 @@ impl Swarm {
             return;
         }
         let (large, together) = (self.is_large(), self.idleness.announces_after());
-        for (id, link) in &mut self.links {
+        for (id, link) in self.links.iter_mut() {
             let silent = link.same_site && alone.is_some_and(|alone| alone != *id);
             if !link.complete() && (silent || link.have.contains(piece)) {
                 continue;
@@ -292,6 +292,9 @@ impl Swarm {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        if link.unannounced.is_empty() && link.announce_at.is_none() {
+            return;
+        }
         let mut pieces = if large && link.hears_late() {
             if link.announce_at.is_some_and(|at| at > now) {
                 return;
@@ -301,7 +304,8 @@ impl Swarm {
             ripe
         } else {
             link.announce_at = None;
-            std::mem::take(&mut link.unannounced)
+            // Room for the next ones stays: there are as many, again and again.
+            link.unannounced.drain(..).collect()
         };
         // The peer may have got some elsewhere meanwhile.
         let complete = link.complete();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::link::Link;
 use super::{BANNED_MAX, LINKS_MAX, LinkId, PieceState, REQUESTS_PER_LINK_MAX, Swarm};
 use crate::geometry::PieceIndex;
 
@@ -15,11 +16,11 @@ impl Swarm {
         for piece in self.geometry.pieces() {
             self.check_piece(piece);
         }
-        for (id, link) in &self.links {
+        for (id, link) in self.links.iter() {
             assert_eq!(self.peers.get(&link.peer), Some(id), "a peer has one link");
             assert!(!self.banned.contains(&link.peer), "no link leads to a banned peer");
-            self.check_link_download(*id);
-            self.check_link_upload(*id);
+            self.check_link_download(*id, link);
+            self.check_link_upload(*id, link);
         }
         assert_eq!(self.peers.len(), self.links.len(), "each peer with a link has it here");
         assert!(self.links.len() <= LINKS_MAX, "links are bounded");
@@ -68,8 +69,7 @@ impl Swarm {
         }
     }
 
-    fn check_link_download(&self, id: LinkId) {
-        let link = &self.links[&id];
+    fn check_link_download(&self, id: LinkId, link: &Link) {
         for (piece, _) in link.requested.iter().filter(|(_, request)| !request.cancelled) {
             let state = self.pieces[piece.index()];
             let asked = matches!(state, PieceState::Requested { first, second, .. }
@@ -86,8 +86,7 @@ impl Swarm {
         assert!(!refused, "{id:?}: a refused piece is not asked for");
     }
 
-    fn check_link_upload(&self, id: LinkId) {
-        let link = &self.links[&id];
+    fn check_link_upload(&self, id: LinkId, link: &Link) {
         let queued: BTreeSet<_> = link.queue.iter().collect();
         assert_eq!(queued.len(), link.queue.len(), "{id:?}: a request is queued once");
         assert!(queued.iter().all(|piece| self.have.contains(**piece)), "{id:?}: what is queued is here");

@@ -18,31 +18,46 @@ pub(super) struct Outstanding {
     pub cancelled: bool,
 }
 
-/// One link, both directions.
+/// One link, both directions. In memory it is as it is here: first what is read in walks over all links.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Link {
+    /// Complete when the link came up: a seeder, in this swarm's eyes.
+    pub seeder: bool,
+    pub same_site: bool,
+    /// It was told of everything that we have: no offers.
+    pub told_all: bool,
+    /// Of the protocol, as spoken here.
+    pub version: u8,
+    /// The pieces that we may request.
+    pub have: PieceSet,
+    /// Pieces handed to the network, and when.
+    pub sending: Vec<(PieceIndex, Instant)>,
+    /// Requests that wait to be served.
+    pub queue: VecDeque<PieceIndex>,
+    pub announce_at: Option<Instant>,
+    /// Pieces to announce to it.
+    pub unannounced: Vec<PieceIndex>,
+    /// When something arrived last, and when something was sent last.
+    pub heard_at: Instant,
+    pub sent_at: Instant,
+    /// How long uploads to it lately took, smoothed; zero where there was none.
+    pub uploads_take: Duration,
+    /// Which turn it was when it was served last.
+    pub turn: u64,
+
     pub peer: PeerId,
     pub remote: SocketAddr,
     /// Where the peer takes links, where it does.
     pub listens_at: Option<SocketAddr>,
     pub dialled: bool,
-    /// Of the protocol, as spoken here.
-    pub version: u8,
-    /// Complete when the link came up: a seeder, in this swarm's eyes.
-    pub seeder: bool,
-    pub same_site: bool,
     /// The label of its site, where it names one.
     pub site: Option<Site>,
     /// The pieces that it wants; `None` for all.
     pub wanted: Option<PieceSet>,
-    /// When something arrived last, and when something was sent last.
-    pub heard_at: Instant,
-    pub sent_at: Instant,
 
     // Download: what we want from it.
-    /// The pieces that we may request.
-    pub have: PieceSet,
-    /// What it announced piece by piece, not in a bitfield.
+    /// What it announced piece by piece, not in a bitfield; kept of peers of other sites alone.
     pub told: PieceSet,
     pub requested: BTreeMap<PieceIndex, Outstanding>,
     /// Bytes of all requests that wait for their answer.
@@ -61,29 +76,16 @@ pub(super) struct Link {
     pub lie_count: u32,
 
     // Upload: what it wants from us.
-    /// Requests that wait to be served.
-    pub queue: VecDeque<PieceIndex>,
-    /// Pieces handed to the network, and when.
-    pub sending: Vec<(PieceIndex, Instant)>,
     /// When it last took payload.
     pub taken_at: Instant,
-    /// How long uploads to it lately took, smoothed; zero where there was none.
-    pub uploads_take: Duration,
-    /// Which turn it was when it was served last.
-    pub turn: u64,
     /// How many pieces were sent to it.
     pub sent_count: u32,
     /// How often it said that a piece is corrupt.
     pub corrupt_reports: u32,
-    /// Pieces to announce to it.
-    pub unannounced: Vec<PieceIndex>,
-    /// How many of these waited at the last announcement already, where it hears late.
+    /// How many of what is to be announced waited at the last announcement already, where it hears late.
     pub ripe: usize,
-    pub announce_at: Option<Instant>,
     /// Pieces from another site that it alone was told of, and did not announce yet.
     pub entrusted: BTreeSet<PieceIndex>,
-    /// It was told of everything that we have: no offers.
-    pub told_all: bool,
     /// Pieces offered to it and not yet requested by it.
     pub offers: BTreeSet<PieceIndex>,
     /// Pieces offered to it and requested by it, which it did not announce yet; and when they were
@@ -116,7 +118,7 @@ impl Link {
             heard_at: now,
             sent_at: now,
             have: PieceSet::empty(piece_count),
-            told: PieceSet::empty(piece_count),
+            told: PieceSet::empty(0),
             requested: BTreeMap::new(),
             in_flight: 0,
             cancelled: 0,

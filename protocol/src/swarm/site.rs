@@ -20,6 +20,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::{SplitMix64, Xoshiro256StarStar};
 
 use super::link::Link;
+use super::links::Links;
 use super::{DisconnectReason, LINKS_MAX, LinkId, Swarm};
 use crate::geometry::PieceIndex;
 use crate::id::PeerId;
@@ -58,12 +59,12 @@ pub(super) fn hears_after(rng: &mut Xoshiro256StarStar) -> Duration {
 }
 
 /// Whether a linked peer of the own site has `piece`.
-pub(super) fn is_near(links: &BTreeMap<LinkId, Link>, piece: PieceIndex) -> bool {
+pub(super) fn is_near(links: &Links, piece: PieceIndex) -> bool {
     links.values().any(|link| link.same_site && link.have.contains(piece))
 }
 
 /// Whether `piece` falls to `local` among those of its site that fetch.
-pub(super) fn falls_to(local: PeerId, links: &BTreeMap<LinkId, Link>, piece: PieceIndex) -> bool {
+pub(super) fn falls_to(local: PeerId, links: &Links, piece: PieceIndex) -> bool {
     let own = weight(local, piece);
     let near = links.values().filter(|link| link.same_site && !link.complete());
     near.map(|link| (weight(link.peer, piece), link.peer)).all(|other| other < (own, local))
@@ -114,7 +115,7 @@ impl Swarm {
             return;
         }
         let mut chosen: BTreeMap<&Option<Site>, (u64, LinkId)> = BTreeMap::new();
-        for (id, link) in &self.links {
+        for (id, link) in self.links.iter() {
             let wants = link.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece));
             if link.hears_late() && wants && !link.have.contains(piece) {
                 // Whoever was served longest ago, as far as this end knows.
