@@ -12,8 +12,10 @@ use dft_protocol::wire::{Hello, Message, PieceList, RejectReason, Site};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::network::{Chunk, Network};
-use super::{CONNECT_MAX, Conduct, Happening, Mutation, TRACKER_PAUSES, TRACKER_SAMPLE, UNLIMITED, World};
+use super::network::{Chunk, Network, Place};
+use super::{
+    CONNECT_MAX, Conduct, Happening, Host, Mutation, TRACKER_PAUSES, TRACKER_SAMPLE, UNLIMITED, World,
+};
 
 /// How long a flapping host keeps a link, at most.
 const FLAP_AFTER_MS: u64 = 400;
@@ -344,7 +346,7 @@ impl World {
             self.tell(from, Event::DialFailed { addr, hopeless: false });
             return;
         }
-        let (ours, theirs) = self.network.connect(from, to, self.now);
+        let (ours, theirs) = self.network.connect(self.place(from), self.place(to), self.now);
         self.ledger.connected(ours, self.geometry_of(to).piece_count());
         let open = match self.terms.cpu {
             Some(cpu) => self.work(cpu.link),
@@ -352,6 +354,11 @@ impl World {
         };
         self.plan(open, Happening::LinkUp { host: to, link: theirs, dialled: false });
         self.plan(open + self.terms.latency, Happening::LinkUp { host: from, link: ours, dialled: true });
+    }
+
+    fn place(&self, host: usize) -> Place {
+        let Host { port, plan, .. } = &self.hosts[host];
+        Place { host, port: *port, reads: plan.conduct != Conduct::Stuck }
     }
 
     pub(super) fn link_up(&mut self, host: usize, link: LinkId, dialled: bool) {

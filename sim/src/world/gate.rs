@@ -49,14 +49,14 @@ impl Gates {
 impl World {
     /// The gate of the trunk over which a link end sends.
     pub(super) fn trunk_before(&mut self, from: LinkId) -> Option<usize> {
-        let site = |end: LinkId| self.network.ports[self.hosts[self.network.host_of(end)].port].site;
+        let site = |end: LinkId| self.network.ports[self.network.port_of(end)].site;
         let (site, other_site) = (site(from), site(Network::other_end(from)));
         self.network.trunk(site, other_site).map(|trunk| trunk.gate)
     }
 
     /// The gates through which a link end sends, in order.
     pub(super) fn gates_before(&mut self, from: LinkId) -> Vec<usize> {
-        let to = self.hosts[self.network.host_of(Network::other_end(from))].port;
+        let to = self.network.port_of(Network::other_end(from));
         self.trunk_before(from).into_iter().chain([self.network.ports[to].gate]).collect()
     }
 
@@ -106,7 +106,7 @@ impl World {
             before.waiting.pop_front();
             before.inside += end.admitted.len;
             end.admitted.gates += 1;
-            let port = self.hosts[self.network.host_of(link)].port;
+            let port = self.network.port_of(link);
             self.network.ports[port].ready.push_back(link);
             if !self.network.ports[port].sending {
                 self.start_sending(port);

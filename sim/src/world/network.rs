@@ -23,7 +23,7 @@ use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{FRAME_HEADER_LEN, Message};
 
 use super::gate::{Admitted, Gates};
-use super::{Conduct, Happening, Terms, World};
+use super::{Happening, Terms, World};
 
 /// What is on the wire as one.
 #[derive(Clone, Debug)]
@@ -51,10 +51,22 @@ enum Outgoing {
     Piece { piece: PieceIndex, len: u64, left: u64, corrupt: bool },
 }
 
+/// A host as its links know it: they are many, and do not read all of it at each event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) host: usize,
+    pub(super) port: usize,
+    pub(super) reads: bool,
+}
+
 /// What one end of a link sends.
 #[derive(Debug)]
 pub(super) struct End {
     host: usize,
+    /// That of its host.
+    port: usize,
+    /// Its host reads pieces that arrive.
+    reads: bool,
     open: bool,
     /// Its host knows of it.
     held: bool,
@@ -198,11 +210,14 @@ impl Network {
         self.trunks.get_mut(from)?.get_mut(to)?.as_mut()
     }
 
-    pub(super) fn connect(&mut self, from: usize, to: usize, now: Instant) -> (LinkId, LinkId) {
+    /// Opens a link between two hosts.
+    pub(super) fn connect(&mut self, from: Place, to: Place, now: Instant) -> (LinkId, LinkId) {
         let ours = LinkId(u64::try_from(self.ends.len()).expect("links can be counted"));
-        for host in [from, to] {
+        for Place { host, port, reads } in [from, to] {
             self.ends.push(End {
                 host,
+                port,
+                reads,
                 open: true,
                 held: false,
                 outgoing: VecDeque::new(),
@@ -222,6 +237,10 @@ impl Network {
 
     pub(super) fn host_of(&self, link: LinkId) -> usize {
         self.ends[slot(link)].host
+    }
+
+    pub(super) fn port_of(&self, link: LinkId) -> usize {
+        self.ends[slot(link)].port
     }
 
     pub(super) fn is_open(&self, link: LinkId) -> bool {
@@ -298,7 +317,7 @@ impl World {
         }
         let len = u64::try_from(len).expect("a message has a length");
         let chunk = Chunk::Message { message, len };
-        let site = |end: LinkId| self.network.ports[self.hosts[self.network.host_of(end)].port].site;
+        let site = |end: LinkId| self.network.ports[self.network.port_of(end)].site;
         let near = site(link) == site(Network::other_end(link));
         let end = &mut self.network.ends[slot(link)];
         let nothing_waits = end.socket.is_empty() && end.outgoing.is_empty();
@@ -319,8 +338,8 @@ impl World {
     /// A message on a link on which nothing else is under way.
     fn send_at_once(&mut self, link: LinkId, chunk: Chunk) {
         let len = self.on_wire(chunk.len());
-        let (from, other) = (self.hosts[self.network.host_of(link)].port, Network::other_end(link));
-        let to = self.hosts[self.network.host_of(other)].port;
+        let (from, other) = (self.network.port_of(link), Network::other_end(link));
+        let to = self.network.port_of(other);
         let (site, other_site) = (self.network.ports[from].site, self.network.ports[to].site);
         let port = &mut self.network.ports[from];
         if port.sending {
@@ -345,7 +364,7 @@ impl World {
     /// Moves what was handed over into the socket, as far as there is room.
     pub(super) fn pump(&mut self, link: LinkId) {
         self.fill(link);
-        let port = self.hosts[self.network.host_of(link)].port;
+        let port = self.network.port_of(link);
         if !self.network.ports[port].sending {
             self.start_sending(port);
         }
@@ -382,7 +401,7 @@ impl World {
             }
         }
         if was_empty && !end.socket.is_empty() {
-            let port = self.hosts[end.host].port;
+            let port = end.port;
             self.network.ports[port].ready.push_back(link);
         }
     }
@@ -413,8 +432,7 @@ impl World {
     fn transmit(&mut self, port: usize, link: LinkId, chunk: Chunk) {
         let (now, len) = (self.now, self.on_wire(chunk.len()));
         let other = Network::other_end(link);
-        let receiver = self.network.host_of(other);
-        let to = self.hosts[receiver].port;
+        let to = self.network.port_of(other);
         let (site, other_site) = (self.network.ports[port].site, self.network.ports[to].site);
         let sender = &mut self.network.ports[port];
         sender.sending = true;
@@ -422,7 +440,7 @@ impl World {
         let latency = sender.latency + self.terms.latency;
         self.plan_in(up, Happening::PortFree(port));
         self.record.carried(now, len);
-        if self.hosts[receiver].plan.conduct == Conduct::Stuck && chunk.is_data() {
+        if !self.network.ends[slot(other)].reads && chunk.is_data() {
             for gate in self.gates_before(link) {
                 self.leave(gate, chunk.len());
             }
@@ -451,7 +469,7 @@ impl World {
     /// the earliest.
     pub(super) fn receive(&mut self, to: LinkId, chunk: Chunk, at: Instant, spread: Duration) {
         let len = self.on_wire(chunk.len());
-        let port = self.hosts[self.network.host_of(to)].port;
+        let port = self.network.port_of(to);
         let port = &mut self.network.ports[port];
         let at = at + port.latency;
         port.down_free_at = port.down_free_at.max(at) + transfer_time(len, port.down);
@@ -473,8 +491,8 @@ impl World {
             self.network.hold(Happening::Delivered { to, chunk });
             return;
         }
-        if chunk.is_data() {
-            self.leave(self.network.ports[self.hosts[host].port].gate, chunk.len());
+        if chunk.is_data() && self.terms.queue_max.is_some() {
+            self.leave(self.network.ports[self.network.port_of(to)].gate, chunk.len());
         }
         let end = &mut self.network.ends[slot(from)];
         end.buffered -= chunk.len();
