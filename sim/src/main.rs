@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -68,10 +69,29 @@ fn jobs(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "a number above 0, or «all-cores»".to_owned())
 }
 
+/// Each event of a large swarm is at another place of hundreds of megabytes. In pages of 2 MiB the processor
+/// finds it sooner; glibc asks the kernel for these where it was told so before the start.
+const LARGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
+/// Starts this program again, with its memory in large pages, unless somebody chose already.
+fn restart_with_large_pages() {
+    let (name, value) = LARGE_PAGES;
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // It comes back only where that failed: then pages are small.
+        let _ = process::Command::new(program).args(std::env::args_os().skip(1)).env(name, value).exec();
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::List => list(),
-        Command::Run { scenarios, seed, plot } => run(&scenarios, seed, plot.as_deref()),
+        Command::Run { scenarios, seed, plot } => {
+            restart_with_large_pages();
+            run(&scenarios, seed, plot.as_deref())
+        }
         Command::Random { count, first, jobs } => run_random(first, count, jobs),
         Command::Replay { seed } => replay(seed),
         Command::Compare { real } => compare::run(&real).map(|table| {
