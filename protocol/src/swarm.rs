@@ -169,8 +169,8 @@ pub struct Swarm {
     have: PieceSet,
     /// How many wanted pieces are not here.
     lacking: usize,
-    /// Pieces in state `Requested`.
-    requested: BTreeSet<PieceIndex>,
+    /// The pieces in state `Requested`, with it: they are few, and looked at far more often than all others.
+    requested: BTreeMap<PieceIndex, PieceState>,
     /// How often the source of a long piece was changed because it was late.
     source_changes: BTreeMap<PieceIndex, u32>,
     links: Links,
@@ -244,7 +244,7 @@ impl Swarm {
             lacking: open.count(),
             picker: Picker::new(open),
             have,
-            requested: BTreeSet::new(),
+            requested: BTreeMap::new(),
             source_changes: BTreeMap::new(),
             links: Links::default(),
             peers: BTreeMap::new(),
@@ -574,7 +574,7 @@ impl Swarm {
                 }
             }
             PieceState::Requested { .. } => {
-                self.requested.insert(piece);
+                self.requested.insert(piece, state);
             }
             PieceState::Received { .. } => {}
             PieceState::Verified | PieceState::Durable => {

@@ -218,8 +218,8 @@ impl Swarm {
         let link = self.links.get(&id)?;
         let (near_after, far_after) = (self.late_after(true), self.late_after(false));
         let mut latest: Option<(PieceIndex, Late)> = None;
-        for &piece in &self.requested {
-            let PieceState::Requested { first, second, since } = self.pieces[piece.index()] else {
+        for (&piece, &state) in &self.requested {
+            let PieceState::Requested { first, second, since } = state else {
                 continue;
             };
             if first == id || link.requested.contains_key(&piece) || !link.have.contains(piece) {

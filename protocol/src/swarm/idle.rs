@@ -21,7 +21,6 @@ use rand::seq::SliceRandom;
 use super::download::WINDOW_FEW;
 use super::link::Link;
 use super::{LinkId, PieceState, Swarm};
-use crate::geometry::PieceIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::Message;
 
@@ -208,13 +207,13 @@ impl Swarm {
     /// How many requests wait that are not late, and of those whom any node may ask.
     fn waiting(&self, now: Instant) -> usize {
         let late_after = self.latencies.late_after();
-        let waits = |piece: &PieceIndex| {
-            let PieceState::Requested { first, since, .. } = self.pieces[piece.index()] else {
+        let waits = |state: &PieceState| {
+            let PieceState::Requested { first, since, .. } = *state else {
                 return false;
             };
             let freely = self.links.get(&first).is_some_and(Link::is_asked_freely);
             !freely && now.since(since) < late_after
         };
-        self.requested.iter().filter(|piece| waits(piece)).count()
+        self.requested.values().filter(|state| waits(state)).count()
     }
 }

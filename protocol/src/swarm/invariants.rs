@@ -55,7 +55,8 @@ impl Swarm {
             "piece {piece}, {state:?}: what is here is not missed"
         );
         let requested = matches!(state, PieceState::Requested { .. });
-        assert_eq!(self.requested.contains(&piece), requested, "piece {piece}, {state:?}: requested");
+        let expected = requested.then_some(&state);
+        assert_eq!(self.requested.get(&piece), expected, "piece {piece}, {state:?}: requested");
         let holders = self.links.values().filter(|link| link.have.contains(piece)).count();
         assert_eq!(usize::from(self.picker.availability(piece)), holders, "piece {piece}: availability");
 

@@ -18,7 +18,8 @@ pub(super) struct Outstanding {
     pub cancelled: bool,
 }
 
-/// One link, both directions. In memory it is as it is here: first what is read in walks over all links.
+/// One link, both directions. In memory it is as it is here: first what is read in walks over all links,
+/// and where it announces something.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Link {
@@ -41,6 +42,15 @@ pub(super) struct Link {
     /// When something arrived last, and when something was sent last.
     pub heard_at: Instant,
     pub sent_at: Instant,
+    /// Pieces that it sent corrupt: not asked of it until then.
+    pub refused: BTreeMap<PieceIndex, Instant>,
+    /// Pieces from another site that it alone was told of, and did not announce yet.
+    pub entrusted: BTreeSet<PieceIndex>,
+    /// Pieces offered to it and not yet requested by it.
+    pub offers: BTreeSet<PieceIndex>,
+    /// Pieces offered to it and requested by it, which it did not announce yet; and when they were
+    /// requested, or handed to the network.
+    pub taken: BTreeMap<PieceIndex, Instant>,
     /// How long uploads to it lately took, smoothed; zero where there was none.
     pub uploads_take: Duration,
     /// Which turn it was when it was served last.
@@ -68,8 +78,6 @@ pub(super) struct Link {
     pub window: u64,
     /// When payload or an answer came last, or requests began to wait.
     pub served_us_at: Instant,
-    /// Pieces that it sent corrupt: not asked of it until then.
-    pub refused: BTreeMap<PieceIndex, Instant>,
     /// It has no time for requests until then.
     pub busy_until: Instant,
     pub corrupt_count: u32,
@@ -84,13 +92,6 @@ pub(super) struct Link {
     pub corrupt_reports: u32,
     /// How many of what is to be announced waited at the last announcement already, where it hears late.
     pub ripe: usize,
-    /// Pieces from another site that it alone was told of, and did not announce yet.
-    pub entrusted: BTreeSet<PieceIndex>,
-    /// Pieces offered to it and not yet requested by it.
-    pub offers: BTreeSet<PieceIndex>,
-    /// Pieces offered to it and requested by it, which it did not announce yet; and when they were
-    /// requested, or handed to the network.
-    pub taken: BTreeMap<PieceIndex, Instant>,
     /// How many offers it may leave unrequested.
     pub offers_max: usize,
 }
