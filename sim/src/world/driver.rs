@@ -428,15 +428,17 @@ impl World {
     // ---- what arrives ----
 
     pub(super) fn arrived(&mut self, host: usize, link: LinkId, chunk: Chunk) {
-        if !self.network.is_held(link) {
-            return;
-        }
         match chunk {
-            Chunk::Message { message, .. } => {
-                self.ledger.heard(link, &message);
-                self.tell(host, Event::Message { link, message });
+            Chunk::Messages { messages, .. } => {
+                for message in messages {
+                    // What one says may end the link.
+                    if self.network.is_held(link) {
+                        self.ledger.heard(link, &message);
+                        self.tell(host, Event::Message { link, message });
+                    }
+                }
             }
-            Chunk::Data { piece, first, last, corrupt, .. } => {
+            Chunk::Data { piece, first, last, corrupt, .. } if self.network.is_held(link) => {
                 if first || self.geometry_of(host).piece_len(piece) > BLOCKWISE {
                     self.tell(host, Event::DataArriving { link });
                 }
@@ -444,6 +446,7 @@ impl World {
                     self.piece_arrived(host, link, piece, corrupt);
                 }
             }
+            Chunk::Data { .. } => {}
         }
     }
 

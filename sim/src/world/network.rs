@@ -13,7 +13,8 @@
 //! each is behind a `gate`, and whoever finds it full waits for its turn there.
 //!
 //! Messages are short: on a link that has nothing else under way they cost their own time and that
-//! of whoever shares the wire, and are one event.
+//! of whoever shares the wire; and those that are said to one peer at one moment are one event, as they
+//! are one segment in TCP.
 
 use std::collections::VecDeque;
 
@@ -28,14 +29,24 @@ use super::{Happening, Terms, World};
 /// What is on the wire as one.
 #[derive(Clone, Debug)]
 pub(super) enum Chunk {
-    Message { message: Message, len: u64 },
-    Data { piece: PieceIndex, len: u64, first: bool, last: bool, corrupt: bool },
+    /// What was said at one moment, in order.
+    Messages {
+        messages: Vec<Message>,
+        len: u64,
+    },
+    Data {
+        piece: PieceIndex,
+        len: u64,
+        first: bool,
+        last: bool,
+        corrupt: bool,
+    },
 }
 
 impl Chunk {
     pub(super) fn len(&self) -> u64 {
         match self {
-            Chunk::Message { len, .. } | Chunk::Data { len, .. } => *len,
+            Chunk::Messages { len, .. } | Chunk::Data { len, .. } => *len,
         }
     }
 
@@ -316,16 +327,15 @@ impl World {
             assert_eq!(len, FRAME_HEADER_LEN + body.len(), "lengths are right: {message:?}");
         }
         let len = u64::try_from(len).expect("a message has a length");
-        let chunk = Chunk::Message { message, len };
         let site = |end: LinkId| self.network.ports[self.network.port_of(end)].site;
         let near = site(link) == site(Network::other_end(link));
         let end = &mut self.network.ends[slot(link)];
         let nothing_waits = end.socket.is_empty() && end.outgoing.is_empty();
         // What is on a trunk has no time of arrival yet, and must not be overtaken.
         if end.open && nothing_waits && (near || end.buffered == 0) {
-            self.send_at_once(link, chunk);
+            self.send_at_once(link, message, len);
         } else {
-            end.outgoing.push_back(Outgoing::Message(chunk));
+            end.outgoing.push_back(Outgoing::Message(Chunk::Messages { messages: vec![message], len }));
             self.pump(link);
         }
     }
@@ -336,8 +346,8 @@ impl World {
     }
 
     /// A message on a link on which nothing else is under way.
-    fn send_at_once(&mut self, link: LinkId, chunk: Chunk) {
-        let len = self.on_wire(chunk.len());
+    fn send_at_once(&mut self, link: LinkId, message: Message, message_len: u64) {
+        let len = self.on_wire(message_len);
         let (from, other) = (self.network.port_of(link), Network::other_end(link));
         let to = self.network.port_of(other);
         let (site, other_site) = (self.network.ports[from].site, self.network.ports[to].site);
@@ -356,8 +366,17 @@ impl World {
         port.down_free_at = port.down_free_at.max(at) + transfer_time(len, port.down);
         at = port.down_free_at.max(self.network.ends[slot(link)].arrived_at);
         self.network.ends[slot(link)].arrived_at = at;
-        self.network.ends[slot(link)].buffered += chunk.len();
+        self.network.ends[slot(link)].buffered += message_len;
         self.record.carried(self.now, len);
+        if let Some(Happening::Delivered { to, chunk: Chunk::Messages { messages, len } }) =
+            self.queue.latest_mut()
+            && *to == other
+        {
+            messages.push(message);
+            *len += message_len;
+            return;
+        }
+        let chunk = Chunk::Messages { messages: vec![message], len: message_len };
         self.plan(at, Happening::Delivered { to: other, chunk });
     }
 
@@ -523,7 +542,9 @@ impl World {
     fn processed_at(&mut self, chunk: &Chunk) -> Option<Instant> {
         let cpu = self.terms.cpu?;
         let work = match chunk {
-            Chunk::Message { .. } => cpu.message,
+            Chunk::Messages { messages, .. } => {
+                cpu.message * u32::try_from(messages.len()).unwrap_or(u32::MAX)
+            }
             Chunk::Data { len, .. } => transfer_time(*len, 1 << 20).mul_f64(cpu.mebibyte.as_secs_f64()),
         };
         Some(self.work(work))

@@ -27,6 +27,8 @@ pub(super) struct Queue<T> {
     slots: Vec<Option<T>>,
     free: Vec<usize>,
     planned: u64,
+    /// Where that is which was planned last, while nothing else happened.
+    latest: Option<usize>,
 }
 
 impl<T> Default for Queue<T> {
@@ -38,6 +40,7 @@ impl<T> Default for Queue<T> {
             slots: Vec::new(),
             free: Vec::new(),
             planned: 0,
+            latest: None,
         }
     }
 }
@@ -49,6 +52,7 @@ impl<T> Queue<T> {
             self.slots.len() - 1
         });
         self.slots[slot] = Some(happening);
+        self.latest = Some(slot);
         self.planned += 1;
         let slot = u64::try_from(slot).expect("slots can be counted");
         assert!(slot >> SLOT_BITS == 0 && self.planned >> PLAN_BITS == 0, "what is planned can be numbered");
@@ -70,7 +74,13 @@ impl<T> Queue<T> {
         self.soon.peek().map(|Reverse(key)| time_of(*key))
     }
 
+    /// What was planned last, where that is still to happen and nothing happened since.
+    pub(super) fn latest_mut(&mut self) -> Option<&mut T> {
+        self.slots[self.latest?].as_mut()
+    }
+
     pub(super) fn pop(&mut self) -> Option<(Instant, T)> {
+        self.latest = None;
         let Reverse(key) = self.soon.pop()?;
         if self.soon.is_empty()
             && let Some((stretch, keys)) = self.later.pop_first()
@@ -102,8 +112,10 @@ mod tests {
         {
             queue.plan(Instant::from_nanos(at), name);
         }
+        assert_eq!(queue.latest_mut(), Some(&mut "e"));
         assert_eq!(queue.next_at(), Some(Instant::from_nanos(1)));
         let order: Vec<&str> = std::iter::from_fn(|| queue.pop()).map(|(_, name)| name).collect();
+        assert_eq!(queue.latest_mut(), None);
         assert_eq!(order, ["a", "b", "c", "d", "e", "f", "g"]);
     }
 }
