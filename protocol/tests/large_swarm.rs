@@ -67,6 +67,17 @@ fn requests(sent: &[(LinkId, Message)]) -> usize {
     sent.iter().filter(|(_, message)| matches!(message, Message::Request(_))).count()
 }
 
+/// The uploads that the swarm starts.
+fn started(swarm: &mut Swarm) -> Vec<(u64, PieceIndex)> {
+    let commands = std::iter::from_fn(|| swarm.poll_command());
+    commands
+        .filter_map(|command| match command {
+            Command::SendPiece { link, piece } => Some((link.0, piece)),
+            _ => None,
+        })
+        .collect()
+}
+
 fn hears(swarm: &mut Swarm, link: u64, message: Message, ms: u64) -> Vec<(LinkId, Message)> {
     swarm.handle(Event::Message { link: LinkId(link), message }, at(ms));
     sent(swarm)
@@ -90,10 +101,10 @@ fn so_many_requests_wait_and_the_next_idle_peer_is_remembered() {
     for link in 0..LINKS {
         hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
     }
-    let asked: usize = (0..9).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
-    assert_eq!(asked, 8);
+    let asked: usize = (0..11).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
+    assert_eq!(asked, 10);
     swarm.handle(Event::PieceReceived { link: LinkId(0), piece: piece(0) }, at(3));
-    assert_eq!(sent(&mut swarm), [(LinkId(8), Message::Request(PieceList::one(piece(8))))]);
+    assert_eq!(sent(&mut swarm), [(LinkId(10), Message::Request(PieceList::one(piece(10))))]);
 }
 
 #[test]
@@ -102,11 +113,11 @@ fn who_is_rejected_as_one_too_many_asks_the_next_idle_peer_and_bears_no_grudge()
     for link in 0..LINKS {
         hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
     }
-    for link in 0..9 {
+    for link in 0..11 {
         hears(&mut swarm, link, Message::Idle, 2);
     }
     let rejected = hears(&mut swarm, 0, Message::Reject(piece(0), RejectReason::Busy), 3);
-    assert_eq!(rejected, [(LinkId(8), Message::Request(PieceList::one(piece(8))))]);
+    assert_eq!(rejected, [(LinkId(10), Message::Request(PieceList::one(piece(10))))]);
     swarm.handle(Event::PieceReceived { link: LinkId(1), piece: piece(1) }, at(4));
     assert_eq!(requests(&sent(&mut swarm)), 0, "nobody is idle");
     let asked = hears(&mut swarm, 0, Message::Idle, 5);
@@ -145,18 +156,26 @@ fn the_rarest_piece_is_sent_first_whoever_asked_before() {
     };
     // Two uploads run, two requests wait.
     [(10, 1), (11, 1), (12, 1), (13, 2)].into_iter().for_each(|(link, index)| ask(link, index));
-    let started = |swarm: &mut Swarm| -> Vec<(u64, PieceIndex)> {
-        let commands = std::iter::from_fn(|| swarm.poll_command());
-        commands
-            .filter_map(|command| match command {
-                Command::SendPiece { link, piece } => Some((link.0, piece)),
-                _ => None,
-            })
-            .collect()
-    };
     assert_eq!(started(&mut swarm), [(10, piece(1)), (11, piece(1))]);
     swarm.handle(Event::PieceSent { link: LinkId(10), piece: piece(1) }, at(2));
     assert_eq!(started(&mut swarm), [(13, piece(2))]);
+}
+
+#[test]
+fn of_those_who_wait_for_equally_rare_pieces_who_has_least_is_first() {
+    let mut swarm = swarm(&[1]);
+    for (link, has) in [(10, 5), (11, 5), (12, 5), (13, 2)] {
+        for index in 0..has {
+            hears(&mut swarm, link, Message::Have(PieceList::one(piece(50 + index))), 0);
+        }
+    }
+    for link in 10..14 {
+        let message = Message::Request(PieceList::one(piece(1)));
+        swarm.handle(Event::Message { link: LinkId(link), message }, at(1));
+    }
+    assert_eq!(started(&mut swarm), [(10, piece(1)), (11, piece(1))]);
+    swarm.handle(Event::PieceSent { link: LinkId(10), piece: piece(1) }, at(2));
+    assert_eq!(started(&mut swarm), [(13, piece(1))]);
 }
 
 #[test]

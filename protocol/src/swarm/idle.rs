@@ -52,7 +52,7 @@ const ANNOUNCE_MAX: Duration = Duration::from_millis(250);
 const BELIEVED_FOR: Duration = Duration::from_millis(10);
 /// Requests that wait at peers of the own site: enough to keep a downlink busy. With less it idles, and
 /// with more the last pieces wait in queues.
-const WAITING_MAX: usize = 8;
+const WAITING_MAX: usize = 10;
 /// Who waits for less than this asks on its own.
 const WAITING_MIN: usize = 2;
 

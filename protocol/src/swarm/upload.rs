@@ -8,8 +8,9 @@
 //! others keeps no slot: a stuck peer must not keep the rest waiting. Nor does one to a peer to which uploads
 //! lately took much longer than to others: its wire is what is full, not the one of this end.
 //!
-//! In a large swarm the rarest piece of all goes first: what few have is soon with many. And little waits:
-//! whoever asks for more is rejected at once, and asks somebody who is idle (`idle`).
+//! In a large swarm the rarest piece of all goes first: what few have is soon with many. Of those who wait for
+//! equally rare ones, who has least is first: it would be the last to finish. And little waits: whoever asks for
+//! more is rejected at once, and asks somebody who is idle (`idle`).
 
 use std::collections::VecDeque;
 
@@ -159,10 +160,14 @@ impl Swarm {
         }
     }
 
-    /// In a large swarm, how many linked peers have the rarest piece for which `link` waits.
-    fn rarity_of_requests(&self, link: &Link) -> Option<u16> {
-        let rarest = || link.queue.iter().map(|piece| self.picker.availability(*piece)).min();
-        self.is_large().then(rarest).flatten()
+    /// In a large swarm, how many linked peers have the rarest piece for which `link` waits, and how many
+    /// pieces it has itself.
+    fn rarity_of_requests(&self, link: &Link) -> Option<(u16, usize)> {
+        if !self.is_large() {
+            return None;
+        }
+        let rarest = link.queue.iter().map(|piece| self.picker.availability(*piece)).min()?;
+        Some((rarest, link.have.count()))
     }
 
     /// Whether uploads to this peer lately took much longer than to others.
