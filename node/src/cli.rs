@@ -282,8 +282,12 @@ pub struct TrackerArgs {
     #[arg(long, value_name = "FILE", env = "DFT_SECRET_FILE")]
     pub secret: Option<PathBuf>,
     /// Let whoever reaches the tracker write into the catalogue: on a trusted LAN only
-    #[arg(long)]
+    #[arg(long, env = "DFT_OPEN", value_parser = clap::builder::BoolishValueParser::new())]
     pub open: bool,
+    /// The file with the token that writing into the catalogue needs, made where it is missing
+    /// [default: dft/token in the user's configuration directory]
+    #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
+    pub token: Option<PathBuf>,
     /// Copy the catalogue of this tracker, and answer reads from the copy: HOST:PORT or a multiaddress
     #[arg(long, value_name = "ADDR")]
     pub follow: Option<String>,

@@ -174,9 +174,14 @@ fn path() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(FILE_VARIABLE) {
         return Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
     }
+    Some(directory()?.join("config.toml"))
+}
+
+/// `$XDG_CONFIG_HOME/dft`, else `~/.config/dft`.
+pub fn directory() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
-    Some(base.join("dft/config.toml"))
+    Some(base.join("dft"))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

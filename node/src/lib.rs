@@ -20,4 +20,5 @@ pub mod session;
 pub mod settings;
 pub mod sha256;
 pub mod storage;
+pub mod token;
 pub mod trace;

@@ -61,7 +61,7 @@ impl Secret {
             file.sync_all()
         };
         create().map_err(|error| {
-            let failure = Failure::io("write", path, &error);
+            let failure = Failure::given("write", path, &error);
             match error.kind() {
                 std::io::ErrorKind::AlreadyExists => failure.hint(
                     "who has the old one could no longer take part; remove it first, or name another file",

@@ -110,10 +110,11 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Daemons on all hosts of a lab; the first keeps the catalogue, the others find it.
+/// Daemons on all hosts of a lab; the first keeps the catalogue, into which all may write, as on a trusted
+/// LAN; the others find it.
 pub(crate) fn nodes<'lab>(lab: &'lab Lab, scene: &'lab Scene, options: &[&str]) -> Vec<Node<'lab>> {
     let start = |number| {
-        let catalogue: &[&str] = if number == 0 { &["--embed-tracker"] } else { &[] };
+        let catalogue: &[&str] = if number == 0 { &["--embed-tracker", "--open"] } else { &[] };
         Node::start(scene, lab.host(number), &[options, catalogue].concat())
     };
     (0..lab.host_count()).map(start).collect()

@@ -131,9 +131,10 @@ fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
 fn what_is_there_and_cannot_be_meant_is_wrong_usage() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["append", "name", "data"], "data"),
         (&["daemon", "--token", "absent/token", "--embed-tracker"], "absent"),
+        (&["tracker", "--token", "absent/token", "--listen", "127.0.0.1:0"], "absent"),
         (&["daemon", "--tracker", "nonsense"], "nonsense"),
         (&["trace", "data/large.bin"], "large.bin"),
         (&["trace", "data"], "data"),

@@ -16,7 +16,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
@@ -93,7 +93,7 @@ struct Inner {
     asks: mpsc::Sender<Ask>,
     local: PeerId,
     trackers: Vec<Known>,
-    token: Option<Token>,
+    token: Mutex<Option<Token>>,
     // The tracker that answered last: asked first.
     preferred: AtomicUsize,
     leader: Mutex<Option<Leader>>,
@@ -121,10 +121,19 @@ impl Client {
             asks,
             local,
             trackers: config.trackers.into_iter().take(TRACKERS_MAX).map(known).collect(),
-            token: config.token,
+            token: Mutex::new(config.token),
             preferred: AtomicUsize::new(0),
             leader: Mutex::new(None),
         })))
+    }
+
+    /// Proves with this token from now on.
+    pub fn set_token(&self, token: Token) {
+        *self.0.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+    }
+
+    fn token(&self) -> Option<Token> {
+        self.0.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets `name` stand for the dataset of `manifest`, whose hints are not kept.

@@ -187,7 +187,7 @@ impl Names {
         settings: &CatalogueSettings,
         notify: impl Fn(Notice) + Send + 'static,
     ) -> Result<Self, ServerError> {
-        let token = state.token()?;
+        let token = if settings.open { state.token_if_any()? } else { state.token()? };
         let config = CatalogueConfig {
             path: state.catalogue(),
             start_as: settings.start_as.clone(),

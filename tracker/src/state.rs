@@ -105,6 +105,16 @@ impl StateDir {
         }
     }
 
+    /// The token kept here; where there is none, one that nobody has, and that is not kept: what an
+    /// open catalogue asks nobody for.
+    pub fn token_if_any(&self) -> Result<Token, StateError> {
+        let path = self.token_path();
+        if path.exists() {
+            return self.token();
+        }
+        Token::random().map_err(|error| StateError::Io { path, error })
+    }
+
     /// The identity kept here; a new one where there is none yet.
     pub fn identity(&self) -> Result<Keypair, StateError> {
         let path = self.path.join("identity");

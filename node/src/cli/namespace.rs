@@ -23,7 +23,11 @@ pub struct DaemonArgs {
     /// Keep the catalogue: one node of a LAN does, the others find it
     #[arg(long, env = "DFT_EMBED_TRACKER", value_parser = clap::builder::BoolishValueParser::new())]
     pub embed_tracker: bool,
-    /// The file with the token that writing into the catalogue needs
+    /// Let whoever reaches the catalogue that this node keeps write into it: on a trusted LAN only
+    #[arg(long, env = "DFT_OPEN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub open: bool,
+    /// The file with the token that writing into the catalogue needs [default: dft/token in the
+    /// user's configuration directory]
     #[arg(long, value_name = "FILE", env = "DFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
     /// The name of this node [default: that of the host]

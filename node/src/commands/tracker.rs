@@ -3,7 +3,7 @@
 use dft_tracker::catalogue::service::StartAs;
 use dft_tracker::server::{self, CatalogueSettings, ServerConfig, ServerError};
 use dft_tracker::service::{Notice, ServiceError};
-use dft_tracker::state::StateError;
+use dft_tracker::state::{StateDir, StateError};
 use serde_json::json;
 
 use crate::cli::TrackerArgs;
@@ -13,6 +13,7 @@ use crate::report::{Reporter, to_stderr};
 use crate::secret::Secret;
 use crate::session::{cannot_listen, interrupted, no_tracker};
 use crate::settings;
+use crate::token;
 
 pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     let state = match args.state {
@@ -24,19 +25,27 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
     settings::create_given_dir(&state)?;
     let reporter = Reporter::new(args.json);
     let follows = args.follow.is_some();
+    // Members of a private cluster need no token, unless one is asked for.
+    let open = args.open || secret.is_some() && args.token.is_none();
+    let token = if open {
+        None
+    } else {
+        // Nothing of a tracker that runs is touched.
+        drop(StateDir::open(&state).map_err(|error| failure_of(&error.into()))?);
+        Some(token::settle(args.token.as_deref(), &state)?)
+    };
     let ready = |ready: server::Ready| {
         let addrs: Vec<String> = ready.addrs.iter().map(ToString::to_string).collect();
-        let token = ready.token.as_ref().map(|token| token.display().to_string());
-        reporter.event(&json!({"event": "listening", "addrs": addrs, "token_file": token}));
+        let token_file = token.as_ref().map(|token| token.display().to_string());
+        reporter.event(&json!({"event": "listening", "addrs": addrs, "token_file": token_file}));
         reporter.say("the tracker listens; name it to others with one of");
         for addr in &addrs {
             reporter.say(&format!("    --tracker {addr}"));
         }
-        match &ready.token {
+        match &token {
             _ if follows => reporter.say("names are put at the tracker that it copies"),
-            Some(token) => {
-                reporter.say(&format!("who puts names needs the token in {}", token.display()));
-            }
+            Some(token) => reporter.say(&token::advice(token)),
+            None if secret.is_some() => reporter.say("whoever has the secret may put names"),
             None => reporter.say("whoever reaches it may put names"),
         }
     };
@@ -52,7 +61,7 @@ pub(super) async fn run(args: TrackerArgs) -> Result<(), Failure> {
         None if args.promote => StartAs::Promoted,
         None => StartAs::AsBefore,
     };
-    let catalogue = Some(CatalogueSettings { open: args.open, start_as });
+    let catalogue = Some(CatalogueSettings { open, start_as });
     let config = ServerConfig { listen: args.listen, state: state.clone(), network_key, catalogue };
     server::run(config, ready, notices, interrupted()).await.map_err(|error| failure_of(&error))
 }

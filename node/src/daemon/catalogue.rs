@@ -14,7 +14,7 @@ use dft_tracker::catalogue::name::{DatasetName, Pattern};
 use dft_tracker::catalogue::node::{ControlAddr, HostName, NodeRecord, Version};
 use dft_tracker::catalogue::protocol::Record;
 use dft_tracker::catalogue::service::StartAs;
-pub use dft_tracker::catalogue::token::Token;
+use dft_tracker::catalogue::token::Token;
 use dft_tracker::client::{Client, ClientConfig, ClientError, PutOutcome, RemoveOutcome};
 use dft_tracker::registry::LinkAddrs;
 use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
@@ -30,6 +30,7 @@ use crate::net::identity::Identity;
 use crate::report::to_stderr;
 use crate::session::no_tracker;
 use crate::settings::write_atomically;
+use crate::token;
 
 /// How long a verb waits for a catalogue to be found on the LAN.
 const FIND_MAX: Duration = Duration::from_secs(10);
@@ -38,12 +39,10 @@ const SILENT_MAX: Duration = Duration::from_secs(2);
 /// How long a tracker in this process may take to listen.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// Where a tracker keeps its token, in its state directory.
-const TOKEN_FILE: &str = "token";
-
 /// The catalogue of one cluster.
 pub struct Catalogue {
     client: Client,
+    token: Option<TokenFile>,
     questions: Questions,
     /// Its trackers, as they were named.
     pub trackers: Vec<String>,
@@ -99,13 +98,29 @@ pub struct OwnNode {
     pub up_rate: u64,
 }
 
+/// Where the token of a daemon is, or would be. It is read when it is needed: it may be copied there at any
+/// time.
+#[derive(Clone, Debug)]
+pub struct TokenFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether somebody named it: then it has to be there.
+    pub named: bool,
+}
+
 /// How a daemon speaks to trackers.
 #[derive(Clone)]
 pub struct Access {
-    /// Proves what it writes, where the catalogue wants a proof.
-    pub token: Option<Token>,
+    /// The file with the token that proves what it writes, where the catalogue wants a proof.
+    pub token: Option<TokenFile>,
     /// The key of a private cluster, where it is in one.
     pub network_key: Option<[u8; 32]>,
+}
+
+impl TokenFile {
+    fn read(&self) -> Result<Option<Token>, Failure> {
+        token::read(&self.path, self.named)
+    }
 }
 
 impl Catalogue {
@@ -116,11 +131,12 @@ impl Catalogue {
         }
         let addrs = one_of_each(trackers).map(|text| parse_tracker(text)).collect::<Result<_, _>>();
         let addrs = addrs.map_err(no_tracker)?;
-        let Access { token, network_key } = access.clone();
+        let Access { token: file, network_key } = access.clone();
+        let token = file.as_ref().map(TokenFile::read).transpose()?.flatten();
         let config =
             ClientConfig { keypair: identity.keypair().clone(), trackers: addrs, token, network_key };
         let client = Client::start(config).map_err(failure)?;
-        Ok(Some(Self { client, questions: Questions::default(), trackers: trackers.to_vec() }))
+        Ok(Some(Self { client, token: file, questions: Questions::default(), trackers: trackers.to_vec() }))
     }
 
     /// For how long questions have been waiting since the last answer; `None` where none waits.
@@ -134,9 +150,30 @@ impl Catalogue {
         question.await.map_err(failure)
     }
 
+    /// Writes, with the token that is in its file by then.
+    async fn write<T, F>(&self, ask: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let _open = self.questions.ask();
+        let mut answer = ask().await;
+        if let (Err(ClientError::NotAuthorised { .. }), Some(file)) = (&answer, &self.token)
+            && let Some(token) = file.read()?
+        {
+            // The first one may have been read before it was copied there.
+            self.client.set_token(token);
+            answer = ask().await;
+        }
+        answer.map_err(|error| match error {
+            ClientError::NotAuthorised { .. } => not_authorised(&error, self.token.as_ref()),
+            error => failure(error),
+        })
+    }
+
     /// Publishes a manifest under a name; true where it was published already.
     pub async fn put(&self, name: &DatasetName, manifest: &Manifest) -> Result<bool, Failure> {
-        Ok(matches!(self.answer(self.client.put(name, manifest)).await?, PutOutcome::Already))
+        let outcome = self.write(|| self.client.put(name, manifest)).await?;
+        Ok(matches!(outcome, PutOutcome::Already))
     }
 
     /// The dataset of a name.
@@ -162,7 +199,7 @@ impl Catalogue {
 
     /// Takes a name out, where it stands for this dataset.
     pub async fn remove(&self, name: &DatasetName, id: ManifestId) -> Result<(), Failure> {
-        match self.answer(self.client.remove(name, id)).await? {
+        match self.write(|| self.client.remove(name, id)).await? {
             RemoveOutcome::Removed => Ok(()),
             RemoveOutcome::Already => Err(unknown(name)),
         }
@@ -357,35 +394,6 @@ pub fn parse_pattern(text: Option<&str>) -> Result<Pattern, Failure> {
     })
 }
 
-/// The token in `path`; none where no file is named.
-pub fn read_token(path: Option<&Path>) -> Result<Option<Token>, Failure> {
-    let Some(path) = path else { return Ok(None) };
-    Token::read(path).map(Some).map_err(|error| {
-        Failure::new(Kind::Usage, format!("cannot read the token {}: {error}", shown(path)))
-            .hint("dft tracker prints where it keeps its token: copy that file here")
-    })
-}
-
-/// Makes the token in `path` the one of the tracker in this process. Where there is no such file
-/// yet, it is written, with a new token.
-fn install_token(path: &Path, state: &Path) -> Result<(), Failure> {
-    let broken = |error: &dyn std::fmt::Display| {
-        Failure::new(Kind::Usage, format!("cannot use the token {}: {error}", shown(path)))
-            .hint("name a file that is not there yet: a new token is written into it")
-    };
-    if !path.exists() {
-        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
-            let error = format!("there is no directory {}", shown(directory));
-            return Err(broken(&error));
-        }
-        let token = Token::random().map_err(|error| broken(&error))?;
-        write_atomically(path, format!("{}\n", token.to_hex()).as_bytes(), 0o600)?;
-    }
-    let token = Token::read(path).map_err(|error| broken(&error))?;
-    write_atomically(&token_of(state), format!("{}\n", token.to_hex()).as_bytes(), 0o600)
-}
-
 /// How the catalogue in a store was kept: a daemon that starts again, by itself or after a crash,
 /// keeps it the same way.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -422,28 +430,17 @@ impl Kept {
     }
 }
 
-/// Where the token of the tracker in this directory is.
-pub(super) fn token_of(state: &Path) -> PathBuf {
-    state.join(TOKEN_FILE)
-}
-
 /// Starts a tracker in this process; returns its addresses once it listens.
 pub(super) async fn start_tracker(
     net: &NetArgs,
     state: &Path,
-    token: Option<&Path>,
+    open: bool,
     network_key: Option<[u8; 32]>,
 ) -> Result<(JoinHandle<()>, Vec<String>), Failure> {
-    crate::settings::create_private_dir(state)?;
     // Links have the port that was asked for, discovery the next one.
     let port = net.port.filter(|port| *port != 0).and_then(|port| port.checked_add(2)).unwrap_or(0);
-    if let Some(token) = token
-        && token != token_of(state)
-    {
-        install_token(token, state)?;
-    }
-    Kept { open: token.is_none(), private: network_key.is_some() }.write(state)?;
-    let catalogue = Some(CatalogueSettings { open: token.is_none(), start_as: StartAs::AsBefore });
+    Kept { open, private: network_key.is_some() }.write(state)?;
+    let catalogue = Some(CatalogueSettings { open, start_as: StartAs::AsBefore });
     let listen = SocketAddr::new(net.listen, port);
     let config = ServerConfig { listen, state: state.to_owned(), network_key, catalogue };
     let (ready, is_ready) = oneshot::channel();
@@ -483,7 +480,6 @@ fn failure(error: ClientError) -> Failure {
     let failure = Failure::new(kind_of(&error), error.to_string());
     match error {
         ClientError::NameTaken { .. } => failure.hint("a name never changes its content: choose another one"),
-        ClientError::NotAuthorised => failure.hint("start the daemon with --token FILE"),
         ClientError::NoTracker => {
             failure.hint("one node has to keep the catalogue: dft daemon --embed-tracker")
         }
@@ -496,6 +492,20 @@ fn failure(error: ClientError) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// A write that wants another token than the one in `file`.
+fn not_authorised(error: &ClientError, file: Option<&TokenFile>) -> Failure {
+    let failure = Failure::new(Kind::Other, error.to_string());
+    let Some(TokenFile { path, .. }) = file else {
+        return failure.hint("name the file with the token: dft daemon --token FILE");
+    };
+    let found = if path.exists() { "this one is another: " } else { "" };
+    failure.hint(format!(
+        "{found}copy the token file of the node that keeps the catalogue to {} and try again; that node's \
+         daemon says at its start where it is, as a rule ~/.config/dft/token. Or start that one with --open",
+        shown(path)
+    ))
 }
 
 fn kind_of(error: &ClientError) -> Kind {

@@ -28,7 +28,7 @@ pub mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,9 +48,10 @@ use crate::rate::RateLimits;
 use crate::report::{Rate, Reporter};
 use crate::secret::Secret;
 use crate::session::{Listening, Standing, interrupted};
-use crate::settings::NodeState;
+use crate::settings::{NodeState, create_private_dir};
+use crate::token;
 use crate::trace::Trace;
-use catalogue::Catalogue;
+use catalogue::{Catalogue, TokenFile};
 use holding::{Holding, Presence};
 use neighbours::Neighbours;
 use opening::Opening;
@@ -349,9 +350,9 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     };
     let store_lock = places::lock_store(&store)?;
     let socket = serve::Socket::bind(&places::socket_path()?)?;
-    let (daemon, mut inputs) = start(&args, store).await?;
+    let (daemon, mut inputs, writers) = start(&args, store).await?;
     let mut interrupt = std::pin::pin!(interrupted());
-    announce(&daemon, &args);
+    announce(&daemon, &args, writers);
     let (datasets, problems) = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
     for (manifest, record) in datasets {
@@ -386,7 +387,10 @@ pub(crate) struct Inputs {
     _tracker: Option<tokio::task::JoinHandle<()>>,
 }
 
-async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs), Failure> {
+async fn start(
+    args: &DaemonArgs,
+    store: PathBuf,
+) -> Result<(Arc<Daemon>, Inputs, Option<Writers>), Failure> {
     let reporter = Reporter::new(args.json);
     let table = Table::open(&store)?;
     let state = NodeState::open(&store)?;
@@ -395,17 +399,21 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     let network_key = secret.as_ref().map(Secret::network_key);
     let tracker_state = store.join("tracker");
     let kept = catalogue::Kept::read(&tracker_state)?;
-    let (embeds, token) = keeps_catalogue(args, &tracker_state, kept, network_key.is_some(), &reporter);
-    let (tracker, own_tracker) = if embeds {
-        let (task, addrs) =
-            catalogue::start_tracker(&net, &tracker_state, token.as_deref(), network_key).await?;
+    let writers = keeps_catalogue(args, kept, network_key.is_some(), &reporter);
+    let mut token = token_file(args);
+    let (tracker, own_tracker) = if let Some(writers) = writers {
+        create_private_dir(&tracker_state)?;
+        if writers == Writers::WithToken {
+            let path = token::settle(args.token.as_deref(), &tracker_state)?;
+            token = Some(TokenFile { path, named: true });
+        }
+        let open = writers != Writers::WithToken;
+        let (task, addrs) = catalogue::start_tracker(&net, &tracker_state, open, network_key).await?;
         net.tracker.extend(addrs.iter().cloned());
         (Some(task), addrs)
     } else {
         (None, Vec::new())
     };
-    // A tracker in this process may just have written it.
-    let token = catalogue::read_token(token.as_deref())?;
     let access = catalogue::Access { token, network_key };
     let listening = Listening::start(&net, &state.identity()?, state.ports(), Trace::default())?;
     let (neighbourly, heard) = mpsc::channel(NEIGHBOURLY_QUEUE_LEN);
@@ -439,38 +447,62 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         stop: watch::Sender::new(false),
         reporter,
     });
-    Ok((daemon, Inputs { events, neighbourly: heard, _tasks: tasks, _tracker: tracker }))
+    let inputs = Inputs { events, neighbourly: heard, _tasks: tasks, _tracker: tracker };
+    Ok((daemon, inputs, writers))
 }
 
-/// Whether this daemon keeps the catalogue, and the file of its token: as it was told, or else as
-/// the one before it that used this store.
+/// Who may write into the catalogue that a node keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writers {
+    /// Whoever has its token.
+    WithToken,
+    /// Whoever has the secret of the cluster.
+    Members,
+    /// Whoever reaches it.
+    All,
+}
+
+/// The token of a daemon that keeps no catalogue.
+fn token_file(args: &DaemonArgs) -> Option<TokenFile> {
+    match &args.token {
+        Some(path) => Some(TokenFile { path: path.clone(), named: true }),
+        None => token::of_user().map(|path| TokenFile { path, named: false }),
+    }
+}
+
+/// Whether this daemon keeps the catalogue, and who may write then: as it was told, or else as the one
+/// before it that used this store.
 fn keeps_catalogue(
     args: &DaemonArgs,
-    state: &Path,
     kept: Option<catalogue::Kept>,
     private: bool,
     reporter: &Reporter,
-) -> (bool, Option<PathBuf>) {
-    let token = args.token.clone();
+) -> Option<Writers> {
+    let told = match (args.open, private && args.token.is_none()) {
+        (true, _) => Writers::All,
+        (false, true) => Writers::Members,
+        (false, false) => Writers::WithToken,
+    };
     if args.embed_tracker || !args.net.tracker.is_empty() {
-        return (args.embed_tracker, token);
+        return args.embed_tracker.then_some(told);
     }
-    match kept {
-        None => (false, token),
-        Some(kept) if kept.private != private => {
+    match kept? {
+        kept if kept.private != private => {
             reporter.warn(if kept.private {
                 "this node keeps the catalogue of a private cluster, but not without its --secret"
             } else {
                 "this node keeps a catalogue that is not private: with --secret, say --embed-tracker to go on with it"
             });
-            (false, token)
+            None
         }
-        Some(kept) if kept.open => (true, token),
-        Some(_) => (true, token.or_else(|| Some(catalogue::token_of(state)))),
+        kept if kept.open && told == Writers::WithToken => Some(Writers::All),
+        kept if !kept.open && told == Writers::Members => Some(Writers::WithToken),
+        _ => Some(told),
     }
 }
 
-fn announce(daemon: &Daemon, args: &DaemonArgs) {
+fn announce(daemon: &Daemon, args: &DaemonArgs, writers: Option<Writers>) {
+    let token = daemon.access.token.as_ref().filter(|_| writers == Some(Writers::WithToken));
     let listen: Vec<String> = daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect();
     daemon.reporter.event(&json!({
         "event": "ready",
@@ -479,10 +511,16 @@ fn announce(daemon: &Daemon, args: &DaemonArgs) {
         "store": daemon.store.display().to_string(),
         "listen": listen,
         "tracker": daemon.own_tracker,
+        "token_file": token.map(|token| token.path.display().to_string()),
     }));
     daemon.say(&format!("the daemon of {} is ready; its store is {}", daemon.name, daemon.store.display()));
     for tracker in &daemon.own_tracker {
         daemon.say(&format!("it keeps the catalogue; beyond this LAN, others name it: --tracker {tracker}"));
+    }
+    if let Some(token) = token {
+        daemon.say(&token::advice(&token.path));
+    } else if writers == Some(Writers::All) {
+        daemon.say("whoever reaches this node may put and remove names");
     }
     if args.net.tracker.is_empty() && daemon.own_tracker.is_empty() {
         daemon.say("looking for a catalogue on the LAN; dft daemon --embed-tracker on one node keeps one");

@@ -30,7 +30,7 @@ pub fn measure(runs: usize) -> Vec<Table> {
 
 fn measure_in(lab: &Lab, runs: usize) -> Vec<Table> {
     let scene = Scene::new();
-    let first = daemon(&scene, lab, 0, &["--embed-tracker"]);
+    let first = daemon(&scene, lab, 0, &["--embed-tracker", "--open"]);
     first.wait_for("ready");
     let mut daemons = vec![first];
     // A few at a time: what is measured is not their start.

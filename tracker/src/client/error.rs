@@ -42,8 +42,11 @@ pub enum ClientError {
         removed: bool,
     },
     /// Writes need the tracker's token, and it is missing or another one.
-    #[error("the tracker wants its token for writes")]
-    NotAuthorised,
+    #[error("the tracker {tracker} wants its token for writes")]
+    NotAuthorised {
+        /// Where it is.
+        tracker: String,
+    },
     /// No tracker that answers takes writes.
     #[error("no tracker here takes writes{}", leader.as_ref().map(|leader| format!(", but {leader} may")).unwrap_or_default())]
     NotLeader {

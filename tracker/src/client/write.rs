@@ -94,7 +94,10 @@ impl Client {
             let leader = self.find_leader().await?;
             match self.write_at(leader, request.clone()).await {
                 Ok(Response::NotLeader(leader)) => named = leader,
-                Ok(Response::Unproven) => return Err(ClientError::NotAuthorised),
+                Ok(Response::Unproven) => {
+                    let tracker = self.0.trackers[leader.tracker].addr.to_string();
+                    return Err(ClientError::NotAuthorised { tracker });
+                }
                 Ok(Response::Refused(reason)) => {
                     return Err(ClientError::Refused { reason: reason.as_str().to_owned() });
                 }
@@ -131,7 +134,7 @@ impl Client {
     }
 
     async fn prove(&self, tracker: usize, epoch: u64) -> Result<Response, AskError> {
-        let Some(token) = &self.0.token else { return Ok(Response::Unproven) };
+        let Some(token) = self.token() else { return Ok(Response::Unproven) };
         let (hello, peer) = match self.ask_whom(tracker, Request::Hello).await? {
             (Response::Hello(hello), peer) => (hello, peer),
             (other, _) => return Ok(other),
@@ -166,7 +169,7 @@ impl Client {
             return Err(ClientError::NotLeader { leader: None });
         };
         for (other, hello) in &known {
-            if hello.leads && hello.epoch < epoch && self.0.token.is_some() {
+            if hello.leads && hello.epoch < epoch && self.token().is_some() {
                 // Where it cannot be told, it is not asked either.
                 let _ = self.prove(*other, epoch).await;
             }
