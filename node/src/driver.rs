@@ -136,11 +136,29 @@ pub fn start(config: DriverConfig) -> Handle {
         dialling: 0,
         unflushed: Unflushed::default(),
         awaited: Vec::new(),
-        finished: !download,
+        finish: if download { Finish::Ahead } else { Finish::Done },
         trace,
     };
     tokio::spawn(driver.run(opened, reports, done, control_receiver));
     Handle { control, updates: update_receiver, snapshots }
+}
+
+/// The last step of a fetch, which gives the final name.
+enum Finish {
+    /// Something is missing yet.
+    Ahead,
+    /// It is under way; what was found wrong meanwhile. Only its outcome says what becomes of that.
+    UnderWay(Vec<Loss>),
+    /// The final name is in place, or this node only seeds.
+    Done,
+}
+
+/// Pieces that were here and are not.
+struct Loss {
+    pieces: Vec<PieceIndex>,
+    reason: String,
+    /// A hash told so.
+    by_hash: bool,
 }
 
 /// Verified pieces that are not yet durable.
@@ -170,8 +188,7 @@ struct Driver {
     unflushed: Unflushed,
     /// Who waits for a piece.
     awaited: Vec<(PieceIndex, oneshot::Sender<()>)>,
-    /// The final name is in place, or this node only seeds.
-    finished: bool,
+    finish: Finish,
     /// The rate limits of which the swarm knows: upload, download.
     told_limits: (Option<u64>, Option<u64>),
     trace: Trace,
@@ -238,7 +255,7 @@ impl Driver {
 
     /// Nothing can change until something comes from outside; the last snapshot says so.
     fn is_idle(&self) -> bool {
-        self.finished
+        matches!(self.finish, Finish::Done)
             && self.links.is_empty()
             && self.dialling == 0
             && self.snapshot.borrow().stats.links == 0
@@ -299,19 +316,9 @@ impl Driver {
                 // Whatever else keeps a read from working (no descriptors, a disk that is away for a
                 // moment) says nothing about the data.
                 if let StorageError::Changed { entry, .. } = &error {
-                    self.tell_lost(self.store.pieces_of(&[*entry]), &error);
+                    self.lose(self.store.pieces_of(&[*entry]), error.to_string(), false);
                 }
             }
-        }
-    }
-
-    fn tell_lost(&mut self, lost: Vec<PieceIndex>, error: &StorageError) {
-        let gone: Vec<PieceIndex> =
-            lost.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
-        if !gone.is_empty() {
-            let (reason, pieces) = (error.to_string(), gone.len());
-            self.update(Update::Changed { reason, pieces, by_hash: false });
-            self.lose(gone);
         }
     }
 
@@ -336,15 +343,50 @@ impl Driver {
         }
     }
 
-    fn lose(&mut self, pieces: Vec<PieceIndex>) {
-        pieces.iter().for_each(|piece| self.tally.remove(*piece));
+    /// Of these pieces, those that were here are lost; whether there are any.
+    fn lose(&mut self, pieces: Vec<PieceIndex>, reason: String, by_hash: bool) -> bool {
+        let lost: Vec<PieceIndex> =
+            pieces.into_iter().filter(|piece| self.swarm.have().contains(*piece)).collect();
+        if lost.is_empty() {
+            return false;
+        }
+        if !matches!(self.finish, Finish::Done) {
+            self.store.forget(&lost);
+        }
+        if let Finish::UnderWay(losses) = &mut self.finish {
+            losses.push(Loss { pieces: lost, reason, by_hash });
+            return true;
+        }
+        self.update(Update::Changed { reason, pieces: lost.len(), by_hash });
+        lost.iter().for_each(|piece| self.tally.remove(*piece));
         self.complete.store(false, Ordering::Relaxed);
-        if self.finished {
-            // What has its final name is never written to.
-            self.event(Event::PiecesDropped(pieces));
-        } else {
-            self.store.forget(&pieces);
-            self.event(Event::PiecesLost(pieces));
+        // What has its final name is never written to.
+        self.event(match self.finish {
+            Finish::Done => Event::PiecesDropped(lost),
+            _ => Event::PiecesLost(lost),
+        });
+        true
+    }
+
+    /// The last step ended. What was found wrong meanwhile is fetched again, where there is no final name
+    /// yet, and else told of after it.
+    fn handle_finished(&mut self, result: Result<PathBuf, StorageError>) {
+        let after = if result.is_ok() { Finish::Done } else { Finish::Ahead };
+        let Finish::UnderWay(losses) = std::mem::replace(&mut self.finish, after) else {
+            unreachable!("a last step ends once it has begun");
+        };
+        let lost_some = !losses.is_empty();
+        match result {
+            Ok(path) => {
+                self.trace.phase(Phase::Complete);
+                self.publish();
+                self.update(Update::Complete { path });
+            }
+            Err(StorageError::Unfinished { .. }) if lost_some => {}
+            Err(error) => self.update(Update::StorageFailed(error)),
+        }
+        for Loss { pieces, reason, by_hash } in losses {
+            self.lose(pieces, reason, by_hash);
         }
     }
 
@@ -382,19 +424,10 @@ impl Driver {
                 self.unflushed.flushing = false;
                 self.update(Update::StorageFailed(error));
             }
-            Done::Finished(Ok(path)) => {
-                self.trace.phase(Phase::Complete);
-                self.publish();
-                self.update(Update::Complete { path });
-            }
-            Done::Finished(Err(error)) => self.update(Update::StorageFailed(error)),
+            Done::Finished(result) => self.handle_finished(result),
             Done::Rechecked { piece, valid, asker } => {
-                let is_lost = matches!(valid, Ok(false)) && self.swarm.have().contains(piece);
-                if is_lost {
-                    let reason = StorageError::Corrupt { piece }.to_string();
-                    self.update(Update::Changed { reason, pieces: 1, by_hash: true });
-                    self.lose(vec![piece]);
-                }
+                let reason = || StorageError::Corrupt { piece }.to_string();
+                let is_lost = matches!(valid, Ok(false)) && self.lose(vec![piece], reason(), true);
                 if let Some(asker) = asker {
                     let _ = asker.send(is_lost);
                 }
@@ -402,7 +435,7 @@ impl Driver {
             Done::Looked { changed, looked } => {
                 let has_changed = changed.is_some();
                 if let Some((error, lost)) = changed {
-                    self.tell_lost(lost, &error);
+                    self.lose(lost, error.to_string(), false);
                 }
                 let _ = looked.send(has_changed);
             }
@@ -512,13 +545,13 @@ impl Driver {
 
     /// Makes verified pieces durable when it is time, and finishes when all are.
     fn flush_if_due(&mut self) {
-        if self.finished || self.unflushed.flushing {
+        if !matches!(self.finish, Finish::Ahead) || self.unflushed.flushing {
             return;
         }
         let complete = self.swarm.is_satisfied();
         if self.unflushed.bytes == 0 {
             if complete {
-                self.finished = true;
+                self.finish = Finish::UnderWay(Vec::new());
                 self.drop_unselected();
                 let store = self.store.clone();
                 self.elsewhere(move || Done::Finished(store.finish()));
@@ -538,7 +571,7 @@ impl Driver {
         self.publish();
         let links = self.links.drain().map(|(_, handle)| handle.finish(GOODBYE_MAX));
         futures::future::join_all(links).await;
-        if !self.finished {
+        if matches!(self.finish, Finish::Ahead) {
             let store = self.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.flush()).await;
         }

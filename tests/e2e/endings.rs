@@ -85,7 +85,7 @@ fn daemon_that_starts_on_a_full_disk_serves_what_it_has() {
     let scene = Scene::new();
     let disk = scene.new_directory("disk");
     lab.mount_small_disk(&disk, 4 * 1024);
-    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker"]);
+    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker", "--open"]);
     let mut node = Node::start(&scene, lab.host(1), &["--store", text(&disk)]);
     let (kept, put, more) = (scene.path("kept"), scene.path("put"), scene.path("more"));
     for (seed, file) in [&kept, &put, &more].into_iter().enumerate() {

@@ -133,13 +133,62 @@ fn closed_catalogue_takes_names_from_those_with_its_token() {
     let file = scene.path("model");
     data::random_file(&file, 5, 1000);
     let path = file.to_str().expect("a path of a test");
-    assert!(stranger.fails(1, &["put", path, "--name", "model"]).contains("--token"));
+    assert!(stranger.fails(1, &["put", path, "--name", "model"]).contains("token"));
     let held = stranger.run(&["status"]).events;
     assert!(held.iter().all(|event| event.name() != "held"), "it holds what it could not publish: {held:?}");
     friend.put(&file, "model");
     assert_same(&file, &stranger.get("model"));
     assert!(stranger.fails(1, &["rm", "model"]).contains("token"));
     keeper.run(&["rm", "model"]);
+}
+
+#[test]
+fn token_of_a_user_opens_the_catalogue_of_his_daemon_and_open_does_without() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut keeper = Node::start(&scene, lab.host(0), &["--embed-tracker"]);
+    let home_of = |name: &str| scene.path(&format!("{name}.state/.config"));
+    let token = home_of("h0").join("dft/token");
+    assert_eq!(keeper.daemon().wait_for("ready").text("token_file"), token.to_str().expect("a path"));
+    assert_eq!(token.metadata().expect("it is made").permissions().mode() & 0o777, 0o600);
+    let said = keeper.daemon().stderr();
+    assert!(!said.contains(text_of(&token).trim()), "a token is never printed: {said}");
+    // A home directory that is shared needs nothing.
+    std::fs::create_dir_all(home_of("h1").parent().expect("a home")).expect("it is made");
+    std::os::unix::fs::symlink(home_of("h0"), home_of("h1")).expect("the name is free");
+    let same_user = Node::start(&scene, lab.host(1), &[]);
+    let stranger = Node::start(&scene, lab.host(2), &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 1000);
+    let path = file.to_str().expect("a path of a test");
+    same_user.put(&file, "model");
+    let tracker = stranger.run(&["status"]).event("status").texts("trackers").remove(0);
+    let own = home_of("h2").join("dft/token");
+    let attempts = [&["put", path, "--name", "mine"][..], &["rm", "model"]];
+    for attempt in attempts {
+        let said = stranger.fails(1, attempt);
+        for word in [&tracker, "wants its token", own.to_str().expect("a path"), "--open"] {
+            assert!(said.contains(word), "{word} in {said}");
+        }
+    }
+    assert_same(&file, &stranger.get("model"));
+    // One file is copied; the daemon that runs finds it.
+    std::fs::create_dir_all(own.parent().expect("a directory")).expect("it is made");
+    std::fs::copy(&token, &own).expect("it is copied");
+    attempts.iter().for_each(|attempt| drop(stranger.run(attempt)));
+
+    // A file that holds another token is told from none.
+    let other = Node::start(&scene, lab.host(3), &[]);
+    let own = home_of("h3").join("dft/token");
+    std::fs::create_dir_all(own.parent().expect("a directory")).expect("it is made");
+    std::fs::copy(&token, &own).expect("it is copied");
+    std::fs::write(&own, "0".repeat(64)).expect("it is written");
+    assert!(other.fails(1, &["rm", "mine"]).contains("this one is another"));
+    keeper.kill9();
+    let open = Node::start(&scene, lab.host(0), &["--embed-tracker", "--open"]);
+    assert!(open.daemon().wait_for("ready").value["token_file"].is_null());
+    until("a catalogue that is open", || other.begin(&["rm", "mine"]).wait().code == Some(0));
 }
 
 #[test]

@@ -96,9 +96,10 @@ fn failures_of_verbs_in_a_batch_are_events_for_programs() {
 fn path_that_is_not_there_is_wrong_usage_for_every_verb() {
     let scene = Scene::new();
     seeded(&scene);
-    let cases: [&[&str]; 16] = [
+    let cases: [&[&str]; 17] = [
         &["append", "name", "absent/x"],
         &["append", "name", "data/large.bin/absent"],
+        &["secret", "new", "absent/x"],
         &["seed", "absent"],
         &["seed", "data", "absent", "--name", "both"],
         &["seed", "absent", "-o", "x.dft"],

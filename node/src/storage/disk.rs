@@ -286,6 +286,12 @@ pub(super) mod fault {
     thread_local! {
         static PLAN: RefCell<Plan> = RefCell::default();
         static CLONES: Cell<bool> = const { Cell::new(false) };
+        static BEFORE: RefCell<Option<(Operation, Box<dyn FnOnce()>)>> = RefCell::default();
+    }
+
+    /// The next time that `operation` is done, `happens` comes before it.
+    pub(in crate::storage) fn before(operation: Operation, happens: impl FnOnce() + 'static) {
+        BEFORE.set(Some((operation, Box::new(happens))));
     }
 
     /// From here on every filesystem can clone, or what it can by itself.
@@ -329,6 +335,10 @@ pub(super) mod fault {
     }
 
     pub(super) fn check(operation: Operation) -> io::Result<()> {
+        let happens = BEFORE.with_borrow_mut(|before| before.take_if(|(awaited, _)| *awaited == operation));
+        if let Some((_, happens)) = happens {
+            happens();
+        }
         PLAN.with_borrow_mut(|plan| {
             if plan.dead {
                 return Err(io::Error::other("the process is dead"));

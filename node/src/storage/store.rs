@@ -305,7 +305,7 @@ impl Store {
     }
 
     /// Gives the dataset its modes, times and final name, and returns its path. All pieces that
-    /// are selected must be durable. Of the others, those that lie outside of the tree are gone
+    /// are selected must be durable, and stay so until it has its name. Of the others, those that lie outside of the tree are gone
     /// afterwards: [`Selection::whole_pieces`] stay. Reading goes on afterwards. May be repeated after an error.
     pub fn finish(&self) -> Result<PathBuf, StorageError> {
         let Some(target) = &self.target else { return Err(StorageError::ReadOnly) };
@@ -313,11 +313,7 @@ impl Store {
         let phase = self.phase();
         if let Phase::Assembling(assembly) = &*phase {
             assembly.flush()?;
-            let (durable, wanted) = (assembly.durable(), self.selection.pieces(&self.manifest));
-            let missing = wanted.count() - wanted.count_common(&durable);
-            if missing > 0 {
-                return Err(StorageError::Unfinished { missing });
-            }
+            self.check_complete(assembly)?;
             // Before modes and times are set: a file of the tree that grows may be one of this tree.
             let replace = match target {
                 Target { grows: true, .. } if is_untouched(&self.manifest, &target.tree)? => Replace::Grown,
@@ -345,6 +341,12 @@ impl Store {
         Ok(path)
     }
 
+    fn check_complete(&self, assembly: &Assembly) -> Result<(), StorageError> {
+        let (durable, wanted) = (assembly.durable(), self.selection.pieces(&self.manifest));
+        let missing = wanted.count() - wanted.count_common(&durable);
+        if missing > 0 { Err(StorageError::Unfinished { missing }) } else { Ok(()) }
+    }
+
     /// Gives the assembled tree its final name and serves from there, in one step for readers.
     fn place(
         &self,
@@ -356,6 +358,8 @@ impl Store {
         let name = self.manifest.info().name.as_bytes();
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if let Phase::Assembling(assembly) = &*phase {
+            // Nobody can forget a piece any more; until here, one may have been found wrong.
+            self.check_complete(assembly)?;
             assembly.place(name, &target.tree, replace)?;
             refresh_root(&mut sources, &target.tree.directory, name)
                 .map_err(StorageError::at("look at", &target.directory))?;

@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::piece_set::PieceSet;
@@ -96,6 +97,29 @@ fn at_each_call(effect: Effect, before: Before, then: Then) {
         }
     }
     panic!("a fetch makes fewer than {CALLS_MAX} calls");
+}
+
+#[test]
+fn piece_that_is_found_wrong_before_the_final_name_is_there_keeps_it_from_being_there() {
+    for operation in [Operation::Attributes, Operation::Sync] {
+        let scratch = Scratch::in_memory();
+        let source = scratch.directory("source");
+        a_little(&source);
+        let (seeded, target) = (Seeded::new(&source), scratch.directory("target"));
+        let store = Arc::new(seeded.open(&target).unwrap());
+        let piece = seeded.pieces_of("large")[0];
+        for piece in seeded.manifest.geometry().pieces() {
+            store.write(piece, 0, &seeded.piece(piece)).unwrap();
+            store.verified(piece);
+        }
+        store.flush().unwrap();
+        let found_wrong = store.clone();
+        fault::before(operation, move || found_wrong.forget(&[piece]));
+        assert!(matches!(store.finish(), Err(StorageError::Unfinished { missing: 1 })), "{operation:?}");
+        assert!(!store.is_finished() && !target.join("source").exists(), "{operation:?}");
+        let path = seeded.complete(&store).unwrap();
+        seeded.assert_equal(&path);
+    }
 }
 
 fn part_of(seeded: &Seeded) -> Selection {
