@@ -37,8 +37,10 @@ pub fn read(path: &Path, named: bool) -> Result<Option<Token>, Failure> {
         Ok(token) => Ok(Some(token)),
         Err(error) if is_missing(&error) && !named => Ok(None),
         Err(error) => {
-            let failure = Failure::new(Kind::Usage, format!("cannot read the token {}: {error}", shown(path)));
-            Err(failure.hint("the node that keeps the catalogue says at its start which file is to be copied here"))
+            let failure =
+                Failure::new(Kind::Usage, format!("cannot read the token {}: {error}", shown(path)));
+            Err(failure
+                .hint("the node that keeps the catalogue says at its start which file is to be copied here"))
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::lab::{Lab, data};
 use crate::node::{nodes, until};
 use crate::steps::MIB;
 
-/// A node that died is counted for 100 s where nothing tells of its death: far less than that.
+/// What was counted before is counted for 100 s where nothing tells of a node's death: far less than that.
 const AT_ONCE_MAX: Duration = Duration::from_secs(30);
 
 fn text(path: &Path) -> &str {
@@ -63,6 +63,59 @@ fn node_that_is_killed_leaves_the_map_at_once() {
     assert!(nodes[1].fails(4, &["drop", "model"]).contains("no other node has all of model"));
     nodes[2].start_again();
     nodes[0].until_copies("model", 2);
+}
+
+#[test]
+fn node_that_falls_silent_leaves_the_map_within_seconds() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, MIB);
+    nodes[1].put(&file, "model");
+    nodes[2].get("model");
+    nodes[0].until_copies("model", 2);
+    // As when a host loses power: no connection ends.
+    let silent = Instant::now();
+    lab.host(2).link_down();
+    nodes[0].until_copies("model", 1);
+    assert!(silent.elapsed() < AT_ONCE_MAX, "it was counted for {:?}", silent.elapsed());
+    assert!(nodes[1].fails(4, &["drop", "model"]).contains("no other node has all of model"));
+    lab.host(2).link_up();
+    nodes[0].until_copies("model", 2);
+}
+
+#[test]
+fn list_shows_who_has_which_pieces() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 16 * MIB);
+    nodes[1].put(&file, "model");
+    nodes[1].run(&["limit", "--max-upload", "1M"]);
+    let get = nodes[2].begin(&["get", "model"]);
+    let mut listed = Vec::new();
+    until("a part on another node", || {
+        listed = nodes[0].run(&["ls", "-l"]).events;
+        let pieces = listed.iter().find(|event| event.name() == "pieces");
+        pieces.is_some_and(|pieces| pieces.value["runs"].as_array().is_some_and(|runs| !runs.is_empty()))
+    });
+    let [model, part] = listed.as_slice() else { panic!("one name, and one part: {listed:?}") };
+    assert_eq!((model.number("replicas"), model.number("partial")), (1, 1));
+    assert_eq!(model.texts("holders"), ["h1"]);
+    assert_eq!(part.text("node"), "h2");
+    let shown = nodes[0].dft().args(["ls", "-l"]).run().expect_code(0).stdout;
+    let lines: Vec<&str> = shown.lines().collect();
+    let all = format!("model  (0-{}: h1)", model.number("pieces") - 1);
+    assert!(lines[0].ends_with(&all), "{shown}");
+    assert!(lines[1].trim_start().starts_with("h2 "), "{shown}");
+    nodes[1].run(&["limit", "--max-upload", "off"]);
+    get.wait().expect_code(0);
+    nodes[0].until_copies("model", 2);
+    let shown = nodes[0].dft().args(["ls", "-l"]).run().expect_code(0).stdout;
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    assert!(shown.trim_end().ends_with(" h2)") || shown.trim_end().ends_with(" h1)"), "{shown}");
 }
 
 #[test]

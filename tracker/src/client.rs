@@ -13,7 +13,7 @@ mod error;
 mod task;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +35,7 @@ use crate::address::{peer_id_from_libp2p, to_multiaddr};
 use crate::catalogue::index::NAMES_MAX;
 use crate::catalogue::name::{DatasetName, Pattern};
 use crate::catalogue::node::{FoundNode, NODES_MAX, NodeRecord};
-use crate::catalogue::protocol::{BLOCK_LEN_MAX, Change, Hello, Holder, Record, Request, Response};
+use crate::catalogue::protocol::{BLOCK_LEN_MAX, Change, Hello, Holder, MANY_MAX, Record, Request, Response};
 use crate::catalogue::token::Token;
 use crate::registry::PEERS_PER_MANIFEST_MAX;
 
@@ -205,7 +205,7 @@ impl Client {
     }
 
     /// Announces this node to every tracker; fine where one has taken it. To be repeated every
-    /// [`crate::registry::ANNOUNCE_INTERVAL`].
+    /// [`NODE_INTERVAL`](crate::catalogue::node::NODE_INTERVAL).
     pub async fn announce_node(&self, node: &NodeRecord) -> Result<(), ClientError> {
         self.tell_all(&Request::AnnounceNode(Box::new(node.clone()))).await
     }
@@ -264,11 +264,46 @@ impl Client {
         };
         let mut found: BTreeMap<PeerId, Holder> = BTreeMap::new();
         for holder in self.gather(pages).await? {
-            let known = found.entry(holder.peer).or_insert_with(|| holder.clone());
-            known.complete |= holder.complete;
-            known.host = known.host.take().or(holder.host);
+            merge(&mut found, holder);
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The peers that any tracker knows to have announced each of `ids`, without their addresses: as many
+    /// lists as ids.
+    pub async fn many_holders(&self, ids: &[ManifestId]) -> Result<Vec<Vec<Holder>>, ClientError> {
+        let known = |tracker| async move {
+            let (mut all, mut done, mut long) = (Vec::new(), 0, Vec::new());
+            while done < ids.len() {
+                let asked = ids[done..].iter().take(MANY_MAX).copied().collect();
+                match self.ask_at(tracker, Request::ManyHolders(asked)).await? {
+                    Response::ManyHolders(lists) if !lists.is_empty() => {
+                        for (list, number) in lists.into_iter().zip(done..ids.len()) {
+                            done = number + 1;
+                            if list.more {
+                                long.push(number);
+                            }
+                            all.extend(list.holders.into_iter().map(|holder| (number, holder)));
+                        }
+                    }
+                    other => return Err(failure_of(&other)),
+                }
+            }
+            Ok((all, long))
+        };
+        let known = |tracker| async move { known(tracker).await.map(|known| vec![known]) };
+        let mut found = vec![BTreeMap::<PeerId, Holder>::new(); ids.len()];
+        let mut long = BTreeSet::new();
+        for (all, longer) in self.gather(known).await? {
+            long.extend(longer);
+            all.into_iter().for_each(|(number, holder)| merge(&mut found[number], holder));
+        }
+        let mut found: Vec<Vec<Holder>> =
+            found.into_iter().map(|holders| holders.into_values().collect()).collect();
+        for number in long {
+            found[number] = self.holders(ids[number]).await?;
+        }
+        Ok(found)
     }
 
     /// Who each tracker is, in the order of the configuration; `None` where it cannot be asked.
@@ -435,6 +470,13 @@ impl Client {
         let (addrs, mut reasons): (Vec<_>, Vec<_>) = reasons.into_iter().unzip();
         ClientError::Unreachable { addrs, reason: reasons.pop().unwrap_or_default() }
     }
+}
+
+/// What one more tracker says of a holder.
+fn merge(found: &mut BTreeMap<PeerId, Holder>, holder: Holder) {
+    let known = found.entry(holder.peer).or_insert_with(|| holder.clone());
+    known.complete |= holder.complete;
+    known.host = known.host.take().or(holder.host);
 }
 
 fn unexpected(response: &Response) -> ClientError {

@@ -342,6 +342,11 @@ impl Server {
                 }
                 .boxed()
             }
+            names::Request::ManyHolders(ids) => {
+                let found = self.service.as_ref()?.many_holders(ids, caller.observed);
+                let handle = handle.clone();
+                async move { handle.many_holders(found.await.unwrap_or_default()).await }.boxed()
+            }
             request => handle.ask(caller, request).boxed(),
         })
     }

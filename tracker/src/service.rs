@@ -33,6 +33,9 @@ const QUEUE_LEN_MAX: usize = 1024;
 const BATCH_LEN_MAX: usize = 256;
 /// Most peers of one page of holders: they and their hosts fill half a response.
 const HOLDERS_MAX: usize = 512;
+/// Most peers of the pages of many datasets together, but for those of the last one: with it they fill an
+/// answer.
+const MANY_HOLDERS_MAX: usize = 1024;
 /// The longest that expired records stay in memory and on disk.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
@@ -112,6 +115,11 @@ enum Question {
         after: Option<PeerId>,
         answer: oneshot::Sender<Holders>,
     },
+    ManyHolders {
+        manifests: Vec<ManifestId>,
+        observed: IpAddr,
+        answer: oneshot::Sender<Vec<Holders>>,
+    },
 }
 
 struct Asked {
@@ -122,7 +130,7 @@ struct Asked {
 }
 
 /// Peers of a manifest, and whether there are more.
-type Holders = (Vec<FoundPeer>, bool);
+pub type Holders = (Vec<FoundPeer>, bool);
 
 impl Service {
     /// Starts on `state`. `notify` is called from the service's thread.
@@ -162,9 +170,21 @@ impl Service {
         manifest: ManifestId,
         observed: IpAddr,
         after: Option<PeerId>,
-    ) -> impl Future<Output = Option<(Vec<FoundPeer>, bool)>> + Send + use<> {
+    ) -> impl Future<Output = Option<Holders>> + Send + use<> {
         let (answer, holders) = oneshot::channel();
         self.put(Question::Holders { manifest, observed: observed.to_canonical(), after, answer });
+        async { holders.await.ok() }
+    }
+
+    /// The first page of the peers of each of `manifests`, of the first ones as far as an answer reaches;
+    /// `None` where the tracker is overloaded.
+    pub fn many_holders(
+        &self,
+        manifests: Vec<ManifestId>,
+        observed: IpAddr,
+    ) -> impl Future<Output = Option<Vec<Holders>>> + Send + use<> {
+        let (answer, holders) = oneshot::channel();
+        self.put(Question::ManyHolders { manifests, observed: observed.to_canonical(), answer });
         async { holders.await.ok() }
     }
 
@@ -210,6 +230,9 @@ fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)
                             let _ =
                                 answer.send(core.registry.holders(manifest, observed, after, HOLDERS_MAX));
                         }
+                        Question::ManyHolders { manifests, observed, answer } => {
+                            let _ = answer.send(many_holders(&core.registry, manifests, observed));
+                        }
                     }
                 }
             }
@@ -227,6 +250,19 @@ fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)
             let _ = answer.send(response);
         }
     }
+}
+
+fn many_holders(registry: &Registry, manifests: Vec<ManifestId>, observed: IpAddr) -> Vec<Holders> {
+    let (mut lists, mut count) = (Vec::new(), 0);
+    for manifest in manifests {
+        if count >= MANY_HOLDERS_MAX {
+            break;
+        }
+        let page = registry.holders(manifest, observed, None, HOLDERS_MAX);
+        count += page.0.len();
+        lists.push(page);
+    }
+    lists
 }
 
 /// The store, which is opened again after a failure: redb refuses everything after one failed

@@ -108,8 +108,14 @@ async fn who_lacks_the_token_only_reads() {
     for token in [None, Some(wrong)] {
         let outsider = client_of(vec![tracker.addr.clone()], token);
         assert!(matches!(put(&outsider, "n", &one).await, Err(ClientError::NotAuthorised { .. })));
-        assert!(matches!(put(&outsider, "l", &manifest("l", 60_000)).await, Err(ClientError::NotAuthorised { .. })));
-        assert!(matches!(outsider.remove(&name("n"), one.id()).await, Err(ClientError::NotAuthorised { .. })));
+        assert!(matches!(
+            put(&outsider, "l", &manifest("l", 60_000)).await,
+            Err(ClientError::NotAuthorised { .. })
+        ));
+        assert!(matches!(
+            outsider.remove(&name("n"), one.id()).await,
+            Err(ClientError::NotAuthorised { .. })
+        ));
         assert_eq!(listed(&outsider, "*").await, [""; 0]);
     }
     let directory = tracker.stop().await;

@@ -7,6 +7,7 @@ use common::{HANG, Tracker, client_of, manifest};
 use dft_protocol::id::ManifestId;
 use dft_tracker::address::peer_id_from_libp2p;
 use dft_tracker::catalogue::node::{ControlAddr, HostName, NodeRecord, Version};
+use dft_tracker::catalogue::protocol::MANY_MAX;
 use dft_tracker::client::{Client, ClientConfig, ClientError};
 use dft_tracker::protocol::{Announce, Request, Response};
 use dft_tracker::registry::LinkAddrs;
@@ -107,6 +108,18 @@ async fn holders_are_the_announced_peers_with_their_hosts() {
         assert_eq!(holder.host.map(|host| host.to_string()), known.then(|| "node-1".to_owned()));
         assert_eq!(holder.addrs.as_slice().len(), 1);
     }
+    // The same of more datasets than one answer holds, without addresses.
+    let unknown =
+        (0..=MANY_MAX).map(|number| ManifestId::from_bytes([u8::try_from(number % 251).unwrap(); 32]));
+    let ids: Vec<ManifestId> = unknown.chain([id]).collect();
+    let many = reader.many_holders(&ids).await.expect("holders");
+    assert_eq!(many.len(), ids.len());
+    assert!(many[..=MANY_MAX].iter().all(Vec::is_empty));
+    let [of_last @ .., one, other] = many[MANY_MAX + 1].as_slice() else { panic!("two holders: {many:?}") };
+    assert!(of_last.is_empty() && one.complete != other.complete, "{one:?} {other:?}");
+    let known = if one.peer == peer { one } else { other };
+    assert!(known.complete && known.host.as_ref().is_some_and(|host| host.as_str() == "node-1"));
+    assert!(known.addrs.as_slice().is_empty());
     tracker.stop().await;
 }
 

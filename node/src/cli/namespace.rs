@@ -155,10 +155,10 @@ pub struct AppendArgs {
 pub struct LsArgs {
     /// Names with * and ? [default: all]
     pub pattern: Option<String>,
-    /// Show size, date, and how many nodes hold each
+    /// Show size, date, how many nodes hold each, completely or in part, and who has which pieces
     #[arg(short)]
     pub long: bool,
-    /// Show which node has which pieces
+    /// Show which node has which pieces, in a line for each node
     #[arg(long)]
     pub chunks: bool,
     /// Print JSON lines

@@ -11,6 +11,8 @@ use crate::daemon::wire::{Held, Item, Listed, Node, Pieces, Request, Status};
 use crate::failure::{Failure, Kind};
 use crate::report::{Reporter, human_bytes};
 
+/// Nodes with complete copies that are shown in a line.
+const HOLDERS_SHOWN_MAX: usize = 8;
 /// Runs of pieces that are shown in a line.
 const RUNS_SHOWN_MAX: usize = 12;
 
@@ -88,13 +90,31 @@ fn long_line(listed: &Listed) -> String {
     let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
     let here = if listed.here { "here" } else { "" };
     format!(
-        "{:>12}  {date}  {:>3} + {:>2}  {here:<4}  {}  {}\n",
+        "{:>12}  {date}  {:>3} + {:>2}  {here:<4}  {}  {}{}\n",
         human_bytes(listed.bytes),
         count(listed.replicas),
         count(listed.partial),
         &listed.id[..listed.id.len().min(12)],
         listed.name,
+        complete_copies(listed),
     )
+}
+
+/// Who has every piece, behind the pieces; nothing where nobody has, or it was not asked for.
+fn complete_copies(listed: &Listed) -> String {
+    let Some(holders) = listed.holders.as_ref().filter(|holders| !holders.is_empty()) else {
+        return String::new();
+    };
+    let mut names: Vec<String> = holders.iter().take(HOLDERS_SHOWN_MAX).cloned().collect();
+    if holders.len() > HOLDERS_SHOWN_MAX {
+        names.push(format!("and {} more", holders.len() - HOLDERS_SHOWN_MAX));
+    }
+    let pieces = match listed.pieces {
+        0 => String::new(),
+        1 => "0: ".into(),
+        pieces => format!("0-{}: ", pieces - 1),
+    };
+    format!("  ({pieces}{})", names.join(" "))
 }
 
 /// A time as text; what lies beyond the year 9999 has none.
@@ -147,6 +167,30 @@ fn node_line(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn complete_copies_are_shown_compactly_with_their_pieces() {
+        let shown = |pieces, holders: &[&str]| {
+            let holders = Some(holders.iter().map(ToString::to_string).collect());
+            let (name, id) = ("a".to_owned(), "0".repeat(64));
+            complete_copies(&Listed {
+                name,
+                id,
+                bytes: 1,
+                pieces,
+                created_s: 0,
+                replicas: None,
+                partial: None,
+                holders,
+                here: false,
+            })
+        };
+        assert_eq!(shown(1639, &["ada", "eve"]), "  (0-1638: ada eve)");
+        assert_eq!(shown(1, &["ada"]), "  (0: ada)");
+        assert_eq!(shown(0, &["ada"]), "  (ada)");
+        assert_eq!(shown(3, &[]), "");
+        assert_eq!(shown(2, &["n"; 10]), "  (0-1: n n n n n n n n and 2 more)");
+    }
 
     #[test]
     fn no_time_panics() {

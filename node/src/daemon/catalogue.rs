@@ -60,6 +60,17 @@ pub struct Holder {
     pub name: Option<String>,
 }
 
+impl From<dft_tracker::catalogue::protocol::Holder> for Holder {
+    fn from(found: dft_tracker::catalogue::protocol::Holder) -> Self {
+        Self {
+            peer: found.peer,
+            links: found.addrs.as_slice().to_vec(),
+            complete: found.complete,
+            name: found.host.map(|host| host.as_str().to_owned()),
+        }
+    }
+}
+
 /// A node of the cluster.
 pub struct SeenNode {
     /// Its name.
@@ -258,13 +269,13 @@ impl Catalogue {
     /// Who has a dataset.
     pub async fn holders(&self, id: ManifestId) -> Result<Vec<Holder>, Failure> {
         let found = self.answer(self.client.holders(id)).await?;
-        let holder = |found: dft_tracker::catalogue::protocol::Holder| Holder {
-            peer: found.peer,
-            links: found.addrs.as_slice().to_vec(),
-            complete: found.complete,
-            name: found.host.map(|host| host.as_str().to_owned()),
-        };
-        Ok(found.into_iter().map(holder).collect())
+        Ok(found.into_iter().map(Holder::from).collect())
+    }
+
+    /// Who has each of many datasets; without addresses.
+    pub async fn many_holders(&self, ids: &[ManifestId]) -> Result<Vec<Vec<Holder>>, Failure> {
+        let found = self.answer(self.client.many_holders(ids)).await?;
+        Ok(found.into_iter().map(|found| found.into_iter().map(Holder::from).collect()).collect())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dft_protocol::geometry::PieceIndex;
@@ -130,8 +130,9 @@ pub struct Holding {
     opened: AtomicBool,
     /// How many `dft seed` count on it.
     seeders: AtomicUsize,
-    /// Peers that say that they have all of it, as they do.
-    completions: broadcast::Sender<PeerId>,
+    /// Peers that say that they have all of it, as they do. It is there once somebody wants to know: it has
+    /// room for all that may wait, and a daemon holds thousands of datasets.
+    completions: OnceLock<broadcast::Sender<PeerId>>,
 }
 
 impl Holding {
@@ -269,7 +270,7 @@ impl Holding {
     /// One more `dft seed` counts on it.
     pub(super) fn begin_seeding(&self) -> broadcast::Receiver<PeerId> {
         self.seeders.fetch_add(1, Ordering::Relaxed);
-        self.completions.subscribe()
+        self.completions.get_or_init(|| broadcast::Sender::new(COMPLETIONS_MAX)).subscribe()
     }
 
     /// One less.
@@ -336,7 +337,7 @@ pub(super) fn start(
         claimed: AtomicBool::new(false),
         opened: AtomicBool::new(false),
         seeders: AtomicUsize::new(0),
-        completions: broadcast::Sender::new(COMPLETIONS_MAX),
+        completions: OnceLock::new(),
     });
     let (daemon, begun) = (daemon.clone(), holding.clone());
     tokio::spawn(async move {
@@ -397,8 +398,10 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
                 let peer = crate::net::identity::display_peer(&peer);
                 daemon.say(&format!("dropped the peer {peer} at {remote}: {violation}"));
             }
-            // Where nobody listens, nobody wants to know.
-            Some(Update::PeerCompleted(peer)) => drop(holding.completions.send(peer)),
+            Some(Update::PeerCompleted(peer)) => {
+                // Where nobody listens, nobody wants to know.
+                drop(holding.completions.get().map(|completions| completions.send(peer)));
+            }
             Some(Update::DialFailed { .. }) => {}
         }
     };

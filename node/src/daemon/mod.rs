@@ -387,10 +387,7 @@ pub(crate) struct Inputs {
     _tracker: Option<tokio::task::JoinHandle<()>>,
 }
 
-async fn start(
-    args: &DaemonArgs,
-    store: PathBuf,
-) -> Result<(Arc<Daemon>, Inputs, Option<Writers>), Failure> {
+async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs, Option<Writers>), Failure> {
     let reporter = Reporter::new(args.json);
     let table = Table::open(&store)?;
     let state = NodeState::open(&store)?;

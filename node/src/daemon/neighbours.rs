@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
+use dft_tracker::catalogue::node::NODE_INTERVAL;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{self, OwnNode};
@@ -27,8 +28,6 @@ const NEIGHBOURS_MAX: usize = 1024;
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Most of them that are asked at once.
 const ASKED_AT_ONCE_MAX: usize = 16;
-/// How often this node tells the catalogue who it is, at the least.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(15);
 /// How long it waits for more news before it tells the next.
 const NEWS_SETTLE: Duration = Duration::from_millis(500);
 /// How long the tracker has to say who has a dataset before the LAN is asked.
@@ -269,12 +268,13 @@ pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
             Err(_) => return std::future::pending().await,
         };
         if let Some(catalogue) = catalogue {
-            // A tracker that is away is told of by discovery.
-            let _ = catalogue.announce(&own_node(daemon)).await;
+            // All trackers are told at once; one that is away, of which discovery tells, must not keep the
+            // others from hearing of this node again.
+            let _ = tokio::time::timeout(NODE_INTERVAL, catalogue.announce(&own_node(daemon))).await;
         }
         // Much that happens at once is told at once.
         tokio::time::sleep(NEWS_SETTLE).await;
-        let _ = tokio::time::timeout(ANNOUNCE_EVERY, daemon.news.notified()).await;
+        let _ = tokio::time::timeout(NODE_INTERVAL, daemon.news.notified()).await;
     }
 }
 

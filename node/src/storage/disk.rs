@@ -283,10 +283,12 @@ pub(super) mod fault {
         unsynced: Vec<(File, u64, usize)>,
     }
 
+    type Happens = Box<dyn FnOnce()>;
+
     thread_local! {
         static PLAN: RefCell<Plan> = RefCell::default();
         static CLONES: Cell<bool> = const { Cell::new(false) };
-        static BEFORE: RefCell<Option<(Operation, Box<dyn FnOnce()>)>> = RefCell::default();
+        static BEFORE: RefCell<Option<(Operation, Happens)>> = RefCell::default();
     }
 
     /// The next time that `operation` is done, `happens` comes before it.

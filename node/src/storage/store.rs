@@ -305,8 +305,9 @@ impl Store {
     }
 
     /// Gives the dataset its modes, times and final name, and returns its path. All pieces that
-    /// are selected must be durable, and stay so until it has its name. Of the others, those that lie outside of the tree are gone
-    /// afterwards: [`Selection::whole_pieces`] stay. Reading goes on afterwards. May be repeated after an error.
+    /// are selected must be durable, and stay so until it has its name. Of the others, those that lie
+    /// outside of the tree are gone afterwards: [`Selection::whole_pieces`] stay. Reading goes on
+    /// afterwards. May be repeated after an error.
     pub fn finish(&self) -> Result<PathBuf, StorageError> {
         let Some(target) = &self.target else { return Err(StorageError::ReadOnly) };
         let mut cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,9 @@
 //! Which nodes there are: the pure core of the node directory.
 //!
-//! A node announces itself every [`crate::registry::ANNOUNCE_INTERVAL`]. It leaves the directory
-//! when it says so, when its record expires, and, for new questions, as soon as its last
-//! connection to the tracker is gone: a killed process is missing at once, a host without power
-//! after [`NODE_TTL`]. An announcement brings it back.
+//! A node announces itself every [`NODE_INTERVAL`]. It leaves the directory when it says so and when its
+//! record expires. For new questions it is missing as soon as its last connection to the tracker is
+//! gone, as that of a killed process is at once, and when it was silent for [`NODE_SILENT_MAX`], as a
+//! host without power is. An announcement brings it back.
 //!
 //! No IO and no clock; every table has a quota.
 
@@ -20,6 +20,10 @@ use crate::registry::{LinkAddrs, RECORD_TTL};
 
 /// How long a node stays after an announcement: as the records of its datasets.
 pub const NODE_TTL: Duration = RECORD_TTL;
+/// How often a node announces itself: 512 nodes are 128 small requests a second, which write nothing.
+pub const NODE_INTERVAL: Duration = Duration::from_secs(4);
+/// A node that was silent for so long counts as gone: two announcements may be lost.
+pub const NODE_SILENT_MAX: Duration = Duration::from_secs(12);
 /// Most nodes: eight times what is planned for.
 pub const NODES_MAX: usize = 4_096;
 /// Most nodes that were seen at one IP address, so that one host cannot fill the directory.
@@ -188,7 +192,7 @@ impl NodeDirectory {
     /// The nodes behind `after` in the order of their ids.
     pub fn nodes(&self, after: Option<&PeerId>, now: Instant) -> impl Iterator<Item = FoundNode> {
         let from = after.map_or(std::ops::Bound::Unbounded, |peer| std::ops::Bound::Excluded(*peer));
-        self.nodes.range((from, std::ops::Bound::Unbounded)).filter(|(_, kept)| !kept.away).map(
+        self.nodes.range((from, std::ops::Bound::Unbounded)).filter(move |(_, kept)| !kept.is_away(now)).map(
             move |(peer, kept)| FoundNode {
                 peer: *peer,
                 observed: kept.observed,
@@ -203,9 +207,15 @@ impl NodeDirectory {
         self.nodes.get(peer).map(|kept| &kept.record.host)
     }
 
-    /// Whether `peer` is known to be gone.
-    pub fn is_away(&self, peer: &PeerId) -> bool {
-        self.nodes.get(peer).is_some_and(|kept| kept.away)
+    /// Whether `peer` is known to be gone, or seems to be.
+    pub fn is_away(&self, peer: &PeerId, now: Instant) -> bool {
+        self.nodes.get(peer).is_some_and(|kept| kept.is_away(now))
+    }
+}
+
+impl Kept {
+    fn is_away(&self, now: Instant) -> bool {
+        self.away || now.since(self.announced) >= NODE_SILENT_MAX
     }
 }
 
@@ -236,7 +246,11 @@ pub(crate) mod tests {
     }
 
     fn hosts(directory: &NodeDirectory) -> Vec<String> {
-        directory.nodes(None, at(50)).map(|node| node.record.host.to_string()).collect()
+        hosts_at(directory, 5)
+    }
+
+    fn hosts_at(directory: &NodeDirectory, seconds: u64) -> Vec<String> {
+        directory.nodes(None, at(seconds)).map(|node| node.record.host.to_string()).collect()
     }
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
@@ -251,11 +265,17 @@ pub(crate) mod tests {
         assert_eq!(hosts(&directory), ["b", "c"]);
         directory.away(&peer(1));
         assert_eq!(hosts(&directory), ["c"]);
-        assert!(directory.is_away(&peer(1)));
-        directory.announce(peer(1), HERE, record("b"), at(50)).expect("it is back");
+        assert!(directory.is_away(&peer(1), at(5)));
+        directory.announce(peer(1), HERE, record("b"), at(5)).expect("it is back");
         assert_eq!(hosts(&directory), ["b", "c"]);
+        // Silent ones are no answer either, until they say something.
+        let silent = NODE_SILENT_MAX.as_secs();
+        assert_eq!(hosts_at(&directory, silent - 1), ["b", "c"]);
+        assert_eq!(hosts_at(&directory, silent), ["b"]);
+        assert!(directory.is_away(&peer(2), at(silent)) && !directory.is_away(&peer(1), at(silent)));
+        directory.announce(peer(1), HERE, record("b"), at(50)).expect("a renewal");
         directory.expire(at(NODE_TTL.as_secs()));
-        assert_eq!(hosts(&directory), ["b"]);
+        assert_eq!(hosts_at(&directory, 55), ["b"]);
         assert_eq!(directory.host(&peer(2)), None);
     }
 

@@ -32,6 +32,8 @@ pub const REQUEST_LEN_MAX: usize = BLOCK_LEN_MAX + 4096;
 pub const RESPONSE_LEN_MAX: usize = 512 * 1024;
 /// A page of an answer is closed once it has this many bytes: one more entry still fits.
 pub const PAGE_LEN: usize = RESPONSE_LEN_MAX - 16 * 1024;
+/// Most datasets of one question: some thousand holders of them fill an answer.
+pub const MANY_MAX: usize = 256;
 /// The highest epoch: each promotion takes one, so nobody comes near it in good faith.
 pub const EPOCH_MAX: u64 = 1 << 32;
 
@@ -70,6 +72,15 @@ pub struct Holder {
     pub complete: bool,
     /// What it calls its host, where it is a node of the directory.
     pub host: Option<HostName>,
+}
+
+/// Who has announced one of many datasets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HolderList {
+    /// The first ones, in the order of their ids, without their addresses.
+    pub holders: Vec<Holder>,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 /// A step of a catalogue's history, as a follower hears of it.
@@ -180,6 +191,8 @@ pub enum Request {
         /// The peer before the first one wanted.
         after: Option<PeerId>,
     },
+    /// Who has announced each of these datasets, for the first of them as far as an answer reaches.
+    ManyHolders(Vec<ManifestId>),
     /// The next steps of the history.
     Changes {
         /// The number of the last step that is known.
@@ -270,6 +283,8 @@ pub enum Response {
         /// Where to go on; `None` at the end.
         next: Option<PeerId>,
     },
+    /// To `ManyHolders`: for at least the first of the datasets, in their order.
+    ManyHolders(Vec<HolderList>),
     /// To `Changes`.
     Changes {
         /// Whether steps behind `since` are not remembered any more: copy from 0.

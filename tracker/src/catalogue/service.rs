@@ -98,6 +98,7 @@ enum Ask {
     Fence(u64),
     Request(Caller, Request),
     Holders(Vec<FoundPeer>, bool),
+    ManyHolders(Vec<(Vec<FoundPeer>, bool)>),
     Copy(CopyStep),
     Meta(oneshot::Sender<Meta>),
     Gone(PeerId),
@@ -124,9 +125,9 @@ struct Question {
 pub struct Handle(SyncSender<Question>);
 
 impl Handle {
-    /// What the catalogue answers to a request. `Hello`, `Prove` and `Holders` concern the
-    /// connection or the registry as well: see [`Self::hello`], [`Self::fence`],
-    /// [`Self::holders`].
+    /// What the catalogue answers to a request. `Hello`, `Prove`, `Holders` and `ManyHolders`
+    /// concern the connection or the registry as well: see [`Self::hello`], [`Self::fence`],
+    /// [`Self::holders`], [`Self::many_holders`].
     pub fn ask(&self, caller: Caller, request: Request) -> impl Future<Output = Response> + Send + use<> {
         self.put(Ask::Request(caller, request))
     }
@@ -148,6 +149,14 @@ impl Handle {
         more: bool,
     ) -> impl Future<Output = Response> + Send + use<> {
         self.put(Ask::Holders(found, more))
+    }
+
+    /// The answer to `ManyHolders`, where `found` are those that the registry knows.
+    pub fn many_holders(
+        &self,
+        found: Vec<(Vec<FoundPeer>, bool)>,
+    ) -> impl Future<Output = Response> + Send + use<> {
+        self.put(Ask::ManyHolders(found))
     }
 
     /// Takes a step of the leader's history.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dft_protocol::id::PeerId;
+use dft_protocol::id::{ManifestId, PeerId};
+use dft_tracker::catalogue::protocol::{MANY_MAX, Record};
 use futures::StreamExt;
 
 use crate::daemon::Daemon;
@@ -84,36 +85,31 @@ pub(super) async fn names(
 ) -> Result<(), Failure> {
     let catalogue = daemon.catalogue().await?;
     let records = catalogue.list(&parse_pattern(pattern)?).await?;
-    let nodes = if chunks { nodes_by_peer(&catalogue).await? } else { BTreeMap::new() };
-    let asked = futures::stream::iter(records.into_iter().map(|record| {
-        let catalogue = catalogue.clone();
-        async move {
-            let holders = if long || chunks { Some(catalogue.holders(record.id).await?) } else { None };
-            Ok::<_, Failure>((record, holders))
+    let mut nodes: Option<Arc<BTreeMap<PeerId, SeenNode>>> = None;
+    for records in records.chunks(MANY_MAX) {
+        let ids: Vec<ManifestId> = records.iter().map(|record| record.id).collect();
+        let holders = if long || chunks { catalogue.many_holders(&ids).await? } else { Vec::new() };
+        let mut holders = holders.into_iter();
+        let mut names = Vec::new();
+        for record in records {
+            let mut holders = holders.next();
+            let listed = listed(daemon, record, holders.as_deref());
+            let mut told = holders.take().unwrap_or_default();
+            told.retain(|holder| chunks || !holder.complete);
+            // Where the others are has to be known only where one of them is to be asked.
+            if !told.is_empty() && nodes.is_none() {
+                nodes = Some(Arc::new(nodes_by_peer(&catalogue).await?));
+            }
+            names.push((listed, record.clone(), told));
         }
-    }));
-    let mut answers = asked.buffered(QUESTIONS_MAX);
-    while let Some(answer) = answers.next().await {
-        let (record, holders) = answer?;
-        let count = |complete| {
-            let holders = holders.as_ref()?;
-            Some(holders.iter().filter(|holder| holder.complete == complete).count() as u64)
-        };
-        reply
-            .item(Item::Listed(wire::Listed {
-                name: record.name.to_string(),
-                id: record.id.to_string(),
-                bytes: record.size,
-                pieces: record.pieces.into(),
-                created_s: record.created,
-                replicas: count(true),
-                partial: count(false),
-                here: daemon.holding(record.id).is_some_and(|holding| holding.is_complete()),
-            }))
-            .await;
-        if let (true, Some(holders)) = (chunks, holders) {
-            let name = record.name.to_string();
-            for item in pieces(daemon, &name, &record, &holders, &nodes).await {
+        let asked = futures::stream::iter(names.into_iter().map(|(listed, record, told)| {
+            let (daemon, nodes) = (daemon.clone(), nodes.clone().unwrap_or_default());
+            async move { (listed, pieces(&daemon, &record, &told, &nodes).await) }
+        }));
+        let mut answers = asked.buffered(QUESTIONS_MAX);
+        while let Some((listed, pieces)) = answers.next().await {
+            reply.item(Item::Listed(listed)).await;
+            for item in pieces {
                 reply.item(Item::Pieces(item)).await;
             }
         }
@@ -121,26 +117,44 @@ pub(super) async fn names(
     Ok(())
 }
 
+fn listed(daemon: &Daemon, record: &Record, holders: Option<&[Holder]>) -> wire::Listed {
+    let complete = holders.map(|holders| holders.iter().filter(|holder| holder.complete));
+    let count = complete.clone().map(Iterator::count);
+    wire::Listed {
+        name: record.name.to_string(),
+        id: record.id.to_string(),
+        bytes: record.size,
+        pieces: record.pieces.into(),
+        created_s: record.created,
+        replicas: count.map(|count| count as u64),
+        partial: holders.zip(count).map(|(holders, count)| (holders.len() - count) as u64),
+        holders: complete.map(|complete| complete.map(name_of).collect()),
+        here: daemon.holding(record.id).is_some_and(|holding| holding.is_complete()),
+    }
+}
+
+fn name_of(holder: &Holder) -> String {
+    holder.name.clone().unwrap_or_else(|| display_peer(&holder.peer))
+}
+
 async fn nodes_by_peer(catalogue: &Catalogue) -> Result<BTreeMap<PeerId, SeenNode>, Failure> {
     let nodes = catalogue.nodes().await?;
     Ok(nodes.into_iter().map(|node| (node.peer, node)).collect())
 }
 
-/// Who has which pieces; each holder is asked itself.
+/// Which pieces these holders have; each that has not all is asked itself.
 async fn pieces(
     daemon: &Arc<Daemon>,
-    name: &str,
-    record: &dft_tracker::catalogue::protocol::Record,
+    record: &Record,
     holders: &[Holder],
     nodes: &BTreeMap<PeerId, SeenNode>,
 ) -> Vec<wire::Pieces> {
     let ask = |holder: &Holder| {
         let node = nodes.get(&holder.peer);
-        let label = node.map(|node| node.name.clone()).or_else(|| holder.name.clone());
-        let label = label.unwrap_or_else(|| display_peer(&holder.peer));
+        let label = node.map_or_else(|| name_of(holder), |node| node.name.clone());
         let (peer, complete) = (holder.peer, holder.complete);
         let addrs: Vec<SocketAddr> = node.map(|node| node.control.clone()).unwrap_or_default();
-        let (name, id) = (name.to_owned(), record.id);
+        let (name, id) = (record.name.to_string(), record.id);
         let all = (record.pieces > 0).then(|| (0, record.pieces - 1));
         async move {
             let (runs, problem) = if peer == daemon.peer() {

@@ -237,6 +237,8 @@ pub struct Listed {
     pub replicas: Option<u64>,
     /// Nodes that hold a part of it; only where it was asked for.
     pub partial: Option<u64>,
+    /// The names of the nodes that hold all of it; only where it was asked for.
+    pub holders: Option<Vec<String>>,
     /// Whether this node holds all of it.
     pub here: bool,
 }

@@ -92,6 +92,7 @@ fn request() -> impl Strategy<Value = Request> {
         of(peer()).prop_map(|after| Request::Nodes { after }),
         (manifest(), of(peer())).prop_map(|(id, after)| Request::Holders { id, after }),
         any::<u64>().prop_map(|since| Request::Changes { since }),
+        vec(manifest(), 0..3).prop_map(Request::ManyHolders),
     ]
 }
 
@@ -108,13 +109,16 @@ fn response() -> impl Strategy<Value = Response> {
     );
     let found = (peer(), any::<IpAddr>(), node(), any::<u32>())
         .prop_map(|(peer, ip, record, age_s)| FoundNode { peer, observed: canonical(ip), record, age_s });
-    let holder =
-        (peer(), addrs(), any::<bool>(), of("[a-z]{1,9}")).prop_map(|(peer, addrs, complete, host)| Holder {
+    let holder = (peer(), addrs(), any::<bool>(), of("[a-z]{1,9}"))
+        .prop_map(|(peer, addrs, complete, host)| Holder {
             peer,
             addrs,
             complete,
             host: host.map(|host| HostName::new(&host).expect("a host name")),
-        });
+        })
+        .boxed();
+    let list =
+        (vec(holder.clone(), 0..3), any::<bool>()).prop_map(|(holders, more)| HolderList { holders, more });
     let small = prop_oneof![
         Just(Response::Done),
         ".{0,300}".prop_map(|text| Response::Refused(Reason::new(&text))),
@@ -138,6 +142,7 @@ fn response() -> impl Strategy<Value = Response> {
         (vec(record(), 0..3), of(name())).prop_map(|(records, next)| Response::Records { records, next }),
         (vec(found, 0..2), any::<bool>()).prop_map(|(nodes, more)| Response::Nodes { nodes, more }),
         (vec(holder, 0..3), of(peer())).prop_map(|(holders, next)| Response::Holders { holders, next }),
+        vec(list, 0..3).prop_map(Response::ManyHolders),
         (any::<bool>(), vec(change(), 0..3), any::<u64>())
             .prop_map(|(too_old, changes, sequence)| Response::Changes { too_old, changes, sequence }),
     ]

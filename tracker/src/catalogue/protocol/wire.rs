@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::{ByteBuf, Bytes};
 
 use super::{
-    BLOCK_LEN_MAX, Change, Changed, EPOCH_MAX, Hello, Holder, REQUEST_LEN_MAX, RESPONSE_LEN_MAX, Record,
-    Request, Response, canonical,
+    BLOCK_LEN_MAX, Change, Changed, EPOCH_MAX, Hello, Holder, HolderList, MANY_MAX, REQUEST_LEN_MAX,
+    RESPONSE_LEN_MAX, Record, Request, Response, canonical,
 };
 use crate::catalogue::name::{DatasetName, Pattern, fools_a_terminal};
 use crate::catalogue::node::{
@@ -47,6 +47,7 @@ impl Message for Request {
             Request::Nodes { after } => to_cbor(&(10, after.as_ref().map(peer_bytes))),
             Request::Holders { id, after } => to_cbor(&(11, id_bytes(id), after.as_ref().map(peer_bytes))),
             Request::Changes { since } => to_cbor(&(12, since)),
+            Request::ManyHolders(ids) => to_cbor(&(13, ids.iter().map(id_bytes).collect::<Vec<_>>())),
         }
     }
 
@@ -97,6 +98,9 @@ impl Message for Response {
             )),
             Response::Changes { too_old, changes, sequence } => {
                 to_cbor(&(15, too_old, changes.iter().map(change_to_wire).collect::<Vec<_>>(), sequence))
+            }
+            Response::ManyHolders(lists) => {
+                to_cbor(&(16, lists.iter().map(holder_list_to_wire).collect::<Vec<_>>()))
             }
         }
     }
@@ -203,6 +207,15 @@ impl<'de, A: SeqAccess<'de>> Fields<'de, A> {
         self.checked(|bytes: ByteBuf| manifest_id_from_cbor(&bytes))
     }
 
+    fn many_ids(&mut self) -> Result<Vec<ManifestId>, A::Error> {
+        self.checked(|wires: Vec<ByteBuf>| {
+            if wires.len() > MANY_MAX {
+                return Err(MessageError::Invalid("too many datasets"));
+            }
+            wires.iter().map(|bytes| manifest_id_from_cbor(bytes)).collect()
+        })
+    }
+
     fn name(&mut self) -> Result<DatasetName, A::Error> {
         self.checked(|text: String| name_from_wire(&text))
     }
@@ -264,6 +277,7 @@ impl FromFields for Request {
             10 => Request::Nodes { after: of.peer_or_none()? },
             11 => Request::Holders { id: of.id()?, after: of.peer_or_none()? },
             12 => Request::Changes { since: of.next()? },
+            13 => Request::ManyHolders(of.many_ids()?),
             _ => return Err(A::Error::custom("a request of no known kind")),
         })
     }
@@ -305,6 +319,7 @@ impl FromFields for Response {
                 changes: of.list(change_from_wire)?,
                 sequence: of.next()?,
             },
+            16 => Response::ManyHolders(of.list(holder_list_from_wire)?),
             _ => return Err(A::Error::custom("a response of no known kind")),
         })
     }
@@ -462,6 +477,15 @@ fn holder_from_wire(HolderWire(peer, addrs, complete, host): HolderWire) -> Resu
         complete,
         host: host.map(|host| label_from_wire(&host)).transpose()? as Option<HostName>,
     })
+}
+
+fn holder_list_to_wire(list: &HolderList) -> (Vec<HolderWire>, bool) {
+    (list.holders.iter().map(holder_to_wire).collect(), list.more)
+}
+
+fn holder_list_from_wire((holders, more): (Vec<HolderWire>, bool)) -> Result<HolderList, MessageError> {
+    let holders = holders.into_iter().map(holder_from_wire).collect::<Result<_, _>>()?;
+    Ok(HolderList { holders, more })
 }
 
 fn change_to_wire(change: &Change) -> ChangeWire<'_> {

@@ -16,12 +16,12 @@ use crate::catalogue::name::DatasetName;
 use crate::catalogue::node::NodeDirectory;
 use crate::catalogue::protocol::wire::{WireLen, wire_len};
 use crate::catalogue::protocol::{
-    BLOCK_LEN_MAX, CatalogueId, Change, Changed, EPOCH_MAX, Hello, Holder, PAGE_LEN, Record, Request,
-    Response,
+    BLOCK_LEN_MAX, CatalogueId, Change, Changed, EPOCH_MAX, Hello, Holder, HolderList, PAGE_LEN, Record,
+    Request, Response,
 };
 use crate::catalogue::staging::Staging;
 use crate::catalogue::store::{Content, Meta, Role, Store, Write};
-use crate::registry::FoundPeer;
+use crate::registry::{FoundPeer, LinkAddrs};
 use crate::service::Notice;
 use crate::store::StoreError;
 
@@ -356,7 +356,18 @@ impl<Notify: Fn(Notice)> Core<Notify> {
                 self.staging.forget(peer);
                 Response::Done
             }
-            Ask::Holders(found, more) => self.holders(found, more),
+            Ask::Holders(found, more) => {
+                let next = found.last().map(|last| last.peer).filter(|_| more);
+                Response::Holders { holders: self.present(found), next }
+            }
+            Ask::ManyHolders(found) => {
+                let without_addrs = |found: FoundPeer| FoundPeer { addrs: LinkAddrs::default(), ..found };
+                let list = |(found, more): (Vec<FoundPeer>, bool)| HolderList {
+                    holders: self.present(found.into_iter().map(without_addrs)),
+                    more,
+                };
+                Response::ManyHolders(found.into_iter().map(list).collect())
+            }
             Ask::Request(caller, Request::AnnounceNode(record)) => {
                 match self.nodes.announce(caller.peer, caller.observed, *record, now) {
                     Ok(()) => Response::Done,
@@ -377,19 +388,17 @@ impl<Notify: Fn(Notice)> Core<Notify> {
 
     /// Those of `found` that are not known to be gone, with the names of their hosts. The
     /// registry's pages are short enough for one answer.
-    fn holders(&self, found: Vec<FoundPeer>, more: bool) -> Response {
-        let next = found.last().map(|last| last.peer).filter(|_| more);
-        let holders = found
-            .into_iter()
-            .filter(|found| !self.nodes.is_away(&found.peer))
+    fn present(&self, found: impl IntoIterator<Item = FoundPeer>) -> Vec<Holder> {
+        let now = self.now();
+        let present = found.into_iter().filter(|found| !self.nodes.is_away(&found.peer, now));
+        present
             .map(|found| Holder {
                 host: self.nodes.host(&found.peer).cloned(),
                 peer: found.peer,
                 addrs: found.addrs,
                 complete: found.complete,
             })
-            .collect();
-        Response::Holders { holders, next }
+            .collect()
     }
 
     fn read_names(&mut self, ask: Ask) -> Response {
