@@ -400,7 +400,10 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
             }
             Some(Update::PeerCompleted(peer)) => {
                 // Where nobody listens, nobody wants to know.
-                drop(holding.completions.get().map(|completions| completions.send(peer)));
+                if let Some(completions) = holding.completions.get() {
+                    // Nobody may be listening any more.
+                    let _ = completions.send(peer);
+                }
             }
             Some(Update::DialFailed { .. }) => {}
         }

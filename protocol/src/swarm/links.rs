@@ -10,7 +10,8 @@ use super::link::Link;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     ids: Vec<LinkId>,
-    /// Each at the place of its number. Boxed: a link is large, and moves when another one ends.
+    /// Each at the place of its number.
+    #[expect(clippy::vec_box, reason = "a link is large, and moves when another one ends")]
     links: Vec<Box<Link>>,
 }
 

@@ -49,7 +49,8 @@ const SLOW_MIN: Duration = Duration::from_millis(60);
 const UPLOADS_LEN: usize = 16;
 /// … which is more than every so-manieth of them took.
 const QUICK_OF: usize = 4;
-/// Where uploads take longer, one runs at a time: it keeps the wire busy, and arrives sooner.
+/// Where uploads take longer, one runs at a time: it keeps the wire busy, and arrives sooner. In a large swarm they
+/// take as long because several senders meet before each receiver's wire: there it is one more.
 const UPLOAD_LONG: Duration = Duration::from_millis(60);
 
 /// How long the latest uploads took.
@@ -183,7 +184,11 @@ impl Swarm {
 
     /// How many uploads run at once.
     fn slots(&self) -> usize {
-        if self.upload_times.quick > UPLOAD_LONG { 1 } else { self.config.upload_slots }
+        match self.upload_times.quick > UPLOAD_LONG {
+            true if self.is_large() => self.config.upload_slots + 1,
+            true => 1,
+            false => self.config.upload_slots,
+        }
     }
 
     /// How long an upload counts against the slots: with a limit at this end, as long as all slots

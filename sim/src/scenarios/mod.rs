@@ -8,6 +8,7 @@ mod flat_10000;
 mod hostile;
 mod lan_10;
 mod lan_10_lab;
+mod lan_32_lab;
 mod many_datasets;
 mod mixed_rates;
 mod seeder_leaves;
@@ -39,9 +40,10 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 16] = [
+pub const ALL: [Scenario; 17] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
+    lan_32_lab::SCENARIO,
     cluster_512::SCENARIO,
     flat_10000::SCENARIO,
     two_sites::SCENARIO,
@@ -122,14 +124,14 @@ impl fmt::Display for Goal {
 const MIB: u32 = 1 << 20;
 const KIB: u32 = 1 << 10;
 
-/// Terms for a world of many hosts, with sockets as `dft` has them: half a piece unsent, at least
-/// 32 and at most 256 KiB. The invariants of all swarms would take longer than all the rest.
+/// Terms for a world of many hosts, with sockets as `dft` has them: a quarter of a piece unsent, at least
+/// 16 and at most 64 KiB. The invariants of all swarms would take longer than all the rest.
 fn large(piece: u32) -> Terms {
     Terms {
         check_every: 0,
         encode: false,
         chunk: u64::from(piece / 4).max(16 << 10),
-        unsent_max: u64::from(piece / 2).clamp(32 << 10, 256 << 10),
+        unsent_max: u64::from(piece / 4).clamp(16 << 10, 64 << 10),
         socket_buffer: 1 << 20,
         ..Terms::default()
     }

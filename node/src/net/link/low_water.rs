@@ -93,9 +93,10 @@ pub(super) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, bytes: u
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Poll};
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -14,7 +14,6 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256StarStar;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split};
-use tokio::net::TcpStream;
 
 use super::*;
 use crate::net::link::pack::Packing;
