@@ -30,7 +30,7 @@ pub(super) const IDLE_SINCE: u8 = 2;
 const FEW_LINKS: usize = 16;
 /// A node has little to send while fewer pieces than this are being sent or wait: what is asked for
 /// now arrives here before the wire is free. What is asked for beyond that is rejected.
-pub(super) const LITTLE: usize = 4;
+pub(super) const LITTLE: usize = 5;
 /// How many peers hear of it at first; twice as many where nobody asked.
 const TOLD_FIRST: usize = 2;
 /// The shortest pause before others are told, which is half of the time in which a piece comes …
