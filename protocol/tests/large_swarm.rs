@@ -128,12 +128,12 @@ fn who_is_rejected_as_one_too_many_asks_the_next_idle_peer_and_bears_no_grudge()
 fn what_is_asked_beyond_a_short_queue_is_rejected_at_once() {
     let mut swarm = swarm(&[1, 2, 3, 4, 5]);
     sent(&mut swarm);
-    for link in 0..4 {
+    for link in 0..5 {
         let sent = hears(&mut swarm, link, Message::Request(PieceList::one(piece(1))), 1);
         assert_eq!(sent, []);
     }
-    let sent = hears(&mut swarm, 4, Message::Request(PieceList::one(piece(2))), 1);
-    assert_eq!(sent, [(LinkId(4), Message::Reject(piece(2), RejectReason::Busy))]);
+    let sent = hears(&mut swarm, 5, Message::Request(PieceList::one(piece(2))), 1);
+    assert_eq!(sent, [(LinkId(5), Message::Reject(piece(2), RejectReason::Busy))]);
     // A small swarm has nobody else to ask.
     let mut few = swarm_of(&[1, 2, 3, 4, 5], 5);
     few.handle_timeout(at(100));
@@ -211,7 +211,7 @@ fn a_node_with_nothing_to_send_says_so_ever_more_slowly() {
 fn a_node_that_is_asked_does_not_say_it() {
     let mut swarm = swarm(&[1, 2, 3, 4, 5]);
     sent(&mut swarm);
-    for link in 0..4 {
+    for link in 0..5 {
         hears(&mut swarm, link, Message::Request(PieceList::one(piece(1))), 1);
     }
     swarm.handle_timeout(at(100));
