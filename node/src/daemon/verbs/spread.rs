@@ -75,8 +75,11 @@ pub(super) async fn push(
             Err(Failure::new(Kind::NoSource, "there is no other node").hint("dft nodes shows who is there"))
         }
         (0, _) => Ok(()),
-        (failed, _) => Err(Failure::new(Kind::NoSource, format!("{failed} nodes do not take {name}"))
-            .hint("dft nodes shows who is there")),
+        (failed, _) => {
+            let nodes = if failed == 1 { "a node does" } else { &*format!("{failed} nodes do") };
+            Err(Failure::new(Kind::NoSource, format!("{nodes} not take {name}"))
+                .hint("dft nodes shows who is there"))
+        }
     }
 }
 
