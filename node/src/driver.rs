@@ -149,7 +149,7 @@ enum Finish {
     Ahead,
     /// It is under way; what was found wrong meanwhile. Only its outcome says what becomes of that.
     UnderWay(Vec<Loss>),
-    /// The final name is in place, or this node only seeds.
+    /// The final name is in place, or could not be given; or this node only seeds.
     Done,
 }
 
@@ -371,18 +371,16 @@ impl Driver {
     /// The last step ended. What was found wrong meanwhile is fetched again, where there is no final name
     /// yet, and else told of after it.
     fn handle_finished(&mut self, result: Result<PathBuf, StorageError>) {
-        let after = if result.is_ok() { Finish::Done } else { Finish::Ahead };
-        let Finish::UnderWay(losses) = std::mem::replace(&mut self.finish, after) else {
+        let Finish::UnderWay(losses) = std::mem::replace(&mut self.finish, Finish::Done) else {
             unreachable!("a last step ends once it has begun");
         };
-        let lost_some = !losses.is_empty();
         match result {
             Ok(path) => {
                 self.trace.phase(Phase::Complete);
                 self.publish();
                 self.update(Update::Complete { path });
             }
-            Err(StorageError::Unfinished { .. }) if lost_some => {}
+            Err(StorageError::Unfinished { .. }) if !losses.is_empty() => self.finish = Finish::Ahead,
             Err(error) => self.update(Update::StorageFailed(error)),
         }
         for Loss { pieces, reason, by_hash } in losses {
