@@ -46,12 +46,6 @@ pub trait Outgoing: AsyncWrite + Send + Sync + Unpin {
     fn set_step(&mut self, bytes: usize);
 }
 
-impl Outgoing for Sender {
-    fn set_step(&mut self, bytes: usize) {
-        Sender::set_step(self, bytes);
-    }
-}
-
 impl Outgoing for tls::Writer<Sender> {
     fn set_step(&mut self, bytes: usize) {
         self.carrier_mut().set_step(bytes);

@@ -19,6 +19,7 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 
+use super::Outgoing;
 use super::low_water::set_option;
 
 /// A link is fast where so many bytes …
@@ -46,14 +47,6 @@ impl Sender {
 
     fn socket(&self) -> &TcpStream {
         self.half.as_ref()
-    }
-
-    /// From here on, payload is handed over in steps of about so many bytes, until the link is fast.
-    pub(super) fn set_step(&mut self, bytes: usize) {
-        let segment = SockRef::from(self.socket()).tcp_mss().map_or(SEGMENT_LEN, |len| len as usize).max(1);
-        let step = (bytes / segment).max(1) * segment;
-        set_mark(self.socket(), step);
-        (self.step, self.sent, self.since) = (Some(step), 0, Instant::now());
     }
 
     /// Counts what the kernel took, idle times included, and does without steps where the link is fast.
@@ -86,6 +79,15 @@ impl Sender {
 /// Where it cannot be set, more waits in the kernel, and the link works as well.
 fn set_mark(socket: &TcpStream, bytes: usize) {
     let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes);
+}
+
+impl Outgoing for Sender {
+    fn set_step(&mut self, bytes: usize) {
+        let segment = SockRef::from(self.socket()).tcp_mss().map_or(SEGMENT_LEN, |len| len as usize).max(1);
+        let step = (bytes / segment).max(1) * segment;
+        set_mark(self.socket(), step);
+        (self.step, self.sent, self.since) = (Some(step), 0, Instant::now());
+    }
 }
 
 impl AsyncWrite for Sender {
