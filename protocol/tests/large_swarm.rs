@@ -161,31 +161,21 @@ fn the_rarest_piece_is_sent_first_whoever_asked_before() {
     assert_eq!(started(&mut swarm), [(13, piece(2))]);
 }
 
-/// Four peers, of whom the last has least, ask for one piece; whose upload starts when the first one ends.
-fn served_third(swarm: &mut Swarm) -> Vec<(u64, PieceIndex)> {
+#[test]
+fn of_those_who_wait_for_equally_rare_pieces_who_has_least_is_first() {
+    let mut swarm = swarm(&[1]);
     for (link, has) in [(10, 5), (11, 5), (12, 5), (13, 2)] {
         for index in 0..has {
-            hears(swarm, link, Message::Have(PieceList::one(piece(50 + index))), 0);
+            hears(&mut swarm, link, Message::Have(PieceList::one(piece(50 + index))), 0);
         }
     }
     for link in 10..14 {
         let message = Message::Request(PieceList::one(piece(1)));
         swarm.handle(Event::Message { link: LinkId(link), message }, at(1));
     }
-    assert_eq!(started(swarm), [(10, piece(1)), (11, piece(1))]);
+    assert_eq!(started(&mut swarm), [(10, piece(1)), (11, piece(1))]);
     swarm.handle(Event::PieceSent { link: LinkId(10), piece: piece(1) }, at(2));
-    started(swarm)
-}
-
-#[test]
-fn of_those_who_wait_for_equally_rare_pieces_who_has_least_is_first() {
-    assert_eq!(served_third(&mut swarm(&[1])), [(13, piece(1))]);
-}
-
-#[test]
-fn a_seeder_serves_in_turn_what_nobody_else_has() {
-    let all: Vec<u64> = (0..PIECES as u64).collect();
-    assert_eq!(served_third(&mut swarm(&all)), [(12, piece(1))]);
+    assert_eq!(started(&mut swarm), [(13, piece(1))]);
 }
 
 #[test]

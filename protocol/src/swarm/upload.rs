@@ -9,8 +9,7 @@
 //! lately took much longer than to others: its wire is what is full, not the one of this end.
 //!
 //! In a large swarm the rarest piece of all goes first: what few have is soon with many. Of those who wait for
-//! equally rare ones, who has least is first: it would be the last to finish; but what a seeder brings in is sent in
-//! turn, for nobody else can. And little waits: whoever asks for
+//! equally rare ones, who has least is first: it would be the last to finish. And little waits: whoever asks for
 //! more is rejected at once, and asks somebody who is idle (`idle`).
 
 use std::collections::VecDeque;
@@ -163,15 +162,13 @@ impl Swarm {
     }
 
     /// In a large swarm, how many linked peers have the rarest piece for which `link` waits, and how many
-    /// pieces it has itself, where others have them as well.
+    /// pieces it has itself.
     fn rarity_of_requests(&self, link: &Link) -> Option<(u16, usize)> {
         if !self.is_large() {
             return None;
         }
         let rarest = link.queue.iter().map(|piece| self.picker.availability(*piece)).min()?;
-        // What a seeder offered to one peer is with nobody else: each has its turn.
-        let has = if self.injector.is_some() { 0 } else { link.have.count() };
-        Some((rarest, has))
+        Some((rarest, link.have.count()))
     }
 
     /// Whether uploads to this peer lately took much longer than to others.
