@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dft_protocol::geometry::PieceIndex;
+use dft_protocol::layout::Span;
 use dft_protocol::manifest::{Entry, Manifest};
 use dft_protocol::path::SafePath;
 use dft_protocol::piece_set::PieceSet;
@@ -27,7 +28,8 @@ use super::part::{Part, Record};
 use super::pieces::{Contents, is_zeros, runs};
 use super::ranges::Ranges;
 use super::selection::Selection;
-use super::tree::Tree;
+use super::small::{Finished, Recent};
+use super::tree::{Parents, Tree};
 
 /// With more files than this to sync, one syncfs is cheaper than an fsync each.
 pub(super) const SYNC_EACH_MAX: usize = 64;
@@ -48,6 +50,8 @@ pub(super) struct Assembly {
     pub(super) reduced: AtomicBool,
     pub(super) tree: Tree,
     pub(super) files: OpenFiles,
+    pub(super) finished: Finished,
+    pub(super) recent: Recent,
     progress: Mutex<Progress>,
     /// Held during a flush: one at a time.
     flushing: Mutex<()>,
@@ -137,10 +141,21 @@ impl Assembly {
             is_record_stale: false,
         };
         let progress = Mutex::new(progress);
-        let (files, flushing) = (OpenFiles::default(), Mutex::default());
-        let (Aim { selection, kept }, reduced) = (aim, AtomicBool::new(false));
-        let assembly =
-            Self { manifest, part, selection, kept, settled, reduced, tree, files, progress, flushing };
+        let Aim { selection, kept } = aim;
+        let assembly = Self {
+            manifest,
+            part,
+            selection,
+            kept,
+            settled,
+            reduced: AtomicBool::new(false),
+            tree,
+            files: OpenFiles::default(),
+            finished: Finished::default(),
+            recent: Recent::default(),
+            progress,
+            flushing: Mutex::default(),
+        };
         assembly.flush()?;
         Ok(assembly)
     }
@@ -174,12 +189,19 @@ impl Assembly {
             (failures, clean)
         };
         let mut touched = Vec::new();
+        let (is_pack, mut parents) = (self.manifest.layout().is_pack(piece), self.tree.parents());
         for (run, bytes) in runs {
             let bytes = &data[bytes];
-            let file = self.files.file(run.entry, || self.open_to_write(run.entry, run.offset, bytes))?;
             touched.push(run.entry);
+            if is_pack && self.write_small(&mut parents, run, bytes)? {
+                continue;
+            }
+            let file = self.files.file(run.entry, || self.open_to_write(run.entry, run.offset, bytes))?;
             write_run(&file, run.offset, bytes, keep_holes)
                 .map_err(StorageError::at("write", &self.path(run.entry)))?;
+        }
+        if is_pack && data.len() as u64 == u64::from(self.manifest.geometry().piece_len(piece)) {
+            self.recent.keep(piece, data);
         }
         let mut progress = self.progress();
         progress.touched.extend(touched);
@@ -189,6 +211,29 @@ impl Assembly {
             started.written.insert(range);
         }
         Ok(())
+    }
+
+    /// Writes a small file that is not there yet and needs nothing further; false where it is to be written
+    /// as any other.
+    fn write_small(&self, parents: &mut Parents<'_>, run: Span, bytes: &[u8]) -> Result<bool, StorageError> {
+        if self.finished.reopen(run.entry) {
+            // It may be open to be read.
+            self.files.close_one(run.entry);
+        }
+        let entries = &self.manifest.info().entries;
+        // Few files are synced one by one, and may stay open until then.
+        if entries.len() <= SYNC_EACH_MAX || self.settled[run.entry] || self.reduced.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        match &entries[run.entry] {
+            Entry::File { path, size, mode, mtime } if *size == bytes.len() as u64 => {
+                let Ok((parent, name)) = parents.of(path) else { return Ok(false) };
+                self.finished
+                    .write((&parent, &name), run.entry, (bytes, *mode, *mtime))
+                    .map_err(StorageError::at("write", &self.path(run.entry)))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Where `first` is the first piece of a large file of which nothing is here: lets that share the blocks
@@ -269,6 +314,7 @@ impl Assembly {
     pub(super) fn forget(&self, pieces: &[PieceIndex]) {
         let progress = &mut *self.progress();
         for &piece in pieces {
+            self.recent.forget(piece);
             progress.forgotten.insert(piece);
             progress.is_record_stale |= progress.durable.remove(piece);
             progress.blank.remove(piece);
@@ -352,6 +398,13 @@ impl Assembly {
             return open_own(&self.tree, entry.path(), OFlags::RDONLY)
                 .map_err(StorageError::at("read", &self.path(index)));
         }
+        if self.finished.identity(index).is_some() {
+            // To write to it would need another mode.
+            if let Ok(file) = self.tree.open(entry.path(), OFlags::RDONLY | OFlags::NONBLOCK) {
+                return Ok(file);
+            }
+            self.finished.reopen(index);
+        }
         open_sized(&self.tree, entry).map_err(StorageError::at("create", &self.path(index)))
     }
 
@@ -424,7 +477,7 @@ fn open_up(tree: &Tree, path: &SafePath, mode: u16) -> std::io::Result<()> {
 
 /// Writes at `offset` of a file; where `keep_holes`, zeros that fill whole blocks are passed
 /// over, for that place holds zeros already.
-fn write_run(file: &File, offset: u64, bytes: &[u8], keep_holes: bool) -> std::io::Result<()> {
+pub(super) fn write_run(file: &File, offset: u64, bytes: &[u8], keep_holes: bool) -> std::io::Result<()> {
     if !keep_holes {
         return disk::write_at(file, bytes, offset);
     }

@@ -49,6 +49,14 @@ pub(super) fn open_or_create(directory: impl AsFd, path: &[u8]) -> io::Result<Fi
     resolve(directory, path, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
+/// Makes a file at `path` below `directory` for writing, with those bits of `mode` that the umask allows;
+/// nothing may have that name. Follows no symbolic link.
+pub(super) fn create_new(directory: impl AsFd, path: &[u8], mode: u16) -> io::Result<File> {
+    fault::check(Operation::Create)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    resolve(directory, path, flags, Mode::from_raw_mode(mode.into())).map(File::from)
+}
+
 /// Makes a symbolic link.
 pub(super) fn make_symlink(target: &[u8], parent: impl AsFd, name: &[u8]) -> io::Result<()> {
     fault::check(Operation::Create)?;

@@ -92,6 +92,13 @@ impl OpenFiles {
         Ok(self.kept().keep(entry, file))
     }
 
+    /// Closes one.
+    pub(super) fn close_one(&self, entry: usize) {
+        if self.kept().files.remove(&entry).is_some() {
+            KEPT_OPEN.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Closes all.
     pub(super) fn close(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).shrink(0);
@@ -131,10 +138,12 @@ impl Kept {
                     open.used = false;
                     self.clock.push_back(entry);
                 }
-                _ => {
+                Some(_) => {
                     self.files.remove(&entry);
                     KEPT_OPEN.fetch_sub(1, Ordering::Relaxed);
                 }
+                // It was closed by itself.
+                None => {}
             }
         }
     }

@@ -69,7 +69,11 @@ impl Assembly {
         self.open_up_directories()?;
         let selected = || entries.iter().enumerate().filter(|(index, _)| self.selection.contains(*index));
         for (index, entry) in selected().filter(|(_, entry)| matches!(entry, Entry::File { .. })) {
-            sources[index] = Source::new(self.apply_to(index, entry, few)?);
+            let identity = match self.finished.identity(index) {
+                Some(identity) => identity,
+                None => self.apply_to(index, entry, few)?,
+            };
+            sources[index] = Source::new(identity);
         }
         // Backwards is deepest first: a directory is closed once its content is done.
         let directories: Vec<_> =

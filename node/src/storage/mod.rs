@@ -28,6 +28,7 @@ mod ranges;
 mod resume;
 mod scan;
 mod selection;
+mod small;
 mod store;
 mod tree;
 mod verify;

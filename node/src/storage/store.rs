@@ -68,6 +68,13 @@ enum Phase {
     Serving(Served),
 }
 
+impl Phase {
+    /// Fills `buffer` from a pack that came lately.
+    fn read_recent(&self, piece: PieceIndex, offset: u32, buffer: &mut [u8]) -> bool {
+        matches!(self, Phase::Assembling(assembly) if assembly.recent.read(piece, offset, buffer))
+    }
+}
+
 /// A complete dataset where it lies.
 struct Served {
     sources: Vec<Source>,
@@ -204,7 +211,11 @@ impl Store {
         let end = u64::from(offset) + buffer.len() as u64;
         let runs = runs(self.manifest.layout(), piece, offset, buffer.len())
             .ok_or(StorageError::OutOfPiece { piece, end })?;
-        self.with_contents(|contents, files| {
+        let phase = self.phase();
+        if phase.read_recent(piece, offset, buffer) {
+            return Ok(());
+        }
+        self.with_contents_of(&phase, |contents, files| {
             for (run, range) in runs {
                 let file = files.file(run.entry, || contents.open(run.entry))?;
                 contents.check(run.entry, &file)?;
@@ -227,10 +238,13 @@ impl Store {
         let Some(mut runs) = runs(self.manifest.layout(), piece, offset, buffer.len()) else {
             return Ok(false);
         };
-        let (Some((run, _)), None) = (runs.next(), runs.next()) else {
+        let Ok(phase) = self.phase.try_read() else {
             return Ok(false);
         };
-        let Ok(phase) = self.phase.try_read() else {
+        if phase.read_recent(piece, offset, buffer) {
+            return Ok(true);
+        }
+        let (Some((run, _)), None) = (runs.next(), runs.next()) else {
             return Ok(false);
         };
         self.with_contents_of(&phase, |contents, files| {
@@ -418,7 +432,10 @@ impl Store {
     /// Closes the files that are kept open for the next read; it opens them again.
     pub fn close_files(&self) {
         match &*self.phase() {
-            Phase::Assembling(assembly) => assembly.files.close(),
+            Phase::Assembling(assembly) => {
+                assembly.files.close();
+                assembly.recent.clear();
+            }
             Phase::Serving(served) => served.files.close(),
         }
     }

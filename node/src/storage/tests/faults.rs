@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::piece_set::PieceSet;
 
-use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, names, put, set_mode};
+use super::fixture::{PIECE, Scratch, Seeded, a_little, bytes, many_small, names, put, set_mode};
 use crate::storage::disk::Operation;
 use crate::storage::disk::fault::{self, Effect};
 use crate::storage::part::Record;
@@ -47,11 +47,16 @@ enum Then {
     FinalLost,
 }
 
-/// Runs a fetch with `effect` at each call in turn.
+/// Runs a fetch of a few entries with `effect` at each call in turn.
 fn at_each_call(effect: Effect, before: Before, then: Then) {
+    at_each_call_for(a_little, effect, before, then);
+}
+
+/// The same for what `fill` puts into a directory.
+fn at_each_call_for(fill: fn(&Path), effect: Effect, before: Before, then: Then) {
     let scratch = Scratch::in_memory();
     let source = scratch.directory("source");
-    a_little(&source);
+    fill(&source);
     let seeded = Seeded::new(&source);
     for n in 0..CALLS_MAX {
         let target = scratch.directory(&format!("target-{n}"));
@@ -237,6 +242,13 @@ fn what_a_failed_sync_drops_is_fetched_again() {
 #[test]
 fn a_power_cut_at_any_call_is_survived() {
     at_each_call(Effect::PowerCut, Before::Nothing, Then::NextFetch);
+}
+
+#[test]
+fn many_small_files_survive_as_few_do() {
+    at_each_call_for(many_small, Effect::Error(EIO), Before::Nothing, Then::SameStore);
+    at_each_call_for(many_small, Effect::PowerCut, Before::Nothing, Then::NextFetch);
+    at_each_call_for(many_small, Effect::LostSync, Before::Nothing, Then::SameStore);
 }
 
 #[test]

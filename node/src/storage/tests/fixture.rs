@@ -126,6 +126,17 @@ pub(super) fn a_little(root: &Path) {
     set_mode(&root.join("read-only"), 0o555);
 }
 
+/// More small files than are synced one by one, in few packs.
+pub(super) fn many_small(root: &Path) {
+    for number in 0..68 {
+        let directory = if number < 60 { "full" } else { "read-only" };
+        put(&root.join(format!("{directory}/{number:02}")), &bytes(30 + number, 1));
+    }
+    for (name, mode) in [("full/01", 0o444), ("full/02", 0o777), ("full/03", 0o600), ("read-only", 0o555)] {
+        set_mode(&root.join(name), mode);
+    }
+}
+
 /// A seeded dataset.
 pub(super) struct Seeded {
     pub(super) manifest: Arc<Manifest>,

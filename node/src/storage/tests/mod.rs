@@ -7,4 +7,5 @@ mod fixture;
 mod resume;
 mod round_trip;
 mod seeding;
+mod small;
 mod verifying;
