@@ -261,7 +261,7 @@ impl Discovery {
     }
 
     /// Peers of it are linked, and tell of others: the peers of the LAN, where they were not asked yet, are
-    /// asked no sooner than after `pause`.
+    /// asked no sooner than after `pause`, and one at a time.
     pub fn ask_lan_later(&self, manifest: ManifestId, pause: Duration) {
         let _ = self.orders.send(task::Order::AskLanLater { manifest, pause });
     }

@@ -24,6 +24,9 @@ pub(super) const SERVING_MAX: usize = 64;
 pub(super) const QUESTIONS_BURST: u32 = 32;
 /// … and one more per this time: 50 a second, each a TLS handshake of about 1 ms.
 pub(super) const QUESTION_EVERY: Duration = Duration::from_millis(20);
+/// … or one per this time where links stand: then others are told of by these, and only who is on no peer's
+/// list is still to be found. All nodes of a swarm get there at the same time, and each asks each.
+pub(super) const UNHURRIED_EVERY: Duration = Duration::from_millis(500);
 /// When a peer that serves the dataset is asked again, so that a lost link is found again.
 pub(super) const ASK_SERVING_AGAIN: Duration = Duration::from_secs(60);
 /// When a peer that answered otherwise is asked again: it may be about to start.
@@ -63,7 +66,10 @@ pub(super) struct Lan {
     waiting: BTreeSet<Turn>,
     serving: BTreeSet<Turn>,
     arrivals: u64,
-    // Questions that may be asked at once, and since when that number holds.
+    // Questions that may be asked at once, at most so many, and one more per this time.
+    burst: u32,
+    every: Duration,
+    // Those that are left, and since when that number holds.
     allowance: u32,
     allowance_since: Instant,
 }
@@ -75,9 +81,17 @@ impl Lan {
             waiting: BTreeSet::new(),
             serving: BTreeSet::new(),
             arrivals: 0,
+            burst: QUESTIONS_BURST,
+            every: QUESTION_EVERY,
             allowance: QUESTIONS_BURST,
             allowance_since: now,
         }
+    }
+
+    /// There is no hurry any more: one question at a time.
+    pub(super) fn take_time(&mut self) {
+        (self.burst, self.every) = (1, UNHURRIED_EVERY);
+        self.allowance = self.allowance.min(self.burst);
     }
 
     /// mDNS told of a peer at `addr`.
@@ -141,7 +155,7 @@ impl Lan {
             return None;
         }
         let due = self.next_turn()?.due;
-        if self.allowance > 0 { Some(due) } else { Some(due.max(self.allowance_since + QUESTION_EVERY)) }
+        if self.allowance > 0 { Some(due) } else { Some(due.max(self.allowance_since + self.every)) }
     }
 
     /// The turn that comes next; while enough peers serve the dataset, only one of theirs.
@@ -200,10 +214,10 @@ impl Lan {
     }
 
     fn refill(&mut self, now: Instant) {
-        let questions = now.duration_since(self.allowance_since).as_nanos() / QUESTION_EVERY.as_nanos();
+        let questions = now.duration_since(self.allowance_since).as_nanos() / self.every.as_nanos();
         let questions = u32::try_from(questions).unwrap_or(u32::MAX);
-        self.allowance_since += QUESTION_EVERY.saturating_mul(questions);
-        self.allowance = self.allowance.saturating_add(questions).min(QUESTIONS_BURST);
+        self.allowance_since += self.every.saturating_mul(questions);
+        self.allowance = self.allowance.saturating_add(questions).min(self.burst);
     }
 
     fn asked_count(&self) -> usize {
@@ -251,6 +265,28 @@ mod tests {
         }
         let per_second = usize::try_from(second.as_nanos() / QUESTION_EVERY.as_nanos()).expect("few");
         assert!((per_second..=per_second + burst).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn without_hurry_one_after_the_other_is_asked() {
+        let start = Instant::now();
+        let mut lan = Lan::new(start);
+        for number in 0..100 {
+            lan.heard_of(PeerId::random(), addr(number), start);
+        }
+        lan.take_time();
+        let mut asked = 0;
+        for second in 0..10 {
+            let now = start + Duration::from_secs(1) * second;
+            // What was not asked in time is not made up for.
+            let peers = ask_all(&mut lan, now);
+            assert!(peers.len() <= 1, "{peers:?}");
+            peers.iter().for_each(|peer| lan.answered(peer, false, now));
+            asked += peers.len();
+        }
+        assert_eq!(asked, 10);
+        let due = lan.poll_timeout().expect("somebody is waiting");
+        assert_eq!(due, start + Duration::from_secs(9) + UNHURRIED_EVERY);
     }
 
     #[test]

@@ -62,8 +62,9 @@ impl Followed {
         self.leaving.is_some_and(|until| until <= now || self.trackers.all_left())
     }
 
-    /// Whoever is on the LAN is not asked before `from`, unless that began already.
+    /// Whoever is on the LAN is not asked before `from`, unless that began already, and without hurry.
     pub(super) fn ask_lan_later(&mut self, from: Instant, now: Instant) {
+        self.lan.take_time();
         self.asks_lan_from = self.asks_lan_from.map(|at| if at > now { at.max(from) } else { at });
     }
 
