@@ -27,6 +27,7 @@ mod laboratory;
 mod lan;
 mod limits;
 mod loopback;
+mod many;
 mod names;
 mod namespace;
 mod node;

@@ -22,13 +22,15 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::codec::{Message, MessageCodec, MessageError, decode_canonical, to_cbor};
-use crate::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs};
+use crate::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs, ShelfChange, Tally};
 
 /// The libp2p name of the protocol.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/dft/tracker/1");
 /// Most peers of one answer: a peer keeps fewer links, and 256 records stay far below
 /// [`Response`]'s length limit.
 pub const PEERS_PER_RESPONSE_MAX: u16 = 256;
+/// Most datasets that come to a shelf, and that go, in one request: 2 times 24 KiB.
+pub const SHELVED_PER_REQUEST_MAX: usize = 768;
 /// Longest reason of a refusal, in bytes: one line for a person.
 pub const REASON_LEN_MAX: usize = 256;
 /// The announce interval that a client accepts is at least this, so that a tracker cannot make
@@ -57,6 +59,19 @@ pub struct Announce {
     pub want: u16,
 }
 
+/// «These datasets I have in full and at rest, beside those that you know of.»
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shelve {
+    /// The port where the asker takes links; never 0.
+    pub link_port: u16,
+    /// Addresses of its interfaces, with the link port.
+    pub addrs: LinkAddrs,
+    /// Its site label.
+    pub site: Option<Site>,
+    /// What comes and goes: at most [`SHELVED_PER_REQUEST_MAX`] each.
+    pub change: ShelfChange,
+}
+
 /// What is asked of a tracker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -67,6 +82,8 @@ pub enum Request {
         /// The dataset.
         manifest: ManifestId,
     },
+    /// Change the asker's shelf, and keep all of it alive. An older tracker hangs up on it.
+    Shelve(Box<Shelve>),
 }
 
 /// What a tracker answers.
@@ -79,6 +96,14 @@ pub enum Response {
         interval_s: u32,
         /// Other peers of the manifest, at most [`PEERS_PER_RESPONSE_MAX`].
         peers: Vec<FoundPeer>,
+    },
+    /// What is on the asker's shelf; durable. Where that is not what it should be, the change was not
+    /// made.
+    Shelved {
+        /// When to say so again, in seconds; clients clamp it.
+        interval_s: u32,
+        /// What is there.
+        there: Tally,
     },
     /// Done.
     Done,
@@ -110,7 +135,7 @@ impl Reason {
 }
 
 impl Message for Request {
-    /// An announcement needs about 400 bytes; the rest is room for later kinds.
+    /// An announcement needs about 400 bytes, the fullest change of a shelf 50,000.
     const LEN_MAX: usize = 64 * 1024;
 
     fn encode(&self) -> Vec<u8> {
@@ -126,6 +151,19 @@ impl Message for Request {
                 announce.want,
             ),
             Request::Leave { manifest } => RequestCbor::Leave(KIND_LEAVE, bytes(manifest)),
+            Request::Shelve(shelve) => {
+                let Shelve { link_port, addrs, site, change } = &**shelve;
+                let Tally { count, digest } = change.before;
+                RequestCbor::Shelve(
+                    KIND_SHELVE,
+                    *link_port,
+                    addrs_to_cbor(addrs),
+                    site_to_cbor(site.as_ref()),
+                    (!change.anew).then_some((count, digest)),
+                    manifests_to_cbor(&change.added),
+                    manifests_to_cbor(&change.removed),
+                )
+            }
         })
     }
 
@@ -152,6 +190,9 @@ impl Message for Response {
                 ResponseCbor::Peers(KIND_PEERS, *interval_s, peers.iter().map(peer).collect())
             }
             Response::Done => ResponseCbor::Done((KIND_DONE,)),
+            Response::Shelved { interval_s, there } => {
+                ResponseCbor::Shelved(KIND_SHELVED, *interval_s, there.count, there.digest)
+            }
             Response::Refused(reason) => ResponseCbor::Refused(KIND_REFUSED, reason.as_str().to_owned()),
         })
     }
@@ -170,9 +211,11 @@ pub fn manifest_id_from_cbor(bytes: &[u8]) -> Result<ManifestId, MessageError> {
 
 const KIND_ANNOUNCE: u8 = 0;
 const KIND_LEAVE: u8 = 1;
+const KIND_SHELVE: u8 = 2;
 const KIND_PEERS: u8 = 0;
 const KIND_DONE: u8 = 1;
 const KIND_REFUSED: u8 = 2;
+const KIND_SHELVED: u8 = 3;
 
 // The shapes as they are written. Only the conversions below turn them into messages.
 
@@ -180,6 +223,7 @@ const KIND_REFUSED: u8 = 2;
 #[serde(untagged)]
 enum RequestCbor {
     Announce(u8, ByteBuf, u16, Vec<ByteBuf>, bool, Option<String>, u16),
+    Shelve(u8, u16, Vec<ByteBuf>, Option<String>, Option<(u32, u64)>, ByteBuf, ByteBuf),
     Leave(u8, ByteBuf),
 }
 
@@ -187,6 +231,7 @@ enum RequestCbor {
 #[serde(untagged)]
 enum ResponseCbor {
     Peers(u8, u32, Vec<PeerCbor>),
+    Shelved(u8, u32, u32, u64),
     Refused(u8, String),
     Done((u8,)),
 }
@@ -212,6 +257,17 @@ impl TryFrom<RequestCbor> for Request {
             RequestCbor::Leave(KIND_LEAVE, manifest) => {
                 Ok(Request::Leave { manifest: manifest_id_from_cbor(&manifest)? })
             }
+            RequestCbor::Shelve(KIND_SHELVE, link_port, addrs, site, before, added, removed) => {
+                if link_port == 0 {
+                    return Err(MessageError::Invalid("a link port is 0"));
+                }
+                let anew = before.is_none();
+                let (count, digest) = before.unwrap_or_default();
+                let (added, removed) = (manifests_from_cbor(&added)?, manifests_from_cbor(&removed)?);
+                let change = ShelfChange { before: Tally { count, digest }, anew, added, removed };
+                let (addrs, site) = (addrs_from_cbor(&addrs)?, site_from_cbor(site)?);
+                Ok(Request::Shelve(Box::new(Shelve { link_port, addrs, site, change })))
+            }
             _ => Err(MessageError::Invalid("a request of no known kind")),
         }
     }
@@ -230,6 +286,9 @@ impl TryFrom<ResponseCbor> for Response {
                 Ok(Response::Peers { interval_s, peers })
             }
             ResponseCbor::Done((KIND_DONE,)) => Ok(Response::Done),
+            ResponseCbor::Shelved(KIND_SHELVED, interval_s, count, digest) => {
+                Ok(Response::Shelved { interval_s, there: Tally { count, digest } })
+            }
             ResponseCbor::Refused(KIND_REFUSED, reason) => Ok(Response::Refused(Reason::new(&reason))),
             _ => Err(MessageError::Invalid("a response of no known kind")),
         }
@@ -248,6 +307,19 @@ impl TryFrom<PeerCbor> for FoundPeer {
             site: site_from_cbor(site)?,
         })
     }
+}
+
+/// Ids one after the other: some hundred of them need no head each.
+fn manifests_to_cbor(manifests: &[ManifestId]) -> ByteBuf {
+    ByteBuf::from(manifests.iter().flat_map(ManifestId::as_bytes).copied().collect::<Vec<u8>>())
+}
+
+fn manifests_from_cbor(bytes: &[u8]) -> Result<Vec<ManifestId>, MessageError> {
+    let (ids, rest) = bytes.as_chunks::<DIGEST_LEN>();
+    if !rest.is_empty() || ids.len() > SHELVED_PER_REQUEST_MAX {
+        return Err(MessageError::Invalid("too many manifests, or a part of an id"));
+    }
+    Ok(ids.iter().copied().map(ManifestId::from_bytes).collect())
 }
 
 pub(crate) fn site_to_cbor(site: Option<&Site>) -> Option<String> {
@@ -317,7 +389,17 @@ pub(crate) mod tests {
                 Request::Announce(Announce { manifest, link_port, addrs, complete, site, want })
             },
         );
-        prop_oneof![announce, manifest().prop_map(|manifest| Request::Leave { manifest })]
+        let manifests = || proptest::collection::vec(manifest(), 0..4);
+        let before = proptest::option::of((any::<u32>(), any::<u64>()));
+        let shelve = (1..u16::MAX, addrs(), site(), before, manifests(), manifests()).prop_map(
+            |(link_port, addrs, site, before, added, removed)| {
+                let (count, digest) = before.unwrap_or_default();
+                let (before, anew) = (Tally { count, digest }, before.is_none());
+                let change = ShelfChange { before, anew, added, removed };
+                Request::Shelve(Box::new(Shelve { link_port, addrs, site, change }))
+            },
+        );
+        prop_oneof![announce, manifest().prop_map(|manifest| Request::Leave { manifest }), shelve]
     }
 
     fn response() -> impl Strategy<Value = Response> {
@@ -333,6 +415,9 @@ pub(crate) mod tests {
             (any::<u32>(), proptest::collection::vec(peer, 0..4))
                 .prop_map(|(interval_s, peers)| Response::Peers { interval_s, peers }),
             Just(Response::Done),
+            (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(interval_s, count, digest)| {
+                Response::Shelved { interval_s, there: Tally { count, digest } }
+            }),
             ".{0,300}".prop_map(|text| Response::Refused(Reason::new(&text))),
         ]
     }
@@ -395,6 +480,12 @@ pub(crate) mod tests {
         let response = Response::Peers { interval_s: u32::MAX, peers };
         assert!(response.encode().len() <= Response::LEN_MAX / 2, "half of it is room");
         let manifest = ManifestId::from_bytes([1; 32]);
+        let full = vec![manifest; SHELVED_PER_REQUEST_MAX];
+        let change =
+            ShelfChange { before: Tally::default(), anew: false, added: full.clone(), removed: full };
+        let shelve = Shelve { link_port: 1, addrs: addrs.clone(), site: site.clone(), change };
+        let shelve = Request::Shelve(Box::new(shelve)).encode();
+        assert!(shelve.len() <= Request::LEN_MAX * 7 / 8, "{}", shelve.len());
         let announce = Announce { manifest, link_port: 1, addrs, complete: true, site, want: u16::MAX };
         assert!(Request::Announce(announce).encode().len() <= Request::LEN_MAX / 2, "half of it is room");
     }
@@ -410,7 +501,7 @@ pub(crate) mod tests {
         let indefinite = [with_id(&[0x9f, 0x01]), vec![0xff]].concat();
         assert!(Request::decode(&indefinite).is_err());
         assert_eq!(
-            Request::decode(&with_id(&[0x82, 0x02])),
+            Request::decode(&with_id(&[0x82, 0x03])),
             Err(MessageError::Invalid("a request of no known kind"))
         );
         // Deep nesting costs a small error, not the stack.

@@ -22,10 +22,12 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::protocol::{Announce, PEERS_PER_RESPONSE_MAX, Reason, Request, Response};
-use crate::registry::{ANNOUNCE_INTERVAL, Asker, FoundPeer, LinkAddrs, RECORD_TTL, Record, Registry};
+use crate::protocol::{Announce, PEERS_PER_RESPONSE_MAX, Reason, Request, Response, Shelve};
+use crate::registry::{
+    ANNOUNCE_INTERVAL, Asker, FoundPeer, LinkAddrs, RECORD_TTL, Record, Registry, ShelfChange,
+};
 use crate::state::{StateDir, StateError};
-use crate::store::{Change, Damaged, Store, StoreError, StoredRecord};
+use crate::store::{Change, Damaged, Store, StoreError, StoredRecord, StoredShelf};
 
 /// Most requests that wait for the thread: two full batches and more, some 100 ms of work.
 const QUEUE_LEN_MAX: usize = 1024;
@@ -206,6 +208,11 @@ impl Drop for Service {
     }
 }
 
+/// How often a peer is to say that it is there, in seconds.
+fn interval_s() -> u32 {
+    u32::try_from(ANNOUNCE_INTERVAL.as_secs()).unwrap_or(u32::MAX)
+}
+
 fn refused(reason: &str) -> Response {
     Response::Refused(Reason::new(reason))
 }
@@ -215,6 +222,7 @@ fn run(state: &StateDir, questions: &Receiver<Question>, notify: impl Fn(Notice)
     let mut core = Core::new(std::time::Instant::now());
     let mut disk = Disk { path: state.database(), store: None, failing: false, notify };
     let mut changes = disk.open().map_or_else(Vec::new, |stored| core.restore(stored, SystemTime::now()));
+    changes.extend(core.restore_shelves(disk.shelves()));
     loop {
         let mut answers = Vec::new();
         match questions.recv_timeout(EXPIRE_EVERY) {
@@ -299,7 +307,7 @@ impl<Notify: Fn(Notice)> Disk<Notify> {
             None => match self.open() {
                 Some(stored) => core.unknown(&stored),
                 None => {
-                    core.durable_until.clear();
+                    core.forget_durable();
                     return false;
                 }
             },
@@ -317,10 +325,22 @@ impl<Notify: Fn(Notice)> Disk<Notify> {
             }
             Err(error) => {
                 self.store = None;
-                core.durable_until.clear();
+                core.forget_durable();
                 self.failed(error);
                 false
             }
+        }
+    }
+
+    /// The shelves that the store holds, where it is open.
+    fn shelves(&mut self) -> Vec<StoredShelf> {
+        match self.store.as_ref().map(Store::shelves) {
+            Some(Ok(shelves)) => shelves,
+            Some(Err(error)) => {
+                self.failed(error);
+                Vec::new()
+            }
+            None => Vec::new(),
         }
     }
 
@@ -369,6 +389,55 @@ impl Core {
         changes
     }
 
+    /// Takes the shelves that a former run stored, each for as long as after a message of its node. What
+    /// the quotas refuse is removed from the store.
+    fn restore_shelves(&mut self, stored: Vec<StoredShelf>) -> Vec<Change> {
+        let expires = self.now() + RECORD_TTL;
+        let mut changes = Vec::new();
+        for StoredShelf { peer, record, added, .. } in stored {
+            let change = ShelfChange { anew: true, added, ..ShelfChange::default() };
+            if self.registry.shelve(peer, &record, &change, expires).is_err() {
+                changes.push(Change::ClearShelf(peer));
+            }
+        }
+        changes
+    }
+
+    /// What is on disk is not known any more: records are written at their next turn, and nodes tell of
+    /// what is on their shelves anew.
+    fn forget_durable(&mut self) {
+        self.durable_until.clear();
+        self.registry.forget_shelves();
+    }
+
+    fn shelve(&mut self, question: &Asked, shelve: &Shelve, changes: &mut Vec<Change>) -> Response {
+        let Shelve { link_port, addrs, site, change } = shelve;
+        let (peer, observed) = (question.peer, question.observed);
+        let addrs = LinkAddrs::of_announcement(observed, *link_port, addrs.as_slice());
+        let record = Record { observed, addrs, complete: true, site: site.clone() };
+        let unchanged = self.registry.shelf_record(peer) == Some(&record);
+        let expires = self.now() + RECORD_TTL;
+        let (there, made) = match self.registry.shelve(peer, &record, change, expires) {
+            Ok(outcome) => outcome,
+            Err(quota) => return refused(&quota.to_string()),
+        };
+        // What comes to the shelf has no record of its own beside it.
+        for &manifest in change.added.iter().filter(|_| made) {
+            if self.registry.leave(manifest, peer) {
+                self.durable_until.remove(&(manifest, peer));
+                changes.push(Change::Remove(manifest, peer));
+            }
+        }
+        if made && (change.anew || there.count == 0) {
+            changes.push(Change::ClearShelf(peer));
+        }
+        if made && there.count > 0 && !(unchanged && change.added.is_empty() && change.removed.is_empty()) {
+            let (added, removed) = (change.added.clone(), change.removed.clone());
+            changes.push(Change::Shelve(StoredShelf { peer, record, added, removed }));
+        }
+        Response::Shelved { interval_s: interval_s(), there }
+    }
+
     fn answer(&mut self, question: &Asked, wall: SystemTime, changes: &mut Vec<Change>) -> Response {
         match &question.request {
             Request::Announce(announce) => {
@@ -381,10 +450,11 @@ impl Core {
                     Asker { peer: question.peer, observed: question.observed, site: announce.site.as_ref() };
                 let max = usize::from(announce.want.min(PEERS_PER_RESPONSE_MAX));
                 Response::Peers {
-                    interval_s: u32::try_from(ANNOUNCE_INTERVAL.as_secs()).unwrap_or(u32::MAX),
+                    interval_s: interval_s(),
                     peers: self.registry.peers(announce.manifest, asker, max, &mut self.rng),
                 }
             }
+            Request::Shelve(shelve) => self.shelve(question, shelve, changes),
             Request::Leave { manifest } => {
                 if self.registry.leave(*manifest, question.peer) {
                     self.durable_until.remove(&(*manifest, question.peer));
@@ -435,164 +505,19 @@ impl Core {
             self.durable_until.remove(&key);
             changes.push(Change::Remove(key.0, key.1));
         }
+        changes.extend(self.registry.expire_shelves(now).into_iter().map(Change::ClearShelf));
     }
 
     /// Removals of what the store holds and the registry doesn't: it left while the store could
-    /// not be written.
+    /// not be written. Shelves were forgotten when that began; changes that follow tell of all on them.
     fn unknown(&self, stored: &[StoredRecord]) -> Vec<Change> {
-        stored
+        let gone = stored
             .iter()
             .filter(|stored| self.registry.record(stored.manifest, stored.peer).is_none())
-            .map(|stored| Change::Remove(stored.manifest, stored.peer))
-            .collect()
+            .map(|stored| Change::Remove(stored.manifest, stored.peer));
+        std::iter::once(Change::ClearShelves).chain(gone).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures::executor::block_on;
-
-    use super::*;
-
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-
-    fn peer(number: u8) -> PeerId {
-        PeerId::from_bytes(&[number; 38]).expect("38 bytes")
-    }
-
-    fn manifest(number: u8) -> ManifestId {
-        ManifestId::from_bytes([number; 32])
-    }
-
-    fn announce(link_port: u16) -> Request {
-        Request::Announce(Announce {
-            manifest: manifest(1),
-            link_port,
-            addrs: LinkAddrs::default(),
-            complete: false,
-            site: None,
-            want: 10,
-        })
-    }
-
-    /// How many peers `asker` hears of; `None` where it is refused.
-    fn heard(service: &Service, asker: u8, link_port: u16) -> Option<usize> {
-        match block_on(service.ask(peer(asker), HERE, announce(link_port))) {
-            Response::Peers { peers, .. } => Some(peers.len()),
-            _ => None,
-        }
-    }
-
-    fn open(path: &Path) -> Service {
-        Service::open(path, |notice| panic!("{notice:?}")).expect("the service starts")
-    }
-
-    #[test]
-    fn peers_hear_of_each_other_over_a_restart() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let service = open(directory.path());
-        assert_eq!([1, 2, 3].map(|number| heard(&service, number, 7)), [Some(0), Some(1), Some(2)]);
-        assert_eq!(
-            block_on(service.ask(peer(2), HERE, Request::Leave { manifest: manifest(1) })),
-            Response::Done
-        );
-        drop(service);
-        let service = open(directory.path());
-        assert_eq!(heard(&service, 4, 0), Some(2), "who takes no links only asks");
-        assert_eq!(heard(&service, 5, 0), Some(2), "and leaves no record");
-    }
-
-    #[test]
-    fn many_announcements_share_one_batch() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let service = open(directory.path());
-        let answers: Vec<_> = (0..200).map(|number| service.ask(peer(number), HERE, announce(7))).collect();
-        let heard = |response| match response {
-            Response::Peers { peers, .. } => peers.len(),
-            other => panic!("{other:?}"),
-        };
-        let counts: Vec<usize> = answers.into_iter().map(|answer| heard(block_on(answer))).collect();
-        assert_eq!(counts.iter().max(), Some(&10));
-    }
-
-    #[test]
-    fn restored_records_live_for_an_interval_whatever_the_clock_says() {
-        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let year = Duration::from_secs(365 * 86_400);
-        // what was stored, relative to the wall clock: long ago, soon, far in the future
-        let stored = |number: u8, expires| StoredRecord {
-            manifest: manifest(1),
-            peer: peer(number),
-            record: Record {
-                observed: HERE,
-                addrs: LinkAddrs::of_announcement(HERE, 7, &[]),
-                complete: true,
-                site: None,
-            },
-            expires,
-        };
-        let mut core = Core::new(std::time::Instant::now());
-        let changes = core.restore(
-            vec![
-                stored(1, wall - year),
-                stored(2, wall + Duration::from_secs(1)),
-                stored(3, wall + RECORD_TTL),
-                stored(4, wall + year),
-            ],
-            wall,
-        );
-        assert_eq!(changes, []);
-        let mut lives = |after: Duration| {
-            core.registry.expire(Instant::START + after);
-            core.registry.record_count()
-        };
-        let moment = Duration::from_secs(5);
-        assert_eq!(lives(ANNOUNCE_INTERVAL - moment), 4);
-        assert_eq!(lives(ANNOUNCE_INTERVAL + moment), 2);
-        assert_eq!(lives(RECORD_TTL + moment), 0);
-    }
-
-    #[test]
-    fn a_renewal_without_news_is_not_written() {
-        let mut core = Core::new(std::time::Instant::now());
-        let question =
-            |request| Asked { peer: peer(1), observed: HERE, request, answer: oneshot::channel().0 };
-        let mut written = |request| {
-            let mut changes = Vec::new();
-            core.answer(&question(request), SystemTime::UNIX_EPOCH, &mut changes);
-            changes.len()
-        };
-        assert_eq!([written(announce(7)), written(announce(7)), written(announce(8))], [1, 0, 1]);
-    }
-
-    /// Root may write anywhere, so the state directory is taken away instead of its permissions.
-    #[test]
-    fn what_cannot_be_written_is_refused_until_it_can() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("state");
-        let notices = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&notices);
-        let state = StateDir::open(&path).expect("a state directory");
-        let database = state.database();
-        // A directory in the place of the database file: it can neither be opened nor moved.
-        fs::create_dir(&database).expect("a directory");
-        fs::set_permissions(&database, fs::Permissions::from_mode(0o700)).expect("permissions");
-        let service = Service::start(state, move |notice| {
-            assert!(matches!(notice, Notice::NotWritten(_)), "{notice:?}");
-            counted.fetch_add(1, Ordering::Relaxed);
-        })
-        .expect("the service starts");
-        assert_eq!([heard(&service, 1, 7), heard(&service, 2, 7)], [None, None]);
-        fs::remove_dir(&database).expect("remove");
-        assert!(heard(&service, 3, 7).is_some());
-        assert_eq!(notices.load(Ordering::Relaxed), 1, "said once");
-        assert_eq!(heard(&service, 1, 7), heard(&service, 1, 7));
-        drop(service);
-        assert_eq!(heard(&open(&path), 9, 0), Some(2), "1 and 3 were acknowledged");
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What a tracker remembers over a restart, in one redb table: manifest and peer to record.
+//! What a tracker remembers over a restart, in redb tables: manifest and peer to record, and the shelves.
 //!
 //! Invariant: what [`Store::commit`] returned for is on disk. A file that is damaged is moved
 //! aside and never trusted in part; a tracker that starts empty is whole again after one
@@ -29,6 +29,10 @@ const CACHE_BYTES: usize = 4 << 20;
 /// so that a failing disk doesn't fill itself.
 const DAMAGED_KEPT_MAX: u32 = 8;
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+/// What holds for all on a peer's shelf, by peer.
+const SHELVES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("shelves");
+/// What is on shelves: peer and manifest.
+const SHELVED: TableDefinition<&[u8], ()> = TableDefinition::new("shelved");
 
 /// Why the store cannot be used.
 #[derive(Debug, Error)]
@@ -69,6 +73,25 @@ pub enum Change {
     Put(StoredRecord),
     /// Remove a record.
     Remove(ManifestId, PeerId),
+    /// Change a shelf.
+    Shelve(StoredShelf),
+    /// Remove a shelf.
+    ClearShelf(PeerId),
+    /// Remove every shelf.
+    ClearShelves,
+}
+
+/// A shelf as it was stored, or what comes to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredShelf {
+    /// Whose it is.
+    pub peer: PeerId,
+    /// What holds for all on it.
+    pub record: Record,
+    /// What comes to it.
+    pub added: Vec<ManifestId>,
+    /// What goes.
+    pub removed: Vec<ManifestId>,
 }
 
 /// The open database.
@@ -101,6 +124,10 @@ impl Store {
             let transaction = self.database.begin_write()?;
             {
                 let mut table = transaction.open_table(RECORDS)?;
+                let mut shelves = Shelves {
+                    records: transaction.open_table(SHELVES)?,
+                    shelved: transaction.open_table(SHELVED)?,
+                };
                 for change in changes {
                     match change {
                         Change::Put(record) => {
@@ -109,6 +136,12 @@ impl Store {
                         }
                         Change::Remove(manifest, peer) => {
                             table.remove(key_of(*manifest, *peer).as_slice())?;
+                        }
+                        Change::Shelve(shelf) => shelves.change(shelf)?,
+                        Change::ClearShelf(peer) => shelves.clear(*peer)?,
+                        Change::ClearShelves => {
+                            shelves.records.retain(|_, _| false)?;
+                            shelves.shelved.retain(|_, ()| false)?;
                         }
                     }
                 }
@@ -146,6 +179,33 @@ impl Store {
             .unwrap_or_else(|_| Err(Failure::Damaged("its structure is broken".into())))
     }
 
+    /// The shelves; what of them cannot be read is left out, for their nodes tell of it anew.
+    pub fn shelves(&self) -> Result<Vec<StoredShelf>, StoreError> {
+        let read = || -> Result<Vec<StoredShelf>, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let mut shelves = Vec::new();
+            let records = match transaction.open_table(SHELVES) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(shelves),
+                records => records?,
+            };
+            let shelved = transaction.open_table(SHELVED)?;
+            for row in records.iter()? {
+                let (key, value) = row?;
+                let Some(peer) = PeerId::from_bytes(key.value()) else { continue };
+                let Some((record, _)) = decode_record(value.value()) else { continue };
+                let mut added = Vec::new();
+                for row in shelved.range::<&[u8]>(shelf_range(peer).as_slices())? {
+                    let key = row?.0;
+                    let id = key.value().split_last_chunk::<DIGEST_LEN>();
+                    added.extend(id.map(|(_, id)| ManifestId::from_bytes(*id)));
+                }
+                shelves.push(StoredShelf { peer, record, added, removed: Vec::new() });
+            }
+            Ok(shelves)
+        };
+        read().map_err(|error| StoreError { path: self.path.clone(), reason: error.to_string() })
+    }
+
     /// How many records the table holds.
     pub fn record_count(&self) -> Result<usize, StoreError> {
         let count = || -> Result<usize, redb::Error> {
@@ -154,6 +214,55 @@ impl Store {
         };
         count().map_err(|error| StoreError { path: self.path.clone(), reason: error.to_string() })
     }
+}
+
+/// The tables of shelves, in a transaction.
+struct Shelves<'a> {
+    records: redb::Table<'a, &'static [u8], &'static [u8]>,
+    shelved: redb::Table<'a, &'static [u8], ()>,
+}
+
+impl Shelves<'_> {
+    fn change(&mut self, shelf: &StoredShelf) -> Result<(), redb::Error> {
+        let record = to_cbor(&RecordCbor::new(&shelf.record, 0));
+        self.records.insert(shelf.peer.as_bytes(), record.as_slice())?;
+        for manifest in &shelf.removed {
+            self.shelved.remove(shelved_key(shelf.peer, *manifest).as_slice())?;
+        }
+        for manifest in &shelf.added {
+            self.shelved.insert(shelved_key(shelf.peer, *manifest).as_slice(), ())?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, peer: PeerId) -> Result<(), redb::Error> {
+        self.records.remove(peer.as_bytes())?;
+        self.shelved.retain_in::<&[u8], _>(shelf_range(peer).as_slices(), |_, ()| false)?;
+        Ok(())
+    }
+}
+
+/// The first and the last key that one shelf can have. Its length comes first in a key, so that no id of
+/// a peer begins another's.
+struct ShelfRange {
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl ShelfRange {
+    fn as_slices(&self) -> std::ops::RangeInclusive<&[u8]> {
+        &self.first[..]..=&self.last[..]
+    }
+}
+
+fn shelf_range(peer: PeerId) -> ShelfRange {
+    let of = |byte| shelved_key(peer, ManifestId::from_bytes([byte; DIGEST_LEN]));
+    ShelfRange { first: of(0), last: of(u8::MAX) }
+}
+
+fn shelved_key(peer: PeerId, manifest: ManifestId) -> Vec<u8> {
+    let len = u8::try_from(peer.as_bytes().len()).expect("an id of a peer has at most 64 bytes");
+    [&[len], peer.as_bytes(), manifest.as_bytes().as_slice()].concat()
 }
 
 enum Failure {
@@ -210,35 +319,42 @@ fn key_of(manifest: ManifestId, peer: PeerId) -> Vec<u8> {
 
 fn decode_row(key: &[u8], value: &[u8]) -> Option<StoredRecord> {
     let (manifest, peer) = key.split_first_chunk::<DIGEST_LEN>()?;
-    let RecordCbor(observed, addrs, complete, site, expires_ms) = serde_cbor::from_slice(value).ok()?;
+    let (record, expires_ms) = decode_record(value)?;
     Some(StoredRecord {
         manifest: ManifestId::from_bytes(*manifest),
         peer: PeerId::from_bytes(peer)?,
-        record: Record {
-            observed: observed.parse().ok()?,
-            addrs: addrs_from_cbor(&addrs).ok()?,
-            complete,
-            site: site_from_cbor(site).ok()?,
-        },
+        record,
         expires: UNIX_EPOCH.checked_add(Duration::from_millis(expires_ms))?,
     })
+}
+
+fn decode_record(value: &[u8]) -> Option<(Record, u64)> {
+    let RecordCbor(observed, addrs, complete, site, expires_ms) = serde_cbor::from_slice(value).ok()?;
+    let record = Record {
+        observed: observed.parse().ok()?,
+        addrs: addrs_from_cbor(&addrs).ok()?,
+        complete,
+        site: site_from_cbor(site).ok()?,
+    };
+    Some((record, expires_ms))
 }
 
 /// Observed address, link addresses, complete, site, expiry in milliseconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct RecordCbor(String, Vec<ByteBuf>, bool, Option<String>, u64);
 
+impl RecordCbor {
+    fn new(record: &Record, expires_ms: u64) -> Self {
+        let observed: IpAddr = record.observed;
+        let (addrs, site) = (addrs_to_cbor(&record.addrs), site_to_cbor(record.site.as_ref()));
+        Self(observed.to_string(), addrs, record.complete, site, expires_ms)
+    }
+}
+
 impl From<&StoredRecord> for RecordCbor {
     fn from(stored: &StoredRecord) -> Self {
-        let observed: IpAddr = stored.record.observed;
         let expires = stored.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(
-            observed.to_string(),
-            addrs_to_cbor(&stored.record.addrs),
-            stored.record.complete,
-            site_to_cbor(stored.record.site.as_ref()),
-            u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
-        )
+        Self::new(&stored.record, u64::try_from(expires.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -288,6 +404,35 @@ mod tests {
         drop(store);
         let (_, records, damaged) = open(&path);
         assert_eq!((records, damaged), (vec![stored(2), newer], None));
+    }
+
+    #[test]
+    fn shelves_are_there_again_and_end_as_a_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tracker.redb");
+        let (store, ..) = open(&path);
+        assert_eq!(store.shelves().expect("it reads"), []);
+        let id = |number: u8| ManifestId::from_bytes([number; 32]);
+        // The id of one begins that of the other.
+        let peers = [&[7; 4][..], &[7; 5]].map(|bytes| PeerId::from_bytes(bytes).expect("an id"));
+        let shelf = |peer, added: &[u8]| StoredShelf {
+            peer,
+            record: stored(1).record,
+            added: added.iter().map(|number| id(*number)).collect(),
+            removed: Vec::new(),
+        };
+        let all = [0, 1, 200, 255];
+        store.commit(&peers.map(|peer| Change::Shelve(shelf(peer, &all)))).expect("commit");
+        let less = StoredShelf { removed: vec![id(1)], ..shelf(peers[0], &[3]) };
+        store.commit(&[Change::Shelve(less)]).expect("commit");
+        drop(store);
+        let (store, ..) = open(&path);
+        let both = [shelf(peers[0], &[0, 3, 200, 255]), shelf(peers[1], &all)];
+        assert_eq!(store.shelves().expect("it reads"), both);
+        store.commit(&[Change::ClearShelf(peers[0])]).expect("commit");
+        assert_eq!(store.shelves().expect("it reads"), both[1..]);
+        store.commit(&[Change::ClearShelves]).expect("commit");
+        assert_eq!(store.shelves().expect("it reads"), []);
     }
 
     #[test]

@@ -19,7 +19,6 @@ use super::table::{Place, Record};
 use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
-use crate::net::discovery::{self, parse_tracker};
 use crate::storage::{self, ScanOptions, SeedCache, Selection, Store};
 use crate::trace::Trace;
 
@@ -32,7 +31,7 @@ const COMPLETIONS_MAX: usize = 1024;
 /// How long it may take until a change that was found is seen in the view.
 const TOLD_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether the files that are served are as they were …
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// … and at most so large a part of the time goes into it: looking at a million files takes a while.
 const LOOK_SHARE: u32 = 50;
 
@@ -93,6 +92,13 @@ pub struct Running {
     pub remote: Remote,
 }
 
+/// What was sent of a dataset.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sent {
+    pub(super) bytes: u64,
+    pub(super) saved_bytes: u64,
+}
+
 /// Whether the daemon remembers and tells of a dataset.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -128,6 +134,12 @@ pub struct Holding {
     /// Other requests than the one that began it count on it.
     claimed: AtomicBool,
     opened: AtomicBool,
+    /// It ends to be opened again when it is asked for.
+    resting: AtomicBool,
+    /// When somebody wanted something of it.
+    used: Mutex<Instant>,
+    /// What was sent of it before it was at rest.
+    sent_before: OnceLock<Sent>,
     /// How many `dft seed` count on it.
     seeders: AtomicUsize,
     /// Peers that say that they have all of it, as they do. It is there once somebody wants to know: it has
@@ -214,8 +226,40 @@ impl Holding {
         self.cancel.clone()
     }
 
+    /// Somebody wants something of it.
+    pub(super) fn use_now(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When somebody wanted something of it.
+    pub(super) fn last_used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this process has sent of it.
+    pub(super) fn sent(&self) -> Sent {
+        let (snapshot, before) = (self.snapshot(), self.sent_before.get().copied().unwrap_or_default());
+        Sent {
+            bytes: before.bytes + snapshot.stats.sent,
+            saved_bytes: before.saved_bytes + snapshot.saved_bytes,
+        }
+    }
+
+    /// It was at work before.
+    pub(super) fn go_on_from(&self, sent: Sent) {
+        // It is told once, when it begins.
+        let _ = self.sent_before.set(sent);
+    }
+
+    /// Ends its task, for its dataset to be at rest.
+    pub(super) fn rest(&self) {
+        self.resting.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+    }
+
     /// Somebody asked for it.
     pub fn touch(self: &Arc<Self>, daemon: &Arc<Daemon>) {
+        self.use_now();
         let now = now_ms();
         let last = std::mem::replace(&mut self.record_mut().last_use_ms, now);
         if now.saturating_sub(last) >= LAST_USE_STEP_MS {
@@ -319,8 +363,9 @@ pub(super) fn start(
     let view = View { state: State::Opening, running: None };
     let part = match &opening {
         Opening::Part { selection, .. } => Some(selection.clone()),
-        Opening::With(_) | Opening::Again | Opening::New => None,
+        Opening::With(_) | Opening::Again | Opening::Rested | Opening::New => None,
     };
+    let record = record.of(&manifest);
     let (runs, running) = watch::channel(());
     let holding = Arc::new(Holding {
         manifest,
@@ -336,6 +381,9 @@ pub(super) fn start(
         ending: AtomicBool::new(false),
         claimed: AtomicBool::new(false),
         opened: AtomicBool::new(false),
+        resting: AtomicBool::new(false),
+        used: Mutex::new(Instant::now()),
+        sent_before: OnceLock::new(),
         seeders: AtomicUsize::new(0),
         completions: OnceLock::new(),
     });
@@ -362,10 +410,18 @@ pub(super) fn start(
 }
 
 async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
-    let was_held = matches!(opening, Opening::Again) && holding.presence == Presence::Shared;
+    let rested = matches!(opening, Opening::Rested);
+    let was_held =
+        matches!(opening, Opening::Again | Opening::Rested) && holding.presence == Presence::Shared;
     let opened = tokio::select! {
         opened = open(&daemon, &holding, opening) => opened,
-        () = holding.stopped() => return holding.set(given_up(&holding)),
+        () = holding.stopped() => {
+            if was_held && !holding.resting.load(Ordering::Relaxed) {
+                // It was announced while it was at rest.
+                daemon.discovery.remove(holding.id());
+            }
+            return holding.set(given_up(&holding));
+        }
     };
     let store = match opened {
         Ok(store) => store,
@@ -379,6 +435,11 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
     };
     holding.opened.store(true, Ordering::Relaxed);
     let mut driver = begin(&daemon, &holding, store).await;
+    if rested {
+        // What changed meanwhile is told of by an update.
+        let remote = driver.remote();
+        tokio::spawn(async move { remote.look().await });
+    }
     let ended: State = loop {
         let update = tokio::select! {
             () = holding.stopped() => break given_up(&holding),
@@ -408,9 +469,12 @@ async fn run(daemon: Arc<Daemon>, holding: Arc<Holding>, opening: Opening) {
             Some(Update::DialFailed { .. }) => {}
         }
     };
-    daemon.endpoint.forget(holding.id());
-    if holding.presence == Presence::Shared {
-        daemon.discovery.remove(holding.id());
+    // What is at rest may be at work again by now, by another task.
+    if !holding.resting.load(Ordering::Relaxed) {
+        daemon.endpoint.forget(holding.id());
+        if holding.presence == Presence::Shared {
+            daemon.discovery.remove(holding.id());
+        }
     }
     holding.view.send_modify(|view| view.running = None);
     driver.shutdown().await;
@@ -436,11 +500,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) 
         trace: Trace::default(),
     });
     if holding.presence == Presence::Shared {
-        let hints = holding.manifest.hints().trackers.iter();
-        let trackers = hints.filter_map(|text| parse_tracker(text).ok()).collect();
-        let asks_lan_in = (!complete).then(|| daemon.asks_lan_in());
-        let quiet_for = Duration::ZERO;
-        daemon.discovery.add(discovery::Dataset { manifest: id, complete, trackers, asks_lan_in, quiet_for });
+        daemon.announce(holding, complete);
     }
     let running = Running { store: store.clone(), remote: driver.remote() };
     let state = if complete { State::Complete(path_of(daemon, holding, &store)) } else { State::Fetching };
@@ -463,12 +523,17 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) 
 }
 
 fn path_of(daemon: &Daemon, holding: &Holding, store: &Store) -> PathBuf {
-    store.final_path().unwrap_or_else(|| match holding.record().place {
+    store.final_path().unwrap_or_else(|| path_by_record(daemon, &holding.manifest, &holding.record()))
+}
+
+/// Where a dataset is that is complete, as its record says.
+pub(super) fn path_by_record(daemon: &Daemon, manifest: &Manifest, record: &Record) -> PathBuf {
+    match &record.place {
         Place::Put(paths) if paths.len() == 1 => paths[0].to_path(),
         Place::Put(paths) => paths[0].to_path().parent().map(Path::to_owned).unwrap_or_default(),
-        Place::Fetched(directory) => directory.to_path().join(file_name(&holding.manifest)),
-        Place::Stored => daemon.table.data_directory(holding.id()).join(file_name(&holding.manifest)),
-    })
+        Place::Fetched(directory) => directory.to_path().join(file_name(manifest)),
+        Place::Stored => daemon.table.data_directory(manifest.id()).join(file_name(manifest)),
+    }
 }
 
 /// The dataset's own name, as a file name.
@@ -487,7 +552,11 @@ async fn completed(daemon: &Arc<Daemon>, holding: &Arc<Holding>, path: PathBuf) 
     holding.set(State::Complete(path));
     daemon.tell_news();
     if holding.presence == Presence::Shared {
-        daemon.discovery.set_complete(holding.id());
+        if holding.manifest.hints().trackers.is_empty() {
+            daemon.announce(holding, true);
+        } else {
+            daemon.discovery.set_complete(holding.id());
+        }
         let (manifest, cache) = (holding.manifest.clone(), daemon.table.directory(holding.id()));
         // Only a speed-up: without it, the next start hashes again.
         let _ = blocking(move || remember_hashes(&manifest, &paths, &cache)).await;

@@ -8,7 +8,7 @@
 //! make room, or when what put it there failed; whatever goes wrong with the data is no reason.
 //!
 //! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), `verbs` (what
-//! each request does), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
+//! each request does), `rest` (what nobody is at work on), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
 //! [`catalogue`] (the others), [`reach`] (the command line's side).
 
 pub mod catalogue;
@@ -19,6 +19,7 @@ mod neighbours;
 mod opening;
 pub mod places;
 pub mod reach;
+mod rest;
 mod room;
 mod serve;
 pub mod table;
@@ -55,7 +56,8 @@ use catalogue::{Catalogue, TokenFile};
 use holding::{Holding, Presence};
 use neighbours::Neighbours;
 use opening::Opening;
-use table::{Place, Record, Table};
+use rest::Resting;
+use table::{Loaded, Place, Record, Table};
 
 /// Questions and news of other nodes that wait for the daemon.
 const NEIGHBOURLY_QUEUE_LEN: usize = 64;
@@ -77,6 +79,15 @@ enum Next {
     Elsewhere(Record, Opening),
 }
 
+/// What a daemon holds: each dataset is in one of both.
+#[derive(Default)]
+struct Datasets {
+    at_work: BTreeMap<ManifestId, Arc<Holding>>,
+    at_rest: Resting,
+    /// Bytes that came, and that went, for what is at rest or gone.
+    moved: (u64, u64),
+}
+
 /// A running daemon.
 pub struct Daemon {
     /// The name of this node.
@@ -91,7 +102,7 @@ pub struct Daemon {
     pub endpoint: Arc<Endpoint>,
     /// Finds peers and nodes.
     pub discovery: Discovery,
-    holdings: Mutex<BTreeMap<ManifestId, Arc<Holding>>>,
+    datasets: Mutex<Datasets>,
     /// Held while room in the store is looked for and taken.
     pub room: Arc<tokio::sync::Mutex<()>>,
     /// Who may hash what is here already.
@@ -125,18 +136,22 @@ impl Daemon {
         self.endpoint.identity().peer()
     }
 
-    /// What it holds.
+    /// What it is at work on.
     pub fn holdings(&self) -> Vec<Arc<Holding>> {
-        self.table_of_holdings().values().cloned().collect()
+        self.datasets().at_work.values().cloned().collect()
     }
 
-    /// What it holds of this dataset.
-    pub fn holding(&self, id: ManifestId) -> Option<Arc<Holding>> {
-        self.table_of_holdings().get(&id).cloned()
+    /// This dataset, where it is at work on it.
+    pub fn holding_at_work(&self, id: ManifestId) -> Option<Arc<Holding>> {
+        self.datasets().at_work.get(&id).cloned()
     }
 
-    fn table_of_holdings(&self) -> MutexGuard<'_, BTreeMap<ManifestId, Arc<Holding>>> {
-        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_at_work(&self, id: ManifestId) -> bool {
+        self.datasets().at_work.contains_key(&id)
+    }
+
+    fn datasets(&self) -> MutexGuard<'_, Datasets> {
+        self.datasets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a dataset on; what is held of it already stays as it is, and is returned, and then it is
@@ -180,20 +195,25 @@ impl Daemon {
         begins: oneshot::Receiver<()>,
     ) -> Result<Held, Failure> {
         let id = manifest.id();
-        let mut holdings = self.table_of_holdings();
-        if let Some(held) = holdings.get(&id) {
+        if let Some(held) = self.holding(id) {
             if held.presence == Presence::Selfish || presence == Presence::Selfish || !held.claim() {
                 let message = format!("another request is at work on {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
             }
-            return Ok(Held::Already(held.clone()));
+            return Ok(Held::Already(held));
         }
-        if holdings.len() >= discovery::DATASETS_MAX {
-            let message = format!("this node holds {} datasets, and no more", discovery::DATASETS_MAX);
-            return Err(Failure::new(Kind::Disk, message).hint("give some up with dft drop NAME"));
+        let mut datasets = self.datasets();
+        if !record.complete {
+            let fetched = datasets.at_work.values().filter(|holding| !holding.record().complete).count();
+            if fetched >= discovery::DATASETS_MAX {
+                let message = format!("this node fetches {} datasets, and no more", discovery::DATASETS_MAX);
+                return Err(
+                    Failure::new(Kind::Disk, message).hint("wait, or give some up with dft drop NAME")
+                );
+            }
         }
         let holding = holding::start(self, manifest, record, (opening, Some(begins)), presence);
-        holdings.insert(id, holding.clone());
+        datasets.at_work.insert(id, holding.clone());
         Ok(Held::Begun(holding))
     }
 
@@ -210,7 +230,7 @@ impl Daemon {
     fn hold_again(self: &Arc<Self>, manifest: Arc<Manifest>, record: Record) {
         let id = manifest.id();
         let holding = holding::start(self, manifest, record, (Opening::Again, None), Presence::Shared);
-        self.table_of_holdings().insert(id, holding);
+        self.datasets().at_work.insert(id, holding);
     }
 
     /// Gives a dataset up: its task, its record, and its data where they are in the store.
@@ -287,11 +307,12 @@ impl Daemon {
                 let manifest = holding.manifest.clone();
                 holding::start(&daemon, manifest, record, (opening, None), holding.presence)
             });
-            let mut holdings = daemon.table_of_holdings();
+            let mut datasets = daemon.datasets();
             match follower {
-                Some(follower) => holdings.insert(id, follower),
-                None => holdings.remove(&id),
+                Some(follower) => datasets.at_work.insert(id, follower),
+                None => datasets.at_work.remove(&id),
             };
+            drop(datasets);
             daemon.news.notify_one();
             Ok(())
         });
@@ -353,9 +374,22 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let (daemon, mut inputs, writers) = start(&args, store).await?;
     let mut interrupt = std::pin::pin!(interrupted());
     announce(&daemon, &args, writers);
-    let (datasets, problems) = daemon.table.load()?;
+    let Loaded { at_rest, to_open, problems } = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
-    for (manifest, record) in datasets {
+    let few = at_rest.len() <= rest::OPENED_AT_START_MAX;
+    let shelved = at_rest.iter().filter(|_| !few).map(|(id, _)| *id);
+    daemon.discovery.shelve(shelved.collect());
+    for (id, dataset) in at_rest {
+        if !few {
+            daemon.datasets().at_rest.insert(id, dataset);
+            continue;
+        }
+        match daemon.table.read(id) {
+            Ok((manifest, record)) => daemon.hold_again(manifest, record),
+            Err(problem) => daemon.reporter.warn(&problem),
+        }
+    }
+    for (manifest, record) in to_open {
         if record.seeded {
             // Whoever seeded it is gone with the daemon before this one.
             daemon.discovery.remove(manifest.id());
@@ -364,6 +398,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
             daemon.hold_again(manifest, record);
         }
     }
+    let mut wanted = daemon.endpoint.wanted();
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {
         () = &mut interrupt => {}
@@ -372,6 +407,9 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
         () = neighbours::attend(&daemon, &mut inputs) => {}
         () = neighbours::keep_announcing(&daemon) => {}
         () = holding::keep_looking(&daemon) => {}
+        () = rest::keep_resting(&daemon) => {}
+        () = rest::keep_opening(&daemon, &mut wanted) => {}
+        () = rest::keep_looking(&daemon) => {}
     }
     drop(socket);
     shutdown(&daemon).await;
@@ -429,7 +467,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         table,
         endpoint,
         discovery,
-        holdings: Mutex::default(),
+        datasets: Mutex::default(),
         room: Arc::default(),
         checks: tokio::sync::Semaphore::new(CHECKS_MAX),
         catalogue: watch::Sender::new(known.map(Arc::new)),

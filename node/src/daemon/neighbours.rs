@@ -111,7 +111,7 @@ pub(super) async fn attend(daemon: &Arc<Daemon>, inputs: &mut Inputs) {
 async fn on_event(daemon: &Arc<Daemon>, event: Event) {
     match event {
         Event::PeersFound { manifest, peers, .. } => {
-            let running = daemon.holding(manifest).and_then(|holding| holding.view().running);
+            let running = daemon.holding_at_work(manifest).and_then(|holding| holding.view().running);
             if let Some(Running { remote, .. }) = running {
                 remote.found(peers).await;
             }
@@ -179,8 +179,8 @@ fn hello(daemon: &Daemon, from: Option<IpAddr>) -> NodeResponse {
 }
 
 /// The runs of pieces of a dataset that are on this node.
-pub(super) async fn runs_of(daemon: &Daemon, id: ManifestId) -> Vec<(u32, u32)> {
-    let running = daemon.holding(id).filter(|holding| holding.presence == Presence::Shared);
+pub(super) async fn runs_of(daemon: &Arc<Daemon>, id: ManifestId) -> Vec<(u32, u32)> {
+    let running = daemon.opened(id).await.filter(|holding| holding.presence == Presence::Shared);
     let Some(running) = running.and_then(|holding| holding.view().running) else { return Vec::new() };
     let Some(pieces) = running.remote.pieces().await else { return Vec::new() };
     let mut runs: Vec<(u32, u32)> = Vec::new();
@@ -253,6 +253,7 @@ impl Daemon {
             seeded: false,
             exclude: Vec::new(),
             compress: Compress::default(),
+            rest_bytes: None,
         };
         let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;
         Ok(taken.holding)
@@ -281,7 +282,10 @@ pub(super) async fn keep_announcing(daemon: &Arc<Daemon>) {
 /// What this node says of itself.
 pub(super) fn own_node(daemon: &Daemon) -> OwnNode {
     let holdings = daemon.holdings();
-    let (mut received, mut sent, mut datasets, mut bytes) = (0, 0, 0, 0);
+    let ((mut received, mut sent), (mut datasets, mut bytes)) = {
+        let datasets = daemon.datasets();
+        (datasets.moved, datasets.at_rest.total())
+    };
     for holding in &holdings {
         let stats = holding.snapshot().stats;
         received += stats.from_seeders + stats.from_peers;

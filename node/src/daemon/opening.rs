@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::Manifest;
 
 use super::Daemon;
@@ -22,6 +23,8 @@ pub enum Opening {
     With(Arc<Store>),
     /// From what the record says.
     Again,
+    /// The same, of what was at rest: as it was found last.
+    Rested,
     /// To be fetched.
     New,
     /// Only these files of it, for one request.
@@ -38,9 +41,10 @@ pub(super) async fn open(
     holding: &Holding,
     opening: Opening,
 ) -> Result<Arc<Store>, Failure> {
+    let rested = matches!(opening, Opening::Rested);
     let (again, force, selection) = match opening {
         Opening::With(store) => return Ok(store),
-        Opening::Again => (true, holding.record().force, None),
+        Opening::Again | Opening::Rested => (true, holding.record().force, None),
         Opening::New => (false, holding.record().force, None),
         Opening::Part { selection, force } => (false, force, Some(selection)),
     };
@@ -53,6 +57,12 @@ pub(super) async fn open(
         cancel: holding.cancel(),
     };
     let data = Arc::new(data);
+    if rested {
+        let found = data.clone();
+        if let Some(store) = blocking(move || found.as_it_was()).await? {
+            return Ok(Arc::new(store));
+        }
+    }
     if again {
         let looked = data.clone();
         if let Some(store) = blocking(move || looked.look()).await?? {
@@ -64,6 +74,15 @@ pub(super) async fn open(
     let store = blocking(move || data.check(options)).await??;
     drop(checks);
     Ok(Arc::new(store))
+}
+
+/// Whether the data of a dataset at rest are as they were when it was complete, as far as times and sizes
+/// tell. Blocks.
+pub(super) fn is_as_it_was(daemon: &Daemon, id: ManifestId) -> bool {
+    let Ok((manifest, record)) = daemon.table.read(id) else { return false };
+    let (cache, stored) = (daemon.table.directory(id), daemon.table.data_directory(id));
+    let data = Data { manifest, record, cache, stored, cancel: Arc::default() };
+    data.as_it_was().is_some_and(|store| store.changed().is_none())
 }
 
 /// Where the data of a dataset are, for the threads that look at them.
@@ -125,6 +144,15 @@ impl Data {
             return self.seed(scan).map(Some);
         }
         Ok(None)
+    }
+
+    /// What was complete, in the state in which it was found so. Whoever reads it notices what changed
+    /// since, and serves the rest.
+    fn as_it_was(&self) -> Option<Store> {
+        let (cache, paths) = (SeedCache::load(&self.cache)?, self.paths());
+        let [path] = &paths[..] else { return None };
+        let is_it = self.record.complete && is_same_content(cache.info(), self.manifest.info());
+        if is_it { self.seed(cache.as_it_was(path).ok()?).ok() } else { None }
     }
 
     fn seed(&self, mut scan: Scan) -> Result<Store, Failure> {

@@ -13,7 +13,6 @@ use super::Daemon;
 use super::holding::Holding;
 use super::table::{Place, Record};
 use crate::failure::{Failure, Kind};
-use crate::net::discovery::Dataset;
 use crate::report::human_bytes;
 
 /// How often it is looked whether the tracker knows that a node withdrew a copy, or has it again …
@@ -29,12 +28,29 @@ fn may_leave(record: &Record) -> bool {
 impl Daemon {
     /// Bytes of all copies in the store, those that are not complete yet in full.
     pub fn store_bytes(&self) -> u64 {
-        self.stored().iter().map(|holding| holding.manifest.total_bytes()).sum()
+        let at_work: u64 = self.stored().iter().map(|holding| holding.manifest.total_bytes()).sum();
+        at_work + self.datasets().at_rest.stored_bytes()
     }
 
     fn stored(&self) -> Vec<Arc<Holding>> {
         let mut stored = self.holdings();
         stored.retain(|holding| holding.record().place == Place::Stored);
+        stored
+    }
+
+    /// All copies in the store: when they were used last, the least recently used first, and whether they
+    /// may leave.
+    fn stored_by_use(&self) -> Vec<(u64, ManifestId, bool)> {
+        let line = |holding: Arc<Holding>| {
+            let record = holding.record();
+            (record.last_use_ms, holding.id(), may_leave(&record))
+        };
+        let mut stored: Vec<_> = self.stored().into_iter().map(line).collect();
+        let datasets = self.datasets();
+        let at_rest = datasets.at_rest.iter().filter(|(_, dataset)| dataset.is_stored);
+        stored.extend(at_rest.map(|(id, dataset)| (dataset.last_use_ms, id, !dataset.is_origin)));
+        drop(datasets);
+        stored.sort_unstable();
         stored
     }
 
@@ -54,14 +70,13 @@ impl Daemon {
         if bytes > quota {
             return Err(full(0));
         }
-        let mut stored = self.stored();
-        stored.sort_by_key(|holding| holding.record().last_use_ms);
         let (mut used, mut kept) = (self.store_bytes(), 0);
-        for holding in stored {
+        for (_, id, may_leave) in self.stored_by_use() {
             if used + bytes <= quota {
                 break;
             }
-            if may_leave(&holding.record())
+            let holding = if may_leave { self.opened(id).await } else { None };
+            if let Some(holding) = holding
                 && holding.is_complete()
                 && self.give_up_if_elsewhere(&holding).await?
             {
@@ -124,10 +139,7 @@ impl Daemon {
         {
             return Ok(true);
         }
-        let complete = holding.is_complete();
-        let (trackers, quiet_for) = (Vec::new(), Duration::ZERO);
-        let asks_lan_in = (!complete).then(|| self.asks_lan_in());
-        self.discovery.add(Dataset { manifest: id, complete, trackers, asks_lan_in, quiet_for });
+        self.announce(holding, holding.is_complete());
         withdrawn.map(|_| false)
     }
 

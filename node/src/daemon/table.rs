@@ -11,6 +11,7 @@ use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use super::rest::{self, AtRest};
 use super::wire::WirePath;
 use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
@@ -55,6 +56,35 @@ pub struct Record {
     /// Whether it is sent in compressed form; records of older builds say nothing of it.
     #[serde(default)]
     pub compress: Compress,
+    /// Its bytes, where it may rest once it is complete; records of older builds say nothing of it.
+    #[serde(default)]
+    pub rest_bytes: Option<u64>,
+}
+
+impl Record {
+    /// The record of this dataset: whether it may rest is known.
+    #[must_use]
+    pub fn of(self, manifest: &Manifest) -> Self {
+        // Of several paths side by side, it is looked at all of them when they are opened.
+        let is_one = !matches!(&self.place, Place::Put(paths) if paths.len() > 1);
+        Self { rest_bytes: rest::rest_bytes(manifest).filter(|_| is_one), ..self }
+    }
+
+    /// Its bytes, where it may rest.
+    pub fn may_rest(&self) -> Option<u64> {
+        self.rest_bytes.filter(|_| self.complete && !self.force && !self.seeded)
+    }
+}
+
+/// What a table holds.
+#[derive(Default)]
+pub struct Loaded {
+    /// What is complete and needs no opening.
+    pub(super) at_rest: Vec<(ManifestId, AtRest)>,
+    /// The rest.
+    pub to_open: Vec<Remembered>,
+    /// What cannot be read.
+    pub problems: Vec<String>,
 }
 
 /// A dataset as it is remembered.
@@ -107,20 +137,35 @@ impl Table {
         self.store.join("data").join(id.to_string())
     }
 
-    /// All datasets; what cannot be read is told of and left alone.
-    pub fn load(&self) -> Result<(Vec<Remembered>, Vec<String>), Failure> {
+    /// The manifest and the record of a dataset; else what is wrong.
+    pub fn read(&self, id: ManifestId) -> Result<Remembered, String> {
+        let path = self.directory(id);
+        let problem = |problem| format!("{}: {problem}", path.display());
+        read(&path).map_err(problem)?.ok_or_else(|| problem("there is no record".to_owned()))
+    }
+
+    /// All datasets, for a start: of what may rest, the record alone is read. What cannot be read is told
+    /// of and left alone.
+    pub fn load(&self) -> Result<Loaded, Failure> {
         let directory = self.store.join("datasets");
         let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
-        let (mut datasets, mut problems) = (Vec::new(), Vec::new());
+        let mut loaded = Loaded::default();
         for entry in std::fs::read_dir(&directory).map_err(failure)? {
             let path = entry.map_err(failure)?.path();
+            let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let record = read_record(&path).ok().flatten();
+            let bytes = record.as_ref().and_then(Record::may_rest);
+            if let (Some(id), Some(record), Some(bytes)) = (id, record, bytes) {
+                loaded.at_rest.push((id, AtRest::new(&record, bytes)));
+                continue;
+            }
             match read(&path) {
-                Ok(Some(dataset)) => datasets.push(dataset),
+                Ok(Some(dataset)) => loaded.to_open.push(dataset),
                 Ok(None) => {}
-                Err(problem) => problems.push(format!("{}: {problem}", path.display())),
+                Err(problem) => loaded.problems.push(format!("{}: {problem}", path.display())),
             }
         }
-        Ok((datasets, problems))
+        Ok(loaded)
     }
 
     /// Remembers a dataset; durable when it returns.
@@ -131,7 +176,7 @@ impl Table {
         if !path.exists() {
             write_atomically(&path, &manifest.encode(), 0o600)?;
         }
-        self.update(manifest.id(), record)?;
+        self.update(manifest.id(), &record.clone().of(manifest))?;
         sync(&self.store.join("datasets"))
     }
 
@@ -181,13 +226,16 @@ fn refuse_foreign(store: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+fn read_record(directory: &Path) -> Result<Option<Record>, String> {
+    match std::fs::read(directory.join(RECORD)) {
+        Ok(bytes) => serde_cbor::from_slice(&bytes).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn read(directory: &Path) -> Result<Option<Remembered>, String> {
-    let bytes = match std::fs::read(directory.join(RECORD)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let record = serde_cbor::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let Some(record) = read_record(directory)? else { return Ok(None) };
     let bytes = std::fs::read(directory.join(MANIFEST)).map_err(|error| error.to_string())?;
     let manifest = Manifest::decode(&bytes).map_err(|error| error.to_string())?;
     let named = directory.file_name().is_some_and(|name| *name == *manifest.id().to_string());
@@ -272,20 +320,34 @@ mod tests {
             seeded: false,
             exclude: Vec::new(),
             compress: Compress::Off,
+            rest_bytes: None,
         }
     }
 
     #[test]
     fn what_is_remembered_is_there_again_and_what_is_removed_is_not() {
         let store = tempfile::tempdir().expect("a directory");
-        let (manifest, record) = (manifest(), record());
+        let manifest = manifest();
+        let record = Record { complete: false, ..record().of(&manifest) };
         Table::open(store.path()).and_then(|table| table.insert(&manifest, &record)).expect("it is written");
         let table = Table::open(store.path()).expect("it opens");
-        let (datasets, problems) = table.load().expect("it reads");
-        assert_eq!((datasets[0].0.id(), &datasets[0].1), (manifest.id(), &record));
-        assert!(problems.is_empty(), "{problems:?}");
+        let loaded = table.load().expect("it reads");
+        assert_eq!((loaded.to_open[0].0.id(), &loaded.to_open[0].1), (manifest.id(), &record));
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
         table.remove(manifest.id()).expect("it is removed");
-        assert!(table.load().expect("it reads").0.is_empty());
+        assert!(table.load().expect("it reads").to_open.is_empty());
+    }
+
+    #[test]
+    fn of_what_may_rest_a_start_reads_the_record_alone() {
+        let store = tempfile::tempdir().expect("a directory");
+        let (manifest, table) = (manifest(), Table::open(store.path()).expect("it opens"));
+        table.insert(&manifest, &record()).expect("it is written");
+        std::fs::write(table.directory(manifest.id()).join("manifest.dft"), b"?").expect("it is written");
+        let loaded = table.load().expect("it reads");
+        let (id, dataset) = &loaded.at_rest[0];
+        assert_eq!((*id, dataset.bytes, &*dataset.name), (manifest.id(), 1, "a"));
+        assert!(table.read(manifest.id()).is_err(), "whoever opens it looks");
     }
 
     #[test]
@@ -319,13 +381,13 @@ mod tests {
     fn a_damaged_dataset_is_told_of_and_keeps_nobody_out() {
         let store = tempfile::tempdir().expect("a directory");
         let (manifest, table) = (manifest(), Table::open(store.path()).expect("it opens"));
-        table.insert(&manifest, &record()).expect("it is written");
+        table.insert(&manifest, &Record { complete: false, ..record() }).expect("it is written");
         let directory = table.directory(manifest.id());
         for (file, bytes) in [("record", &b"?"[..]), ("manifest.dft", b"?")] {
             let whole = std::fs::read(directory.join(file)).expect("it is there");
             std::fs::write(directory.join(file), bytes).expect("it is written");
-            let (datasets, problems) = table.load().expect("it reads");
-            assert_eq!((datasets.len(), problems.len()), (0, 1), "{file}");
+            let loaded = table.load().expect("it reads");
+            assert_eq!((loaded.to_open.len(), loaded.problems.len()), (0, 1), "{file}");
             std::fs::write(directory.join(file), whole).expect("it is written");
         }
         std::fs::remove_file(directory.join("record")).expect("it is removed");
@@ -333,7 +395,7 @@ mod tests {
         std::fs::create_dir(&copy).expect("it is made");
         let table = Table::open(store.path()).expect("it opens");
         assert!(!copy.exists(), "a copy without a record is a leftover");
-        let (datasets, problems) = table.load().expect("it reads");
-        assert_eq!((datasets.len(), problems.len()), (0, 0), "it never came to be");
+        let loaded = table.load().expect("it reads");
+        assert_eq!((loaded.to_open.len(), loaded.problems.len()), (0, 0), "it never came to be");
     }
 }

@@ -55,7 +55,7 @@ impl Daemon {
         id: ManifestId,
         asker: Asker,
     ) -> Result<Held, Failure> {
-        let mut opened_anew = false;
+        let (mut opened_anew, was_at_rest) = (false, self.is_at_rest(id));
         loop {
             let Some(holding) = self.holding(id) else { return Ok(Held::Nothing) };
             let mut views = holding.watch();
@@ -71,7 +71,7 @@ impl Daemon {
                 self.give_up(&holding).await?;
                 continue;
             }
-            if opened_anew {
+            if opened_anew || was_at_rest {
                 let is_open = |view: &View| !matches!(view.state, State::Opening);
                 let _ = tokio::time::timeout(OPENING_MAX, views.wait_for(is_open)).await;
             }
@@ -200,6 +200,7 @@ mod tests {
                 seeded: false,
                 exclude: Vec::new(),
                 compress: Compress::Off,
+                rest_bytes: None,
             };
             let replaced = is_replaceable(&record, &Failure::new(kind, "it failed"));
             assert_eq!(replaced, expected, "{record:?}");

@@ -15,6 +15,7 @@ mod datasets;
 mod lan;
 mod multicast;
 mod node;
+mod shelf;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -42,8 +43,8 @@ pub use node::{NodeRequest, NodeResponse, RUNS_MAX, TRACKERS_MAX};
 
 pub use dft_tracker::address::{peer_id_from_libp2p, peer_id_to_libp2p};
 
-/// Most datasets at a time: what one announcement each costs a tracker, every 30 s and from each
-/// of 512 nodes, is what bounds them.
+/// Most datasets whose peers are looked for at a time: what one announcement each costs a tracker, every
+/// 30 s and from each of 512 nodes, is what bounds them. Those at rest are told of together.
 pub const DATASETS_MAX: usize = 4096;
 /// Events that wait for the reader; beyond them, some wait inside.
 const EVENT_QUEUE_LEN: usize = 32;
@@ -242,6 +243,11 @@ impl Discovery {
     pub fn add(&self, dataset: Dataset) {
         // Where the loop is gone, there is nobody to find any more.
         let _ = self.orders.send(task::Order::Add(dataset));
+    }
+
+    /// These are here in full from now on, and nobody is looked for: trackers, and whoever asks, are told.
+    pub fn shelve(&self, manifests: Vec<ManifestId>) {
+        let _ = self.orders.send(task::Order::Shelve(manifests));
     }
 
     /// The dataset is not here any more, or not though an earlier process of this node announced it:

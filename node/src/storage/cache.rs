@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::disk;
 use super::error::StorageError;
-use super::scan::Scan;
+use super::scan::{Scan, scan_of};
 use super::tree::{Identity, open_directory};
 
 const FILE_NAME: &[u8] = b"seed-cache";
@@ -83,6 +83,16 @@ impl SeedCache {
             })
             .collect();
         (identities.len() == info.entries.len()).then_some(Self { info, identities })
+    }
+
+    /// What was hashed, as it lay at `path` then.
+    pub fn as_it_was(&self, path: &Path) -> Result<Scan, StorageError> {
+        scan_of(path, &self.info.name, &self.info.entries, &self.identities)
+    }
+
+    /// What was hashed.
+    pub const fn info(&self) -> &Info {
+        &self.info
     }
 
     /// Writes it into `directory`, which must exist, in place of an older one.

@@ -135,6 +135,33 @@ impl Scan {
     }
 }
 
+/// What one path holds, in a state that was seen before: whoever reads it notices what has changed since.
+pub(super) fn scan_of(
+    path: &Path,
+    name: &Name,
+    entries: &[Entry],
+    identities: &[Identity],
+) -> Result<Scan, StorageError> {
+    let top = match GivenPath::new(path) {
+        Err(StorageError::NoSuchPath(_)) => Top {
+            directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+            base: path.file_name().unwrap_or_default().as_bytes().to_vec(),
+            depth: 0,
+        },
+        given => given?.top(0)?,
+    };
+    let size = |entry: &Entry| if let Entry::File { size, .. } = entry { *size } else { 0 };
+    Ok(Scan {
+        name: name.clone(),
+        entries: entries.to_vec(),
+        sources: identities.iter().map(|identity| Source { top: 0, identity: *identity }).collect(),
+        skipped: Vec::new(),
+        total_bytes: entries.iter().map(size).sum(),
+        tops: vec![top],
+        started: SystemTime::now(),
+    })
+}
+
 /// A path that the user gave.
 struct GivenPath<'a> {
     given: &'a Path,

@@ -7,7 +7,8 @@
 //!
 //! Every scenario is a function from the number of runs to rows of one table: [`swarm`] for ten
 //! shaped hosts, [`link`] for one pair of processes, [`hashing`], [`memory`], [`small`] for how
-//! soon a tiny file is there, [`names`] for a large catalogue, [`crowd`] for many at once. Times and costs are medians, with the smallest and the largest.
+//! soon a tiny file is there, [`names`] for a large catalogue, [`crowd`] for many at once, [`datasets`] for
+//! a daemon with very many. Times and costs are medians, with the smallest and the largest.
 
 #![allow(unreachable_pub, reason = "a bench has no one to export to")]
 
@@ -16,6 +17,7 @@
 mod lab;
 
 mod crowd;
+mod datasets;
 mod hashing;
 mod link;
 #[allow(dead_code, reason = "shared with the comparison")]
@@ -39,7 +41,7 @@ struct Scenario {
     measure: fn(usize) -> Vec<Table>,
 }
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "swarm",
         about: "10 receivers, each host shaped to 50 Mbit/s both ways, one file of 64 MiB",
@@ -77,6 +79,12 @@ const SCENARIOS: [Scenario; 8] = [
         about: "100 nodes get one small file at once; one command gets 100 of them",
         runs: 3,
         measure: crowd::measure,
+    },
+    Scenario {
+        name: "datasets",
+        about: "a daemon that holds 20,000 and then 100,000 datasets of 200 bytes",
+        runs: 5,
+        measure: datasets::measure,
     },
 ];
 

@@ -236,6 +236,7 @@ async fn from_others(
         seeded: false,
         exclude: Vec::new(),
         compress: Compress::default(),
+        rest_bytes: None,
     };
     let (is_part, force) = (!selection.is_all(), target.force);
     let presence = if target.peek || is_part { Presence::Selfish } else { Presence::Shared };

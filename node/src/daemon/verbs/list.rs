@@ -8,21 +8,24 @@ use dft_protocol::id::{ManifestId, PeerId};
 use dft_tracker::catalogue::protocol::{MANY_MAX, Record};
 use futures::StreamExt;
 
+use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_pattern};
-use crate::daemon::holding::{Holding, State};
+use crate::daemon::holding::{Holding, Sent, State, path_by_record};
 use crate::daemon::neighbours::{own_node, runs_of};
 use crate::daemon::serve::Reply;
-use crate::daemon::table::Place;
+use crate::daemon::table::{Place, Remembered};
 use crate::daemon::wire::{self, Item};
 use crate::failure::Failure;
 use crate::net::discovery::{NodeRequest, NodeResponse};
 use crate::net::identity::display_peer;
 
+/// Records that are read at a time.
+const RECORDS_PER_TURN: usize = 256;
 /// Questions to trackers and nodes at a time.
 pub(super) const QUESTIONS_MAX: usize = 8;
 
-pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure> {
+pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Failure> {
     let trackers = daemon.known_catalogue().map(|catalogue| catalogue.trackers.clone());
     reply
         .item(Item::Status(wire::Status {
@@ -38,15 +41,31 @@ pub(super) async fn status(daemon: &Daemon, reply: &Reply) -> Result<(), Failure
             limits: super::limit::limits(daemon),
         }))
         .await;
-    for holding in daemon.holdings() {
+    // Both at once: what goes to rest meanwhile is told of once.
+    let (holdings, at_rest): (Vec<Arc<Holding>>, Vec<(ManifestId, Sent)>) = {
+        let datasets = daemon.datasets();
+        let at_rest = datasets.at_rest.iter().map(|(id, dataset)| (id, dataset.sent));
+        (datasets.at_work.values().cloned().collect(), at_rest.collect())
+    };
+    for holding in holdings {
         reply.item(Item::Held(held(daemon, &holding))).await;
+    }
+    for datasets in at_rest.chunks(RECORDS_PER_TURN) {
+        let (daemon, datasets) = (daemon.clone(), datasets.to_vec());
+        let read = blocking(move || {
+            let held = |(id, sent)| Some(held_at_rest(&daemon, &daemon.table.read(id).ok()?, sent));
+            datasets.into_iter().filter_map(held).collect::<Vec<_>>()
+        });
+        for held in read.await? {
+            reply.item(Item::Held(held)).await;
+        }
     }
     Ok(())
 }
 
 fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
     let (record, view, snapshot) = (holding.record(), holding.view(), holding.snapshot());
-    let bytes = holding.wanted_bytes();
+    let (bytes, sent) = (holding.wanted_bytes(), holding.sent());
     let (state, problem) = match &view.state {
         State::Opening => ("opening", None),
         State::Fetching => ("fetching", None),
@@ -71,8 +90,26 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
         in_store: record.place == Place::Stored,
         origin: record.origin,
         peers: snapshot.stats.links as u64,
-        sent_bytes: snapshot.stats.sent,
-        saved_bytes: snapshot.saved_bytes,
+        sent_bytes: sent.bytes,
+        saved_bytes: sent.saved_bytes,
+    }
+}
+
+fn held_at_rest(daemon: &Daemon, (manifest, record): &Remembered, sent: Sent) -> wire::Held {
+    let bytes = manifest.total_bytes();
+    wire::Held {
+        path: path_by_record(daemon, manifest, record).display().to_string(),
+        in_store: record.place == Place::Stored,
+        origin: record.origin,
+        name: record.name.clone(),
+        id: manifest.id().to_string(),
+        bytes,
+        have_bytes: bytes,
+        state: "complete".into(),
+        problem: None,
+        peers: 0,
+        sent_bytes: sent.bytes,
+        saved_bytes: sent.saved_bytes,
     }
 }
 
@@ -129,7 +166,8 @@ fn listed(daemon: &Daemon, record: &Record, holders: Option<&[Holder]>) -> wire:
         replicas: count.map(|count| count as u64),
         partial: holders.zip(count).map(|(holders, count)| (holders.len() - count) as u64),
         holders: complete.map(|complete| complete.map(name_of).collect()),
-        here: daemon.holding(record.id).is_some_and(|holding| holding.is_complete()),
+        here: daemon.is_at_rest(record.id)
+            || daemon.holding_at_work(record.id).is_some_and(|holding| holding.is_complete()),
     }
 }
 

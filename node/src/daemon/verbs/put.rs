@@ -102,7 +102,7 @@ async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<
 /// What was scanned and hashed, as what the name stands for already where the content is the same;
 /// else as a dataset of its own.
 async fn original(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     catalogue: &Catalogue,
     name: &DatasetName,
     mut scan: Scan,
@@ -122,7 +122,7 @@ async fn original(
 
 /// What else a name stands for; where it was removed, what this node holds of it, for it is its own.
 async fn before(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     catalogue: &Catalogue,
     name: &DatasetName,
     id: ManifestId,
@@ -130,10 +130,7 @@ async fn before(
     match catalogue.find(name).await? {
         Some(record) if record.id == id => Ok(None),
         Some(_) => Ok(Some(catalogue.get(name).await?.1)),
-        None => {
-            let held = daemon.holdings().into_iter().find(|held| held.record().name == name.as_str());
-            Ok(held.map(|held| held.manifest.clone()))
-        }
+        None => Ok(daemon.held_as(name.as_str()).map(|held| held.manifest.clone())),
     }
 }
 
@@ -196,6 +193,7 @@ fn record(wanted: &Wanted, name: &str) -> Record {
         seeded: false,
         exclude: Vec::new(),
         compress: wanted.compress.unwrap_or_default(),
+        rest_bytes: None,
     }
 }
 

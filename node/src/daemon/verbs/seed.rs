@@ -60,6 +60,7 @@ pub(super) async fn run(
         seeded: true,
         exclude: vec![wanted.output.as_path().into()],
         compress: wanted.compress,
+        rest_bytes: None,
     };
     let scan = scan(&manifest, wanted).await?;
     let (seeder, mut completions) = hold(daemon, &manifest, scan, record).await?;
@@ -203,7 +204,7 @@ impl Drop for Seeder {
     fn drop(&mut self) {
         self.holding.end_seeding();
         // Another may stand in its place.
-        let Some(holding) = self.daemon.holding(self.holding.id()) else { return };
+        let Some(holding) = self.daemon.holding_at_work(self.holding.id()) else { return };
         if holding.record().seeded && !holding.is_seeded() {
             let daemon = self.daemon.clone();
             tokio::spawn(async move { daemon.give_up(&holding).await });

@@ -136,7 +136,7 @@ async fn until_complete(
 }
 
 /// How many pieces a node has.
-async fn pieces_at(daemon: &Daemon, id: ManifestId, node: &SeenNode) -> u64 {
+async fn pieces_at(daemon: &Arc<Daemon>, id: ManifestId, node: &SeenNode) -> u64 {
     let count = |runs: &[(u32, u32)]| runs.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
     if node.peer == daemon.peer() {
         return count(&runs_of(daemon, id).await);
@@ -189,9 +189,8 @@ pub(super) async fn give_up(
 }
 
 /// What this node holds of that name: by its own table, so that it works without a catalogue.
-async fn held_as(daemon: &Daemon, name: &str) -> Result<Arc<Holding>, Failure> {
-    let holdings = daemon.holdings();
-    if let Some(holding) = holdings.into_iter().find(|holding| holding.record().name == name) {
+async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failure> {
+    if let Some(holding) = daemon.held_as(name) {
         return Ok(holding);
     }
     let missing = || {

@@ -9,8 +9,9 @@ mod announce;
 mod ask;
 mod followed;
 mod neighbours;
+mod shelve;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 use super::datasets::{self, DatasetsCodec};
 use super::multicast::Family;
 use super::node::{self, NodeCodec, NodeResponse};
+use super::shelf::Shelf;
 use super::trackers::Change;
 use super::{AskNode, Config, DATASETS_MAX, Dataset, DiscoveryError, Event, NodeError};
 use followed::{Followed, Heard};
@@ -102,6 +104,7 @@ pub(super) fn new_swarm(config: &Config) -> Result<Swarm<Behaviour>, DiscoveryEr
 #[derive(Debug)]
 pub(super) enum Order {
     Add(Dataset),
+    Shelve(Vec<ManifestId>),
     Remove(ManifestId),
     SetComplete { manifest: ManifestId, complete: bool },
     AskLanLater { manifest: ManifestId, pause: Duration },
@@ -129,6 +132,10 @@ pub(super) struct Task {
     swarm: Swarm<Behaviour>,
     // Ordered, so that no dataset's turn comes by chance.
     datasets: BTreeMap<ManifestId, Followed>,
+    // What is here at rest.
+    shelf: Shelf,
+    // Trackers of which it was told that they have no room; as many as there are trackers.
+    told_full: HashSet<Multiaddr>,
     // Whom mDNS knows, for datasets that are still to come.
     heard: Heard,
     embedded: Option<Service>,
@@ -197,6 +204,8 @@ impl Task {
         Self {
             own,
             datasets: BTreeMap::new(),
+            shelf: Shelf::default(),
+            told_full: HashSet::new(),
             heard: Heard::default(),
             embedded: service,
             embedded_answers: FuturesUnordered::new(),
@@ -309,6 +318,7 @@ impl Task {
         let now = Instant::now();
         match order {
             Order::Add(dataset) => self.add(dataset, now),
+            Order::Shelve(manifests) => self.shelve(manifests, now),
             Order::Remove(manifest) => self.remove(manifest, now),
             Order::AddTracker(addr) => self.add_tracker(addr, now),
             Order::AskNode(ask) => self.ask_node(ask),
@@ -316,6 +326,11 @@ impl Task {
                 if let Some(followed) = self.datasets.get_mut(&manifest) {
                     followed.ask_lan_later(now + pause, now);
                 }
+            }
+            Order::SetComplete { manifest, complete: false } if self.unshelve(manifest, now) => {
+                let (trackers, own) = (&self.config.trackers, *self.swarm.local_peer_id());
+                let partial = shelve::new_followed(manifest, false, trackers, own, now);
+                self.datasets.insert(manifest, partial);
             }
             Order::SetComplete { manifest, complete } => {
                 let followed = self.datasets.get_mut(&manifest);
@@ -337,6 +352,7 @@ impl Task {
     }
 
     fn add(&mut self, dataset: Dataset, now: Instant) {
+        self.unshelve(dataset.manifest, now);
         let others = self.datasets.iter().filter(|(manifest, _)| **manifest != dataset.manifest);
         if others.filter(|(_, followed)| followed.is_here()).count() >= DATASETS_MAX {
             let text = format!("more than {DATASETS_MAX} datasets: peers of the last one are not looked for");
@@ -353,6 +369,7 @@ impl Task {
     /// A dataset is not here any more, or not as an earlier process of this node announced it.
     fn remove(&mut self, manifest: ManifestId, now: Instant) {
         self.leave_embedded(manifest);
+        self.unshelve(manifest, now);
         let leaving = self.datasets.values().filter(|followed| !followed.is_here()).count();
         // What the rest announced expires.
         if leaving >= DATASETS_MAX {
@@ -360,11 +377,8 @@ impl Task {
             return;
         }
         let (trackers, own) = (&self.config.trackers, *self.swarm.local_peer_id());
-        let followed = self.datasets.entry(manifest).or_insert_with(|| {
-            let (asks_lan_in, quiet_for) = (None, Duration::ZERO);
-            let dataset = Dataset { manifest, complete: false, trackers: Vec::new(), asks_lan_in, quiet_for };
-            Followed::new(dataset, trackers, own, now)
-        });
+        let new = || shelve::new_followed(manifest, false, trackers, own, now);
+        let followed = self.datasets.entry(manifest).or_insert_with(new);
         followed.leave(now, now + RECORD_TTL);
     }
 

@@ -3,7 +3,12 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use dft_tracker::codec::{Message, MessageCodec, MessageError};
+use dft_tracker::protocol::{Request, Response};
 use dft_tracker::server::{self, ServerConfig};
+use futures::StreamExt;
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::SwarmEvent;
 
 use super::*;
 
@@ -306,6 +311,60 @@ async fn a_tracker_that_comes_back_hears_of_every_dataset() {
     tracker.stop().await;
 }
 
+/// A request as a tracker knows it that has no shelves.
+#[derive(Debug, Clone)]
+struct OldRequest(Request);
+
+impl Message for OldRequest {
+    const LEN_MAX: usize = Request::LEN_MAX;
+
+    fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        match Request::decode(bytes)? {
+            Request::Shelve(_) => Err(MessageError::Invalid("a request of no known kind")),
+            request => Ok(Self(request)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tracker_without_shelves_hears_of_each_dataset() {
+    const DATASETS: u8 = 20;
+    let protocols = [(dft_tracker::protocol::PROTOCOL, ProtocolSupport::Inbound)];
+    let behaviour: request_response::Behaviour<MessageCodec<OldRequest, Response>> =
+        request_response::Behaviour::new(protocols, request_response::Config::default());
+    let idle = Duration::from_secs(10);
+    let mut tracker = server::new_swarm(Keypair::generate_ed25519(), behaviour, idle, None).expect("a swarm");
+    listen_on(&mut tracker, SocketAddr::new(LOOPBACK, 0)).expect("it listens");
+    let addr = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = tracker.select_next_some().await {
+            break address;
+        }
+    };
+    let holder = Node::without_dataset(Config { trackers: vec![addr], ..config(1) }).await;
+    let mut left: Vec<ManifestId> = (0..DATASETS).map(|number| ManifestId::of_info(&[number])).collect();
+    holder.discovery.shelve(left.clone());
+    let announced = async {
+        while !left.is_empty() {
+            if let SwarmEvent::Behaviour(request_response::Event::Message {
+                message: request_response::Message::Request { request: OldRequest(request), channel, .. },
+                ..
+            }) = tracker.select_next_some().await
+            {
+                let Request::Announce(announce) = request else { panic!("{request:?}") };
+                assert!(announce.complete);
+                left.retain(|manifest| *manifest != announce.manifest);
+                let peers = Response::Peers { interval_s: 30, peers: Vec::new() };
+                tracker.behaviour_mut().send_response(channel, peers).expect("the asker waits");
+            }
+        }
+    };
+    tokio::time::timeout(HANG, announced).await.expect("each is announced");
+}
+
 /// Of datasets 1 and 3, both looked for, only the latter is found.
 async fn assert_first_is_gone(config: Config) {
     let mut late = Node::without_dataset(config).await;
@@ -337,6 +396,52 @@ async fn a_dataset_that_was_removed_is_not_found_any_more() {
     seeker.discovery.add(dataset(3));
     seeker.until_found_of(dataset(3).manifest).await;
     assert_first_is_gone(with_tracker(4)).await;
+    tracker.stop().await;
+}
+
+#[tokio::test]
+async fn thousands_at_rest_are_found_each_and_not_when_they_went() {
+    const DATASETS: usize = 10_000;
+    let id = |number: usize| ManifestId::of_info(&number.to_be_bytes());
+    let of = |manifest| Dataset { manifest, ..dataset(1) };
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start(state.path()).await;
+    let port = dft_tracker::address::socket_addr_of(&tracker.addr).expect("an address").port();
+    let addr = parse_tracker(&format!("127.0.0.1:{port}")).expect("an address");
+    let with_tracker = |link_port| Config { trackers: vec![addr.clone()], ..config(link_port) };
+    let mut holder = Node::without_dataset(with_tracker(1)).await;
+    holder.discovery.shelve((0..DATASETS).map(id).collect());
+    let mut seeker = Node::without_dataset(with_tracker(2)).await;
+    for number in [0, 5_000, DATASETS - 1] {
+        seeker.discovery.add(of(id(number)));
+        seeker.until_found_of(id(number)).await;
+    }
+    holder.discovery.remove(id(5_000));
+    holder.discovery.set_partial(id(0));
+    holder.discovery.shelve(vec![id(DATASETS)]);
+    seeker.discovery.add(of(id(DATASETS)));
+    seeker.until_found_of(id(DATASETS)).await;
+    let mut late = Node::without_dataset(with_tracker(3)).await;
+    late.discovery.add(of(id(5_000)));
+    late.discovery.add(of(id(0)));
+    let found = late
+        .until(|event| match event {
+            Event::PeersFound { manifest, peers, .. } => {
+                let holds = peers.iter().any(|peer| peer.addr.port() == 1);
+                holds.then_some(manifest)
+            }
+            _ => None,
+        })
+        .await;
+    assert_eq!(found, id(0), "what is left of it is told of; the other one went");
+    // Another tracker at that address remembers nothing.
+    holder.until_up().await;
+    tracker.stop().await;
+    let state = tempfile::tempdir().expect("a directory");
+    let tracker = Tracker::start_on(state.path(), port).await;
+    let mut seeker = Node::without_dataset(with_tracker(4)).await;
+    seeker.discovery.add(of(id(7_000)));
+    seeker.until_found_of(id(7_000)).await;
     tracker.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
@@ -11,7 +11,7 @@ use dft_protocol::wire::{self, Hello, Opening, Refusal, Site};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::sender::Sender;
@@ -156,6 +156,16 @@ pub struct Endpoint {
     addrs: Vec<SocketAddr>,
     routes: Mutex<HashMap<ManifestId, Route>>,
     opening_by_ip: Mutex<HashMap<IpAddr, usize>>,
+    // Who hears of links for what goes nowhere yet.
+    wanted: OnceLock<mpsc::Sender<Wanted>>,
+}
+
+/// A link for a manifest that has no route.
+pub struct Wanted {
+    /// The manifest.
+    pub manifest: ManifestId,
+    /// Says that it has a route; dropped where it gets none.
+    pub opened: oneshot::Sender<()>,
 }
 
 /// What an endpoint is made of.
@@ -190,6 +200,7 @@ impl Endpoint {
             addrs,
             routes: Mutex::default(),
             opening_by_ip: Mutex::default(),
+            wanted: OnceLock::new(),
         });
         let slots = Arc::new(Semaphore::new(OPENING_MAX));
         let mut tasks = JoinSet::new();
@@ -227,6 +238,25 @@ impl Endpoint {
     /// Links for `manifest` are refused from now on. Those that are open stay.
     pub fn forget(&self, manifest: ManifestId) {
         self.routes().remove(&manifest);
+    }
+
+    /// Tells of links for manifests without a route, from now on: they wait for an answer. Once.
+    pub fn wanted(&self) -> mpsc::Receiver<Wanted> {
+        let (sender, receiver) = mpsc::channel(OPENING_MAX);
+        // A second receiver hears of nothing.
+        let _ = self.wanted.set(sender);
+        receiver
+    }
+
+    /// Where links for `manifest` go; what is at rest may have to be opened first.
+    async fn route_of(&self, manifest: ManifestId) -> Option<Route> {
+        if let Some(route) = self.routes().get(&manifest).cloned() {
+            return Some(route);
+        }
+        let (opened, is_open) = oneshot::channel();
+        self.wanted.get()?.send(Wanted { manifest, opened }).await.ok()?;
+        is_open.await.ok()?;
+        self.routes().get(&manifest).cloned()
     }
 
     fn routes(&self) -> std::sync::MutexGuard<'_, HashMap<ManifestId, Route>> {
@@ -412,9 +442,10 @@ impl Endpoint {
         let Opening::Hello(hello) = opening else {
             return Err(LinkError::NotDft);
         };
-        let route = self.routes().get(&hello.manifest).cloned();
+        let is_own = link.peer == self.identity.peer();
+        let route = if is_own { None } else { self.route_of(hello.manifest).await };
         let refusal = match &route {
-            _ if link.peer == self.identity.peer() => Some(Refusal::Oneself),
+            _ if is_own => Some(Refusal::Oneself),
             None => Some(Refusal::UnknownManifest),
             Some(_) => None,
         };
@@ -552,49 +583,4 @@ async fn read_opening<R: AsyncRead + Unpin>(read: &mut R) -> Result<Opening, Lin
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn start() -> (Arc<Endpoint>, JoinSet<()>) {
-        let config = EndpointConfig {
-            identity: Identity::generate(),
-            listen: Ipv4Addr::LOCALHOST.into(),
-            port: 0,
-            encryption: false,
-            site: None,
-            secret: None,
-        };
-        Endpoint::start(config).expect("loopback")
-    }
-
-    /// Takes a link as a peer that speaks version 1 alone does; true where it came about.
-    async fn accept_version_1(listener: &TcpListener, identity: &Identity) -> bool {
-        let (mut tcp, _) = listener.accept().await.expect("accepts");
-        let keypair = identity.keypair();
-        plain::handshake(&mut tcp, Role::Listener, keypair).await.expect("the handshake is the same");
-        match read_opening(&mut tcp).await.expect("a hello") {
-            Opening::Hello(hello) if hello.version == 1 => {
-                write_opening(&mut tcp, &Opening::Hello(hello)).await.expect("it is awaited");
-                true
-            }
-            _ => false,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_peer_of_version_1_is_dialled_once_more_in_its_version() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback");
-        let addr = listener.local_addr().expect("bound");
-        let (endpoint, _tasks) = start();
-        let manifest = ManifestId::from_bytes([1; 32]);
-        let (opened, _links) = mpsc::channel(1);
-        endpoint.serve(manifest, Route { opened, complete: Arc::default(), piece_len_max: 1 << 16 });
-        let other = Identity::generate();
-        let peer = async {
-            assert!(!accept_version_1(&listener, &other).await, "it does not know the first hello");
-            assert!(accept_version_1(&listener, &other).await);
-        };
-        let (open, ()) = tokio::join!(endpoint.dial(addr, manifest), peer);
-        assert_eq!(open.expect("the second dial").hello.version, 1);
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use dft_tracker::protocol::{Announce, Request, Response};
 use dft_tracker::registry::{ADDRS_PER_RECORD_MAX, FoundPeer, LinkAddrs};
 use futures::StreamExt;
 use libp2p::PeerId;
-use libp2p::request_response::{self, Message, OutboundRequestId};
+use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::followed::Followed;
 use super::{BehaviourEvent, Event, REQUESTS_PER_PEER_MAX, Task, is_global, reason_of};
 use crate::net::discovery::Source;
+use crate::net::discovery::shelf::SHELF;
 use crate::net::discovery::trackers::Step;
 
 /// Peers that a tracker is asked for, and that are taken from its answer: as many as a swarm has
@@ -88,20 +89,22 @@ impl Task {
                 self.announcements.waiting.remove(&peer);
                 return;
             };
-            let Some(request) = self.request_about(manifest) else { continue };
             let followed = self.datasets.get_mut(&manifest);
             let Some(followed) = followed.filter(|followed| followed.trackers.is_under_way(tracker)) else {
                 continue;
             };
-            if self.swarm.is_connected(&peer) {
-                let request = self.swarm.behaviour_mut().tracker.send_request(&peer, request);
-                followed.trackers.announced(tracker, request);
-                self.announcements.under_way.insert(request, (peer, manifest));
-                sent += 1;
-            } else {
+            if !self.swarm.is_connected(&peer) {
                 // Nothing is under way that would bring the turn to the next one.
                 followed.trackers.not_connected(tracker);
+                continue;
             }
+            let Some(request) = self.request_about(manifest, tracker) else { continue };
+            let request = self.swarm.behaviour_mut().tracker.send_request(&peer, request);
+            if let Some(followed) = self.datasets.get_mut(&manifest) {
+                followed.trackers.announced(tracker, request);
+            }
+            self.announcements.under_way.insert(request, (peer, manifest));
+            sent += 1;
         }
     }
 
@@ -125,7 +128,10 @@ impl Task {
     }
 
     /// What a tracker is to hear of a dataset.
-    fn request_about(&self, manifest: ManifestId) -> Option<Request> {
+    fn request_about(&mut self, manifest: ManifestId, tracker: usize) -> Option<Request> {
+        if manifest == SHELF {
+            return Some(self.request_about_shelf(tracker));
+        }
         if self.datasets.get(&manifest)?.is_here() {
             return self.announcement(manifest).map(Request::Announce);
         }
@@ -145,7 +151,7 @@ impl Task {
     }
 
     /// The addresses of this host's interfaces, with the link port, IPv4 first.
-    fn link_addrs(&self) -> LinkAddrs {
+    pub(super) fn link_addrs(&self) -> LinkAddrs {
         let mut ips: Vec<IpAddr> = self.swarm.listeners().filter_map(ip_of).filter(is_global).collect();
         ips.sort_unstable();
         ips.dedup();
@@ -190,8 +196,12 @@ impl Task {
                 }
             },
             request_response::Event::OutboundFailure { request_id, error, .. } => {
-                if let Some((manifest, tracker)) = self.settle_announcement(request_id, now) {
-                    self.tracker_failed(manifest, tracker, error.to_string(), now);
+                match (self.settle_announcement(request_id, now), &error) {
+                    (Some((SHELF, tracker)), OutboundFailure::Io(_)) => self.on_shelf_unknown(tracker, now),
+                    (Some((manifest, tracker)), _) => {
+                        self.tracker_failed(manifest, tracker, error.to_string(), now);
+                    }
+                    (None, _) => {}
                 }
             }
             _ => {}
@@ -207,6 +217,9 @@ impl Task {
         local: bool,
         now: Instant,
     ) {
+        if manifest == SHELF {
+            return self.on_shelf_response((tracker, peer), response, now);
+        }
         let Some(followed) = self.datasets.get_mut(&manifest) else { return };
         match response {
             // It took what was announced before the dataset was given up: it hears of that next.
@@ -221,13 +234,22 @@ impl Task {
             Response::Refused(reason) => {
                 self.tracker_failed(manifest, tracker, format!("it refuses: {}", reason.as_str()), now);
             }
-            Response::Done => {
+            Response::Done | Response::Shelved { .. } => {
                 self.tracker_failed(manifest, tracker, "it gave an answer that was not asked".into(), now);
             }
         }
     }
 
-    fn tracker_failed(&mut self, manifest: ManifestId, tracker: usize, reason: String, now: Instant) {
+    pub(super) fn tracker_failed(
+        &mut self,
+        manifest: ManifestId,
+        tracker: usize,
+        reason: String,
+        now: Instant,
+    ) {
+        if manifest == SHELF {
+            self.shelf.failed(tracker);
+        }
         let Some(followed) = self.datasets.get_mut(&manifest) else { return };
         let change = followed.trackers.failed(tracker, reason, now);
         self.tell_change(change);
@@ -250,7 +272,7 @@ impl Task {
         let due = |followed: &Followed| {
             followed.is_here() && !followed.embedded.asked && followed.embedded.due <= now
         };
-        if self.embedded.is_none() || !self.datasets.get(&manifest).is_some_and(due) {
+        if self.embedded.is_none() || manifest == SHELF || !self.datasets.get(&manifest).is_some_and(due) {
             return;
         }
         let (announce, observed) = (self.announcement(manifest), self.own_ip());
@@ -293,6 +315,7 @@ impl Task {
     /// Tells every tracker that this process leaves. Ends when all answered; the caller gives up
     /// earlier where one of them doesn't.
     pub(super) async fn leave(&mut self) {
+        let leave_shelf = self.leave_shelf();
         let mut to_send = Vec::new();
         for (&manifest, followed) in &self.datasets {
             if let Some(service) = &self.embedded {
@@ -310,7 +333,8 @@ impl Task {
                     continue;
                 }
                 let tracker = &mut self.swarm.behaviour_mut().tracker;
-                let request = Request::Leave { manifest };
+                let request =
+                    if manifest == SHELF { leave_shelf.clone() } else { Request::Leave { manifest } };
                 open.push((peer, tracker.send_request_with_addresses(&peer, request, addrs)));
             }
             to_send = later;

@@ -16,6 +16,7 @@ use super::{Event, Mdns, REQUESTS_PER_PEER_MAX, Task, is_global};
 use crate::net::discovery::Source;
 use crate::net::discovery::datasets::{Answer, MANIFESTS_PER_QUESTION_MAX, Question, Served};
 use crate::net::discovery::multicast::{self, Family};
+use crate::net::discovery::shelf::SHELF;
 
 impl Task {
     /// Starts mDNS where it was waiting for an interface.
@@ -148,10 +149,12 @@ impl Task {
 
     fn answer_to(&self, question: &Question) -> Answer {
         let served = |manifest: &ManifestId| {
-            let complete = self.datasets.get(manifest).filter(|followed| followed.is_here())?.complete;
+            let followed = || self.datasets.get(manifest).filter(|followed| followed.is_here());
+            let complete = self.shelf.contains(manifest) || followed()?.complete;
             Some(Served { manifest: *manifest, link_port: self.config.link_port, complete })
         };
-        Answer::new(question.manifests().iter().filter_map(served))
+        let manifests = question.manifests().iter().filter(|manifest| **manifest != SHELF);
+        Answer::new(manifests.filter_map(served))
     }
 
     fn on_answer(
