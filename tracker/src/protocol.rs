@@ -7,9 +7,11 @@
 //! ```text
 //! request  = [0, manifest, link_port, addrs, complete, site / null, want]   announce
 //!          / [1, manifest]                                                  leave
+//!          / [2, link_port, addrs, site / null, tally / null, added, removed]  shelve
 //! response = [0, interval_s, [* [peer, addrs, complete, site / null]]]      peers
 //!          / [1]                                                            done
 //!          / [2, reason]                                                    refused
+//!          / [3, interval_s, count, digest]                                 shelved
 //! addrs    = [* bytes]  of 6 (IPv4) or 18 (IPv6): address, then port, both big-endian
 //! ```
 

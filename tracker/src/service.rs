@@ -29,7 +29,7 @@ use crate::registry::{
 use crate::state::{StateDir, StateError};
 use crate::store::{Change, Damaged, Store, StoreError, StoredRecord, StoredShelf};
 
-/// Most requests that wait for the thread: two full batches and more, some 100 ms of work.
+/// Most requests that wait for the thread: four full batches.
 const QUEUE_LEN_MAX: usize = 1024;
 /// Most requests of one transaction: bounds how long the first of them waits for the others.
 const BATCH_LEN_MAX: usize = 256;
@@ -415,6 +415,7 @@ impl Core {
         let (peer, observed) = (question.peer, question.observed);
         let addrs = LinkAddrs::of_announcement(observed, *link_port, addrs.as_slice());
         let record = Record { observed, addrs, complete: true, site: site.clone() };
+        let had_shelf = self.registry.shelf_record(peer).is_some();
         let unchanged = self.registry.shelf_record(peer) == Some(&record);
         let expires = self.now() + RECORD_TTL;
         let (there, made) = match self.registry.shelve(peer, &record, change, expires) {
@@ -428,7 +429,7 @@ impl Core {
                 changes.push(Change::Remove(manifest, peer));
             }
         }
-        if made && (change.anew || there.count == 0) {
+        if made && had_shelf && (change.anew || there.count == 0) {
             changes.push(Change::ClearShelf(peer));
         }
         if made && there.count > 0 && !(unchanged && change.added.is_empty() && change.removed.is_empty()) {

@@ -152,7 +152,7 @@ impl Store {
         commit().map_err(|error| StoreError { path: self.path.clone(), reason: error.to_string() })
     }
 
-    /// Opens, checks every page's checksum (the file is small) and reads everything. Should a
+    /// Opens, checks every page's checksum and reads everything. Should a
     /// file that was written over still break an assertion of redb, that is damage too.
     fn load(path: &Path) -> Result<(Self, Vec<StoredRecord>), Failure> {
         let load = || -> Result<(Self, Vec<StoredRecord>), Failure> {

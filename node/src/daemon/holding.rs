@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dft_protocol::geometry::PieceIndex;
@@ -32,6 +32,12 @@ const COMPLETIONS_MAX: usize = 1024;
 const TOLD_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether the files that are served are as they were …
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// The catalogue is asked again for holders after this time, and after twice as long each time …
+const HOLDERS_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// … up to this.
+const HOLDERS_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Files are looked at so long after they were made, for what they were hashed to be remembered.
+const CACHE_AFTER: Duration = Duration::from_millis(200);
 /// … and at most so large a part of the time goes into it: looking at a million files takes a while.
 const LOOK_SHARE: u32 = 50;
 
@@ -489,7 +495,7 @@ fn given_up(holding: &Holding) -> State {
 
 /// Starts its driver, and the search for peers.
 async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) -> Handle {
-    let (id, complete) = (holding.id(), store.is_finished());
+    let complete = store.is_finished();
     let driver = driver::start(DriverConfig {
         manifest: holding.manifest.clone(),
         store: store.clone(),
@@ -516,10 +522,27 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) 
         let seeders: Vec<PeerAddr> = seeders.collect();
         driver.found(seeders).await;
         // Trackers tell as well, a little later.
-        let (daemon, remote) = (daemon.clone(), driver.remote());
-        tokio::spawn(async move { remote.found(daemon.holders_of(id).await).await });
+        tokio::spawn(ask_for_holders(daemon.clone(), Arc::downgrade(holding), driver.remote()));
     }
     driver
+}
+
+/// Asks the catalogue who has what is missing, again while no peer is linked: a tracker that has just
+/// started does not know of all yet.
+async fn ask_for_holders(daemon: Arc<Daemon>, asker: Weak<Holding>, remote: driver::Remote) {
+    let mut pause = HOLDERS_AGAIN_MIN;
+    loop {
+        let Some(id) = asker.upgrade().map(|holding| holding.id()) else { return };
+        remote.found(daemon.holders_of(id).await).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(HOLDERS_AGAIN_MAX);
+        let is_alone = |holding: Arc<Holding>| {
+            matches!(holding.view().state, State::Fetching) && holding.snapshot().stats.links == 0
+        };
+        if !asker.upgrade().is_some_and(is_alone) {
+            return;
+        }
+    }
 }
 
 fn path_of(daemon: &Daemon, holding: &Holding, store: &Store) -> PathBuf {
@@ -548,7 +571,6 @@ async fn completed(daemon: &Arc<Daemon>, holding: &Arc<Holding>, path: PathBuf) 
     if let Err(failure) = holding.remember(daemon, now_complete).await {
         daemon.say(&failure.message);
     }
-    let paths = vec![path.clone()];
     holding.set(State::Complete(path));
     daemon.tell_news();
     if holding.presence == Presence::Shared {
@@ -557,9 +579,7 @@ async fn completed(daemon: &Arc<Daemon>, holding: &Arc<Holding>, path: PathBuf) 
         } else {
             daemon.discovery.set_complete(holding.id());
         }
-        let (manifest, cache) = (holding.manifest.clone(), daemon.table.directory(holding.id()));
-        // Only a speed-up: without it, the next start hashes again.
-        let _ = blocking(move || remember_hashes(&manifest, &paths, &cache)).await;
+        remember_hashes(daemon.clone(), holding.clone()).await;
     }
 }
 
@@ -603,12 +623,24 @@ async fn damaged(daemon: &Daemon, holding: &Holding, reason: String, by_hash: bo
     daemon.tell_news();
 }
 
-fn remember_hashes(manifest: &Manifest, paths: &[PathBuf], cache: &Path) {
-    let scan = storage::scan(paths, Some(manifest.info().name.clone()), &ScanOptions::default());
-    if let Ok(scan) = scan
-        && scan.entries == manifest.info().entries
-        && let Some(hashes) = SeedCache::new(&scan, manifest.info())
-    {
-        let _ = hashes.store(cache);
-    }
+/// Writes down in which state the files are that were hashed, as soon as that can be told. Only a speed-up:
+/// without it, the next start hashes again, and the dataset does not rest.
+pub(super) async fn remember_hashes(daemon: Arc<Daemon>, holding: Arc<Holding>) {
+    let view = holding.view();
+    let (State::Complete(path), Some(Running { store, .. })) = (view.state, view.running) else { return };
+    // Files that were made this moment may be changed once more without a trace.
+    tokio::time::sleep(CACHE_AFTER).await;
+    let (manifest, cache) = (holding.manifest.clone(), daemon.table.directory(holding.id()));
+    drop((daemon, holding));
+    let remember = move || {
+        let (name, options) = (manifest.info().name.clone(), ScanOptions::default());
+        if let Ok(scan) = storage::scan(&[path], Some(name), &options)
+            && scan.entries == manifest.info().entries
+            && store.changed().is_none()
+            && let Some(hashes) = SeedCache::new(&scan, manifest.info())
+        {
+            let _ = hashes.store(&cache);
+        }
+    };
+    let _ = blocking(remember).await;
 }

@@ -45,6 +45,7 @@ use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, Discovery};
 use crate::net::identity::display_peer;
 use crate::net::link::Endpoint;
+use crate::net::link::endpoint::Wanted;
 use crate::rate::RateLimits;
 use crate::report::{Rate, Reporter};
 use crate::secret::Secret;
@@ -202,6 +203,7 @@ impl Daemon {
             }
             return Ok(Held::Already(held));
         }
+        self.check_readable(id)?;
         let mut datasets = self.datasets();
         if !record.complete {
             let fetched = datasets.at_work.values().filter(|holding| !holding.record().complete).count();
@@ -371,7 +373,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     };
     let store_lock = places::lock_store(&store)?;
     let socket = serve::Socket::bind(&places::socket_path()?)?;
-    let (daemon, mut inputs, writers) = start(&args, store).await?;
+    let (daemon, mut inputs, mut wanted, writers) = start(&args, store).await?;
     let mut interrupt = std::pin::pin!(interrupted());
     announce(&daemon, &args, writers);
     let Loaded { at_rest, to_open, problems } = daemon.table.load()?;
@@ -398,7 +400,6 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
             daemon.hold_again(manifest, record);
         }
     }
-    let mut wanted = daemon.endpoint.wanted();
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {
         () = &mut interrupt => {}
@@ -425,7 +426,10 @@ pub(crate) struct Inputs {
     _tracker: Option<tokio::task::JoinHandle<()>>,
 }
 
-async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs, Option<Writers>), Failure> {
+/// The daemon, what comes in, the links for what is at rest, and who may write where it keeps a catalogue.
+type Started = (Arc<Daemon>, Inputs, mpsc::Receiver<Wanted>, Option<Writers>);
+
+async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
     let reporter = Reporter::new(args.json);
     let table = Table::open(&store)?;
     let state = NodeState::open(&store)?;
@@ -451,6 +455,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
     };
     let access = catalogue::Access { token, network_key };
     let listening = Listening::start(&net, &state.identity()?, state.ports(), Trace::default())?;
+    // Links that come before the table is read wait for that.
+    let wanted = listening.endpoint().wanted();
     let (neighbourly, heard) = mpsc::channel(NEIGHBOURLY_QUEUE_LEN);
     let Standing { endpoint, discovery, mut events, limits, tasks } =
         listening.discover_all(neighbourly).await?;
@@ -483,7 +489,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<(Arc<Daemon>, Inputs
         reporter,
     });
     let inputs = Inputs { events, neighbourly: heard, _tasks: tasks, _tracker: tracker };
-    Ok((daemon, inputs, writers))
+    Ok((daemon, inputs, wanted, writers))
 }
 
 /// Who may write into the catalogue that a node keeps.

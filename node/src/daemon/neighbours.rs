@@ -180,8 +180,11 @@ fn hello(daemon: &Daemon, from: Option<IpAddr>) -> NodeResponse {
 
 /// The runs of pieces of a dataset that are on this node.
 pub(super) async fn runs_of(daemon: &Arc<Daemon>, id: ManifestId) -> Vec<(u32, u32)> {
-    let running = daemon.opened(id).await.filter(|holding| holding.presence == Presence::Shared);
-    let Some(running) = running.and_then(|holding| holding.view().running) else { return Vec::new() };
+    let opened = daemon.opened(id).await.filter(|holding| holding.presence == Presence::Shared);
+    let Some(holding) = opened else { return Vec::new() };
+    // Others count on the answer.
+    holding.look().await;
+    let Some(running) = holding.view().running else { return Vec::new() };
     let Some(pieces) = running.remote.pieces().await else { return Vec::new() };
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for piece in pieces.iter().map(dft_protocol::geometry::PieceIndex::to_u32) {

@@ -18,8 +18,10 @@ use super::holding::{self, Holding, LOOK_EVERY, Presence, Sent, State, View};
 use super::opening::{self, Opening};
 use super::table::{Place, Record};
 use crate::commands::blocking;
+use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, DATASETS_MAX, parse_tracker};
 use crate::net::link::endpoint::Wanted;
+use crate::storage::SeedCache;
 
 /// So long nobody asks for a dataset before it rests: one that is fetched by many is not opened for each.
 const REST_AFTER: Duration = Duration::from_secs(10);
@@ -90,6 +92,10 @@ impl Resting {
         self.datasets.contains_key(&id)
     }
 
+    fn get(&self, id: ManifestId) -> Option<&AtRest> {
+        self.datasets.get(&id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (ManifestId, &AtRest)> {
         self.datasets.iter().map(|(id, dataset)| (*id, dataset))
     }
@@ -124,21 +130,32 @@ impl Daemon {
         if let Some(holding) = datasets.at_work.get(&id) {
             return Some(holding.clone());
         }
-        let AtRest { sent, .. } = datasets.at_rest.remove(id)?;
+        let AtRest { sent, last_use_ms, .. } = *datasets.at_rest.get(id)?;
         match self.table.read(id) {
-            Ok((manifest, record)) => {
+            Ok((manifest, mut record)) => {
+                record.last_use_ms = record.last_use_ms.max(last_use_ms);
+                datasets.at_rest.remove(id);
                 let opening = (Opening::Rested, None);
                 let holding = holding::start(self, manifest, record, opening, Presence::Shared);
                 holding.go_on_from(sent);
                 datasets.at_work.insert(id, holding.clone());
                 Some(holding)
             }
+            // It may be for a moment, for want of descriptors; it stays at rest.
             Err(problem) => {
                 self.reporter.warn(&problem);
-                self.discovery.remove(id);
                 None
             }
         }
+    }
+
+    /// What is here of this dataset cannot be opened: nothing may take its place.
+    pub(super) fn check_readable(&self, id: ManifestId) -> Result<(), Failure> {
+        if !self.is_at_rest(id) {
+            return Ok(());
+        }
+        let message = format!("what the daemon has on disk of {id} cannot be read");
+        Err(Failure::new(Kind::Disk, message).hint("its log says why; try again when that is mended"))
     }
 
     /// What is held of this dataset, open where that does not take long.
@@ -181,7 +198,7 @@ impl Daemon {
     }
 
     /// Lets rest what nobody has asked for in a while, or the longest idle of too many.
-    fn let_rest(&self) {
+    fn let_rest(self: &Arc<Self>) {
         let mut datasets = self.datasets();
         let mut idle: Vec<(Instant, ManifestId)> =
             datasets.at_work.values().filter(|holding| may_rest(holding)).map(idle_since).collect();
@@ -190,6 +207,12 @@ impl Daemon {
         for (number, (since, id)) in idle.into_iter().enumerate() {
             if number >= surplus && since.elapsed() < REST_AFTER {
                 break;
+            }
+            if let Some(holding) = datasets.at_work.get(&id).filter(|holding| !self.has_hashes(holding)) {
+                // Without them, each opening would hash all of it.
+                holding.use_now();
+                drop(tokio::spawn(holding::remember_hashes(self.clone(), holding.clone())));
+                continue;
             }
             let Some(holding) = datasets.at_work.remove(&id) else { continue };
             // No link comes to what ends; the next one has it opened again.
@@ -201,6 +224,13 @@ impl Daemon {
             let dataset = AtRest::new(&holding.record(), holding.manifest.total_bytes());
             datasets.at_rest.insert(id, AtRest { sent: holding.sent(), ..dataset });
         }
+    }
+}
+
+impl Daemon {
+    /// Whether it can be opened without hashing its data.
+    fn has_hashes(&self, holding: &Holding) -> bool {
+        SeedCache::is_in(&self.table.directory(holding.id()))
     }
 }
 
@@ -267,10 +297,11 @@ pub(super) async fn keep_looking(daemon: &Arc<Daemon>) {
             let started = Instant::now();
             let looking = daemon.clone();
             let looked = blocking(move || opening::is_as_it_was(&looking, id)).await;
+            let took = started.elapsed();
             if !matches!(looked, Ok(true)) && daemon.is_at_rest(id) {
                 drop(daemon.opened(id).await);
             }
-            tokio::time::sleep(started.elapsed() * LOOK_AT_REST_SHARE).await;
+            tokio::time::sleep(took * LOOK_AT_REST_SHARE).await;
         }
         tokio::time::sleep(LOOK_EVERY.saturating_sub(round.elapsed()).max(LOOK_EVERY / 2)).await;
     }

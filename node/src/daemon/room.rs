@@ -7,18 +7,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dft_protocol::id::ManifestId;
+use dft_protocol::id::{ManifestId, PeerId};
 
 use super::Daemon;
 use super::holding::Holding;
 use super::table::{Place, Record};
 use crate::failure::{Failure, Kind};
+use crate::net::discovery::{NodeRequest, NodeResponse};
 use crate::report::human_bytes;
 
 /// How often it is looked whether the tracker knows that a node withdrew a copy, or has it again …
 const WITHDRAWN_LOOKS_MAX: usize = 50;
 /// … and when again: 5 s in all, for a busy tracker.
 const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Most nodes that are asked whether they still have a copy before one leaves.
+const ASKED_MAX: usize = 8;
 
 /// What was put here goes with `dft drop` alone.
 fn may_leave(record: &Record) -> bool {
@@ -118,7 +122,7 @@ impl Daemon {
     async fn withdraw(&self, holding: &Holding) -> Result<bool, Failure> {
         let id = holding.id();
         let others = self.other_copies(id).await?;
-        if others.is_empty() {
+        if others.is_empty() || !self.is_kept_by_one_of(&others, holding).await? {
             return Ok(false);
         }
         if self.withdraw_once(holding).await? {
@@ -129,6 +133,25 @@ impl Daemon {
             return Ok(false);
         }
         self.withdraw_once(holding).await
+    }
+
+    /// Whether one of these nodes says that it has all of it, once it has looked at its files: the tracker
+    /// knows of what is at rest how it was when it was looked at last. Who is no daemon cannot be asked; it looks
+    /// at its files all the time.
+    async fn is_kept_by_one_of(&self, others: &[PeerId], holding: &Holding) -> Result<bool, Failure> {
+        let nodes = self.catalogue().await?.nodes().await?;
+        for other in others.iter().take(ASKED_MAX) {
+            let Some(node) = nodes.iter().find(|node| node.peer == *other) else { return Ok(true) };
+            let request = NodeRequest::Pieces { manifest: holding.id() };
+            let answer = self.discovery.ask_node(node.peer, node.control.clone(), request).await;
+            if let Ok(NodeResponse::Pieces(runs)) = answer
+                && runs.iter().map(|(first, last)| (last - first) as usize + 1).sum::<usize>()
+                    == holding.manifest.geometry().piece_count()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn withdraw_once(&self, holding: &Holding) -> Result<bool, Failure> {

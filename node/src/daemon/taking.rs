@@ -57,7 +57,9 @@ impl Daemon {
     ) -> Result<Held, Failure> {
         let (mut opened_anew, was_at_rest) = (false, self.is_at_rest(id));
         loop {
-            let Some(holding) = self.holding(id) else { return Ok(Held::Nothing) };
+            let Some(holding) = self.holding(id) else {
+                return self.check_readable(id).map(|()| Held::Nothing);
+            };
             let mut views = holding.watch();
             if holding.presence == Presence::Selfish {
                 // It ends with its request, which has a bound of its own.

@@ -60,6 +60,12 @@ impl SeedCache {
         Some(Self { info: info.clone(), identities })
     }
 
+    /// Whether there is one in `directory`.
+    pub fn is_in(directory: &Path) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        directory.join(std::ffi::OsStr::from_bytes(FILE_NAME)).exists()
+    }
+
     /// What [`store`](Self::store) wrote into `directory`; `None` where there is nothing that
     /// can be used.
     pub fn load(directory: &Path) -> Option<Self> {

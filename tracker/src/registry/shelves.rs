@@ -1,7 +1,7 @@
 //! Shelves: what a node holds in full and at rest, told as one set in place of one record each.
 //!
 //! A shelf lives as a whole, and a node that says «as before» keeps all of it alive by one message of
-//! some bytes. What both ends believe to be on it is compared by number and digest; where they differ,
+//! some hundred bytes. What both ends believe to be on it is compared by number and digest; where they differ,
 //! the node tells all of it anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,13 +12,15 @@ use dft_protocol::time::Instant;
 
 use super::{QuotaError, Record, count_by};
 
-/// Most datasets on all shelves: bounds the memory, at about 160 bytes each, to 160 MiB.
+/// Most datasets on all shelves: bounds the memory.
 pub const SHELVED_MAX: usize = 1 << 20;
 /// Most datasets on the shelves of one observed IP address: more than a node with 100,000 needs, and no
 /// single host can fill the room of all.
 pub const SHELVED_PER_IP_MAX: usize = 1 << 18;
 /// Most shelves: as many as the catalogue's directory has nodes.
 const SHELVES_MAX: usize = 4_096;
+/// Most shelves of one observed IP address: users of one host have one each.
+const SHELVES_PER_IP_MAX: usize = 512;
 
 /// How many datasets there are, and which, as far as a sum tells.
 ///
@@ -97,7 +99,9 @@ pub(super) struct Shelves {
     next: u32,
     owners: HashMap<ManifestId, Owners>,
     expiry: BTreeSet<(Instant, u32)>,
+    // Datasets, and shelves.
     of_ip: HashMap<IpAddr, usize>,
+    shelves_of_ip: HashMap<IpAddr, usize>,
     count: usize,
 }
 
@@ -125,7 +129,7 @@ impl Shelves {
             return Err(QuotaError::ShelvedOfIp);
         }
         let full = others + wanted > SHELVED_MAX;
-        if !change.added.is_empty() && (full || !self.has_room(peer)) {
+        if !change.added.is_empty() && (full || !self.has_room(peer, observed)) {
             return Err(QuotaError::Shelved);
         }
         if change.anew {
@@ -148,8 +152,9 @@ impl Shelves {
         Ok((tally, true))
     }
 
-    fn has_room(&self, peer: PeerId) -> bool {
-        self.numbers.contains_key(&peer) || self.shelves.len() < SHELVES_MAX
+    fn has_room(&self, peer: PeerId, observed: IpAddr) -> bool {
+        let here = self.shelves_of_ip.get(&observed).copied().unwrap_or(0);
+        self.numbers.contains_key(&peer) || (self.shelves.len() < SHELVES_MAX && here < SHELVES_PER_IP_MAX)
     }
 
     /// What is on the shelf of `peer`.
@@ -186,6 +191,10 @@ impl Shelves {
             manifests: BTreeSet::new(),
             tally: Tally::default(),
         };
+        if let Some(shelf) = self.shelves.get(&number) {
+            count_by(&mut self.shelves_of_ip, shelf.record.observed, |there| there - 1);
+        }
+        count_by(&mut self.shelves_of_ip, record.observed, |there| there + 1);
         let shelf = self.shelves.entry(number).or_insert_with(new);
         self.expiry.remove(&(shelf.expires, number));
         self.expiry.insert((expires, number));
@@ -243,6 +252,7 @@ impl Shelves {
         self.numbers.remove(&peer);
         if let Some(shelf) = self.shelves.remove(&number) {
             self.expiry.remove(&(shelf.expires, number));
+            count_by(&mut self.shelves_of_ip, shelf.record.observed, |there| there - 1);
         }
     }
 
@@ -318,6 +328,7 @@ mod tests {
         let leave = ShelfChange { anew: true, ..ShelfChange::default() };
         assert_eq!(change(&mut shelves, &leave), (Tally::default(), true));
         assert_eq!((shelves.count, shelves.of_ip.len(), shelves.owners.len()), (0, 0, 0));
+        assert!(shelves.shelves_of_ip.is_empty());
         assert!(shelves.shelves.is_empty() && shelves.numbers.is_empty() && shelves.expiry.is_empty());
     }
 
@@ -357,5 +368,21 @@ mod tests {
         let late = record("10.0.1.1", &[], None);
         let one = add(ids.by_ref().take(1), Tally::default());
         assert_eq!(shelves.change(peer(77), &late, &one, at(100)), Err(QuotaError::Shelved));
+    }
+
+    #[test]
+    fn one_host_has_so_many_shelves_and_no_more() {
+        let mut shelves = Shelves::default();
+        let (here, there) = (record("10.0.0.1", &[], None), record("10.0.0.2", &[], None));
+        let one = |number| add([number], Tally::default());
+        for number in 0..SHELVES_PER_IP_MAX {
+            assert!(shelves.change(peer(number), &here, &one(number), at(100)).is_ok());
+        }
+        let next = SHELVES_PER_IP_MAX;
+        assert_eq!(shelves.change(peer(next), &here, &one(next), at(100)), Err(QuotaError::Shelved));
+        assert!(shelves.change(peer(next), &there, &one(next), at(100)).is_ok(), "others have room");
+        // One that moves makes room.
+        assert!(shelves.change(peer(0), &there, &add([], tally([0])), at(100)).is_ok());
+        assert!(shelves.change(peer(next + 1), &here, &one(next), at(100)).is_ok());
     }
 }

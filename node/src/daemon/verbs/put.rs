@@ -150,7 +150,7 @@ async fn hold(
     reply: &Reply,
 ) -> Result<(Arc<Holding>, bool), Failure> {
     // What is put again may have been changed since it was looked at last.
-    if let Some(holding) = daemon.holding(original.manifest.id()) {
+    if let Some(holding) = daemon.opened(original.manifest.id()).await {
         holding.look().await;
     }
     let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {

@@ -166,7 +166,7 @@ async fn hold(
     scan: Scan,
     record: Record,
 ) -> Result<(Seeder, broadcast::Receiver<PeerId>), Failure> {
-    if let Some(holding) = daemon.holding(manifest.id()) {
+    if let Some(holding) = daemon.opened(manifest.id()).await {
         holding.look().await;
     }
     let useless = match daemon.usable_holding(manifest.id(), Asker::Putter).await? {

@@ -191,7 +191,7 @@ pub(super) async fn give_up(
 /// What this node holds of that name: by its own table, so that it works without a catalogue.
 async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failure> {
     if let Some(holding) = daemon.held_as(name) {
-        return Ok(holding);
+        return daemon.opened(holding.id()).await.map_or(Ok(holding), Ok);
     }
     let missing = || {
         Failure::new(Kind::Name, format!("this node holds no {name}")).hint("dft status shows what it holds")
@@ -199,7 +199,7 @@ async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failu
     // Under another name of the same dataset.
     let catalogue = daemon.known_catalogue().ok_or_else(missing)?;
     let record = catalogue.record(&parse_name(name)?).await?;
-    daemon.holding(record.id).ok_or_else(missing)
+    daemon.opened(record.id).await.ok_or_else(missing)
 }
 
 /// Takes a name out of the catalogue; copies stay where they are.

@@ -97,7 +97,7 @@ impl Told {
 
     /// What was not taken is told once more.
     fn take_back(&mut self, change: ShelfChange) {
-        if change.anew {
+        if change.anew || self.walk == Walk::Anew {
             return self.begin_anew();
         }
         let (added, removed) = (change.added.into_iter(), change.removed.into_iter());

@@ -354,7 +354,9 @@ impl Task {
     fn add(&mut self, dataset: Dataset, now: Instant) {
         self.unshelve(dataset.manifest, now);
         let others = self.datasets.iter().filter(|(manifest, _)| **manifest != dataset.manifest);
-        if others.filter(|(_, followed)| followed.is_here()).count() >= DATASETS_MAX {
+        let looked_for =
+            others.filter(|(manifest, followed)| followed.is_here() && !self.shelf.contains(manifest));
+        if looked_for.count() >= DATASETS_MAX {
             let text = format!("more than {DATASETS_MAX} datasets: peers of the last one are not looked for");
             return self.tell(Event::Warning(text));
         }

@@ -118,7 +118,8 @@ impl Task {
         let is_unknown = self.shelf.hung_up(tracker);
         let Some(schedule) = self.datasets.get_mut(&SHELF) else { return };
         // It is there; a change between up and down is told by what it does take.
-        let _ = schedule.trackers.answered(tracker, UNKNOWN_AGAIN_S, now);
+        let again_s = if is_unknown { UNKNOWN_AGAIN_S } else { 0 };
+        let _ = schedule.trackers.answered(tracker, again_s, now);
         if is_unknown {
             let some: Vec<ManifestId> = self.shelf.iter().take(DATASETS_MAX).collect();
             some.into_iter().for_each(|manifest| self.follow_shelved(manifest, now));
