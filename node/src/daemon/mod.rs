@@ -15,6 +15,7 @@ pub mod catalogue;
 mod content;
 mod copy;
 pub mod holding;
+mod looking;
 mod neighbours;
 mod opening;
 pub mod places;
@@ -407,7 +408,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
         () = serve::serve(&daemon, &socket) => {}
         () = neighbours::attend(&daemon, &mut inputs) => {}
         () = neighbours::keep_announcing(&daemon) => {}
-        () = holding::keep_looking(&daemon) => {}
+        () = looking::keep_looking(&daemon) => {}
         () = rest::keep_resting(&daemon) => {}
         () = rest::keep_opening(&daemon, &mut wanted) => {}
         () = rest::keep_looking(&daemon) => {}

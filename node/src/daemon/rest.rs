@@ -14,7 +14,8 @@ use dft_protocol::manifest::Manifest;
 use tokio::sync::mpsc;
 
 use super::Daemon;
-use super::holding::{self, Holding, LOOK_EVERY, Presence, Sent, State, View};
+use super::holding::{self, Holding, Presence, Sent, State, View};
+use super::looking::{LOOK_EVERY, remember_hashes};
 use super::opening::{self, Opening};
 use super::table::{Place, Record};
 use crate::commands::blocking;
@@ -211,7 +212,7 @@ impl Daemon {
             if let Some(holding) = datasets.at_work.get(&id).filter(|holding| !self.has_hashes(holding)) {
                 // Without them, each opening would hash all of it.
                 holding.use_now();
-                drop(tokio::spawn(holding::remember_hashes(self.clone(), holding.clone())));
+                drop(tokio::spawn(remember_hashes(self.clone(), holding.clone())));
                 continue;
             }
             let Some(holding) = datasets.at_work.remove(&id) else { continue };
