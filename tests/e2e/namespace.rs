@@ -372,6 +372,8 @@ fn data_travel_compressed_as_the_latest_put_says_also_after_a_restart() {
     assert!(saved_by_a_get(&nodes, 1) > MIB / 2);
     nodes[0].kill9();
     nodes[0].start_again();
+    // What the tracker knew is known at once, and stays known while its own node opens it again.
+    assert_eq!(nodes[1].copies("table"), Some((1, 0)));
     assert!(saved_by_a_get(&nodes, 2) > MIB / 2);
     nodes[0].run(&["put", path, "--name", "table", "--compress", "off"]);
     assert_eq!(saved_by_a_get(&nodes, 3), 0);

@@ -380,8 +380,9 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let Loaded { at_rest, to_open, problems } = daemon.table.load()?;
     problems.iter().for_each(|problem| daemon.reporter.warn(problem));
     let few = at_rest.len() <= rest::OPENED_AT_START_MAX;
-    let shelved = at_rest.iter().filter(|_| !few).map(|(id, _)| *id);
-    daemon.discovery.shelve(shelved.collect());
+    // Before anything else, for all of it replaces what trackers know from the process before this one: what
+    // turns out not to be there is taken off again.
+    daemon.discovery.shelve(at_rest.iter().map(|(id, _)| *id).collect());
     for (id, dataset) in at_rest {
         if !few {
             daemon.datasets().at_rest.insert(id, dataset);
