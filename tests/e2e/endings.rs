@@ -45,6 +45,35 @@ fn what_was_put_into_the_store_counts_against_the_quota() {
     assert_eq!(nodes[0].dft().args(["cat", "other", "--range", "0-0"]).run().code, Some(0));
 }
 
+#[test]
+fn many_small_copies_leave_a_full_store_and_no_more_than_have_to() {
+    const COPIES: u64 = 60;
+    const LEN: u64 = 80 * 1024;
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--quota", "5M"]);
+    let name = |number: u64| format!("c{number:02}");
+    for number in 0..COPIES {
+        let file = scene.path(&name(number));
+        data::random_file(&file, number, LEN);
+        nodes[0].put(&file, &name(number));
+    }
+    let all: Vec<String> = (0..COPIES).map(|number| format!("cat {} --range 0-0", name(number))).collect();
+    nodes[1].dft().args(["-c", &all.join(", ")]).run().expect_code(0);
+    (0..COPIES).for_each(|number| nodes[0].until_copies(&name(number), 2));
+    // Of 60 copies, 4.7 MiB, only 25 have room beside 3 MiB.
+    let big = scene.path("big");
+    data::random_file(&big, 99, 3 * MIB);
+    nodes[0].put(&big, "big");
+    nodes[1].dft().args(["cat", "big", "--range", "0-0"]).run().expect_code(0);
+    let mut left: Vec<String> = held(&nodes[1]).iter().map(|held| held.text("name").to_owned()).collect();
+    left.sort_unstable();
+    let room = (5 * MIB - 3 * MIB) / LEN;
+    let mut expected: Vec<String> = (COPIES - room..COPIES).map(name).collect();
+    expected.insert(0, "big".to_owned());
+    assert_eq!(left, expected);
+}
+
 /// A file of 8 GiB that takes little room on disk, since nearly all of it are holes; but none of its
 /// pieces is a hole as a whole.
 fn takes_long_to_hash(path: &Path) {

@@ -1,5 +1,7 @@
 //! A daemon that holds more datasets than it could be at work on at a time.
 
+use std::path::PathBuf;
+
 use crate::lab::scene::Scene;
 use crate::lab::tree::assert_same;
 use crate::lab::{Lab, data};
@@ -55,4 +57,14 @@ fn thousands_of_datasets_are_held_got_and_there_again_after_a_kill() {
     until("a dataset that was changed is not counted", || {
         nodes[0].copies(&name(8)).is_some_and(|(all, _)| all == 0)
     });
+    // What the daemon cannot open any more is told of, and of nothing else.
+    let id = nodes[0].run(&["ls", &name(9)]).event("listed").text("id").to_owned();
+    let store = PathBuf::from(nodes[1].run(&["status"]).event("status").text("store"));
+    std::fs::write(store.join("datasets").join(&id).join("manifest.dft"), "something else")
+        .expect("it is written");
+    let status = nodes[1].run(&["status"]).events;
+    let failed: Vec<_> = status.iter().filter(|event| event.name() == "held").collect();
+    let failed: Vec<_> = failed.iter().filter(|event| event.text("state") == "failed").collect();
+    assert_eq!(failed.iter().map(|event| event.text("name")).collect::<Vec<_>>(), [name(9)]);
+    assert!(failed[0].text("problem").contains(&id), "{}", failed[0].text("problem"));
 }

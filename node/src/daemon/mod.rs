@@ -167,7 +167,7 @@ impl Daemon {
         presence: Presence,
     ) -> Result<(Arc<Holding>, bool), Failure> {
         let (begin, begins) = oneshot::channel();
-        let holding = match self.find_or_start(manifest, record, opening, presence, begins)? {
+        let holding = match self.find_or_start(manifest, record, opening, presence, begins).await? {
             Held::Already(held) => return Ok((held, false)),
             Held::Begun(holding) => holding,
         };
@@ -188,7 +188,7 @@ impl Daemon {
     }
 
     /// What is held of a dataset, or one that begins when `begins` says so.
-    fn find_or_start(
+    async fn find_or_start(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
         record: Record,
@@ -197,13 +197,14 @@ impl Daemon {
         begins: oneshot::Receiver<()>,
     ) -> Result<Held, Failure> {
         let id = manifest.id();
-        if let Some(held) = self.holding(id) {
+        if let Some(held) = self.holding(id).await {
             if held.presence == Presence::Selfish || presence == Presence::Selfish || !held.claim() {
                 let message = format!("another request is at work on {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));
             }
             return Ok(Held::Already(held));
         }
+        // Nobody else takes it on from here to its place in the table: nothing is waited for.
         self.check_readable(id)?;
         let mut datasets = self.datasets();
         if !record.complete {

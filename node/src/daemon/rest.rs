@@ -4,7 +4,7 @@
 //! What always holds: a dataset is at work or at rest, never both; what is at rest is announced; what
 //! goes to rest is counted on by no request and has no link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,8 +44,9 @@ const LOOK_AT_REST_SHARE: u32 = 100;
 const OPENING_MAX: Duration = Duration::from_secs(10);
 
 /// What is kept of a dataset at rest.
+#[derive(Clone)]
 pub(super) struct AtRest {
-    pub(super) name: Box<str>,
+    pub(super) name: Arc<str>,
     pub(super) bytes: u64,
     pub(super) last_use_ms: u64,
     pub(super) is_stored: bool,
@@ -69,36 +70,51 @@ impl AtRest {
 /// All datasets at rest.
 #[derive(Default)]
 pub(super) struct Resting {
-    datasets: BTreeMap<ManifestId, AtRest>,
+    datasets: BTreeMap<ManifestId, (AtRest, Turn)>,
+    by_name: BTreeSet<(Arc<str>, ManifestId)>,
     bytes: u64,
     stored_bytes: u64,
+    turns: Turn,
 }
+
+/// Which of all rests one is: a dataset that rests again rests for another time.
+type Turn = u64;
 
 impl Resting {
     pub(super) fn insert(&mut self, id: ManifestId, dataset: AtRest) {
         self.remove(id);
         self.bytes += dataset.bytes;
         self.stored_bytes += if dataset.is_stored { dataset.bytes } else { 0 };
-        self.datasets.insert(id, dataset);
+        self.by_name.insert((dataset.name.clone(), id));
+        self.turns += 1;
+        self.datasets.insert(id, (dataset, self.turns));
     }
 
     fn remove(&mut self, id: ManifestId) -> Option<AtRest> {
-        let dataset = self.datasets.remove(&id)?;
+        let (dataset, _) = self.datasets.remove(&id)?;
         self.bytes -= dataset.bytes;
         self.stored_bytes -= if dataset.is_stored { dataset.bytes } else { 0 };
+        self.by_name.remove(&(dataset.name.clone(), id));
         Some(dataset)
+    }
+
+    /// What it rests for, as long as it does.
+    fn turn(&self, id: ManifestId) -> Option<Turn> {
+        self.datasets.get(&id).map(|(_, turn)| *turn)
+    }
+
+    /// One that has this name.
+    fn named(&self, name: &str) -> Option<ManifestId> {
+        let first = (Arc::from(name), ManifestId::from_bytes([0; 32]));
+        self.by_name.range(first..).next().filter(|(found, _)| &**found == name).map(|(_, id)| *id)
     }
 
     pub(super) fn contains(&self, id: ManifestId) -> bool {
         self.datasets.contains_key(&id)
     }
 
-    fn get(&self, id: ManifestId) -> Option<&AtRest> {
-        self.datasets.get(&id)
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (ManifestId, &AtRest)> {
-        self.datasets.iter().map(|(id, dataset)| (*id, dataset))
+        self.datasets.iter().map(|(id, (dataset, _))| (*id, dataset))
     }
 
     /// How many there are, and their bytes.
@@ -125,28 +141,34 @@ pub(super) fn rest_bytes(manifest: &Manifest) -> Option<u64> {
 }
 
 impl Daemon {
-    /// What is held of this dataset; what is at rest begins to be opened.
-    pub fn holding(self: &Arc<Self>, id: ManifestId) -> Option<Arc<Holding>> {
-        let mut datasets = self.datasets();
-        if let Some(holding) = datasets.at_work.get(&id) {
-            return Some(holding.clone());
-        }
-        let AtRest { sent, last_use_ms, .. } = *datasets.at_rest.get(id)?;
-        match self.table.read(id) {
-            Ok((manifest, mut record)) => {
-                record.last_use_ms = record.last_use_ms.max(last_use_ms);
-                datasets.at_rest.remove(id);
-                let opening = (Opening::Rested, None);
-                let holding = holding::start(self, manifest, record, opening, Presence::Shared);
-                holding.go_on_from(sent);
-                datasets.at_work.insert(id, holding.clone());
-                Some(holding)
+    /// What is held of this dataset; what is at rest begins to be opened. Of what is not there it is so
+    /// until whoever asked waits for something else.
+    pub async fn holding(self: &Arc<Self>, id: ManifestId) -> Option<Arc<Holding>> {
+        loop {
+            let Some(turn) = self.datasets().at_rest.turn(id) else { return self.holding_at_work(id) };
+            let daemon = self.clone();
+            let read = blocking(move || daemon.table.read(id)).await;
+            let mut datasets = self.datasets();
+            if datasets.at_rest.turn(id) != Some(turn) {
+                // It was opened meanwhile, and what is on disk may be newer than what was read.
+                continue;
             }
-            // It may be for a moment, for want of descriptors; it stays at rest.
-            Err(problem) => {
-                self.reporter.warn(&problem);
-                None
-            }
+            return match read.unwrap_or_else(|failure| Err(failure.message)) {
+                Ok((manifest, mut record)) => {
+                    let AtRest { sent, last_use_ms, .. } = datasets.at_rest.remove(id)?;
+                    record.last_use_ms = record.last_use_ms.max(last_use_ms);
+                    let opening = (Opening::Rested, None);
+                    let holding = holding::start(self, manifest, record, opening, Presence::Shared);
+                    holding.go_on_from(sent);
+                    datasets.at_work.insert(id, holding.clone());
+                    Some(holding)
+                }
+                // It may be for a moment, for want of descriptors; it stays at rest.
+                Err(problem) => {
+                    self.reporter.warn(&problem);
+                    None
+                }
+            };
         }
     }
 
@@ -161,7 +183,7 @@ impl Daemon {
 
     /// What is held of this dataset, open where that does not take long.
     pub(super) async fn opened(self: &Arc<Self>, id: ManifestId) -> Option<Arc<Holding>> {
-        let holding = self.holding(id)?;
+        let holding = self.holding(id).await?;
         let is_open = |view: &View| !matches!(view.state, State::Opening);
         let _ = tokio::time::timeout(OPENING_MAX, holding.watch().wait_for(is_open)).await;
         Some(holding)
@@ -178,12 +200,12 @@ impl Daemon {
     }
 
     /// The dataset that is held under this name.
-    pub(super) fn held_as(self: &Arc<Self>, name: &str) -> Option<Arc<Holding>> {
+    pub(super) async fn held_as(self: &Arc<Self>, name: &str) -> Option<Arc<Holding>> {
         if let Some(holding) = self.holdings().into_iter().find(|holding| holding.record().name == name) {
             return Some(holding);
         }
-        let id = self.datasets().at_rest.iter().find(|(_, dataset)| &*dataset.name == name).map(|(id, _)| id);
-        self.holding(id?)
+        let id = self.datasets().at_rest.named(name)?;
+        self.holding(id).await
     }
 
     /// Tells trackers, and whoever asks, that a dataset is here, or that what is missing of it is wanted.
@@ -335,5 +357,31 @@ mod tests {
         assert_eq!(resting.remove(id(1)).map(|dataset| dataset.bytes), Some(20));
         assert!(resting.remove(id(1)).is_none() && resting.contains(id(2)));
         assert_eq!((resting.total(), resting.stored_bytes()), ((1, 5), 0));
+    }
+
+    #[test]
+    fn what_is_at_rest_is_found_by_its_name_and_known_from_what_rested_before() {
+        let dataset = |name: &str| AtRest {
+            name: name.into(),
+            bytes: 1,
+            last_use_ms: 0,
+            is_stored: true,
+            is_origin: false,
+            sent: Sent::default(),
+        };
+        let id = |number| ManifestId::from_bytes([number; 32]);
+        let mut resting = Resting::default();
+        for (number, name) in [(1, "b"), (2, "a"), (3, "a"), (4, "ab")] {
+            resting.insert(id(number), dataset(name));
+        }
+        assert_eq!(["a", "b", "ab", "", "c"].map(|name| resting.named(name)), {
+            [Some(id(2)), Some(id(1)), Some(id(4)), None, None]
+        });
+        let first = resting.turn(id(2)).expect("it rests");
+        resting.remove(id(2));
+        assert_eq!((resting.named("a"), resting.turn(id(2))), (Some(id(3)), None));
+        resting.insert(id(2), dataset("c"));
+        assert_eq!((resting.named("a"), resting.named("c")), (Some(id(3)), Some(id(2))));
+        assert_ne!(resting.turn(id(2)), Some(first));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
+use dft_tracker::server::STREAMS_PER_CONNECTION_MAX;
 
 use super::Daemon;
 use super::holding::Holding;
@@ -23,6 +24,29 @@ const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Most nodes that are asked whether they still have a copy before one leaves.
 const ASKED_MAX: usize = 8;
+
+/// Copies that leave at a time, for each waits for other nodes and for the tracker: as many as one node may be
+/// asked about.
+const LEAVING_MAX: usize = STREAMS_PER_CONNECTION_MAX;
+
+/// A copy in the store. They are ordered by their last use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StoredCopy {
+    last_use_ms: u64,
+    id: ManifestId,
+    bytes: u64,
+    may_leave: bool,
+}
+
+/// The first of these that together make room of `bytes`, or as many of them as may leave at a time.
+fn enough_of(copies: &[StoredCopy], bytes: u64) -> usize {
+    let mut missing = bytes;
+    let enough = copies.iter().take(LEAVING_MAX).position(|copy| {
+        missing = missing.saturating_sub(copy.bytes);
+        missing == 0
+    });
+    enough.map_or(copies.len().min(LEAVING_MAX), |last| last + 1)
+}
 
 /// What was put here goes with `dft drop` alone.
 fn may_leave(record: &Record) -> bool {
@@ -42,17 +66,26 @@ impl Daemon {
         stored
     }
 
-    /// All copies in the store: when they were used last, the least recently used first, and whether they
-    /// may leave.
-    fn stored_by_use(&self) -> Vec<(u64, ManifestId, bool)> {
-        let line = |holding: Arc<Holding>| {
+    /// All copies in the store, the least recently used first.
+    fn stored_by_use(&self) -> Vec<StoredCopy> {
+        let copy = |holding: Arc<Holding>| {
             let record = holding.record();
-            (record.last_use_ms, holding.id(), may_leave(&record))
+            StoredCopy {
+                last_use_ms: record.last_use_ms,
+                id: holding.id(),
+                bytes: holding.manifest.total_bytes(),
+                may_leave: may_leave(&record),
+            }
         };
-        let mut stored: Vec<_> = self.stored().into_iter().map(line).collect();
+        let mut stored: Vec<_> = self.stored().into_iter().map(copy).collect();
         let datasets = self.datasets();
         let at_rest = datasets.at_rest.iter().filter(|(_, dataset)| dataset.is_stored);
-        stored.extend(at_rest.map(|(id, dataset)| (dataset.last_use_ms, id, !dataset.is_origin)));
+        stored.extend(at_rest.map(|(id, dataset)| StoredCopy {
+            last_use_ms: dataset.last_use_ms,
+            id,
+            bytes: dataset.bytes,
+            may_leave: !dataset.is_origin,
+        }));
         drop(datasets);
         stored.sort_unstable();
         stored
@@ -74,24 +107,32 @@ impl Daemon {
         if bytes > quota {
             return Err(full(0));
         }
-        let (mut used, mut kept) = (self.store_bytes(), 0);
-        for (_, id, may_leave) in self.stored_by_use() {
-            if used + bytes <= quota {
-                break;
-            }
-            let holding = if may_leave { self.opened(id).await } else { None };
-            if let Some(holding) = holding
-                && holding.is_complete()
-                && self.give_up_if_elsewhere(&holding).await?
-            {
-                used -= holding.manifest.total_bytes();
-                let name = holding.record().name;
-                self.say(&format!("{name} left the store to make room; other nodes have it"));
-            } else {
-                kept += 1;
+        let (mut leaving, kept): (Vec<StoredCopy>, Vec<StoredCopy>) =
+            self.stored_by_use().into_iter().partition(|copy| copy.may_leave);
+        let (mut used, mut kept) = (self.store_bytes(), kept.len());
+        while used + bytes > quota && !leaving.is_empty() {
+            let now: Vec<StoredCopy> = leaving.drain(..enough_of(&leaving, used + bytes - quota)).collect();
+            let left = futures::future::join_all(now.iter().map(|copy| self.leave(copy.id))).await;
+            for (copy, left) in now.iter().zip(left) {
+                if left? {
+                    used -= copy.bytes;
+                } else {
+                    kept += 1;
+                }
             }
         }
         if used + bytes <= quota { Ok(()) } else { Err(full(kept)) }
+    }
+
+    /// Gives a copy in the store up, where it is complete and another node has all of it.
+    async fn leave(self: &Arc<Self>, id: ManifestId) -> Result<bool, Failure> {
+        let Some(holding) = self.opened(id).await else { return Ok(false) };
+        let left = holding.is_complete() && self.give_up_if_elsewhere(&holding).await?;
+        if left {
+            let name = holding.record().name;
+            self.say(&format!("{name} left the store to make room; other nodes have it"));
+        }
+        Ok(left)
     }
 
     /// Gives a dataset up where another node has all of it; false, and it stays, where nobody has.
@@ -187,5 +228,29 @@ impl Daemon {
             tokio::time::sleep(WITHDRAWN_LOOK_EVERY).await;
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_copies_leave_than_make_room() {
+        let copies = |sizes: &[u64]| -> Vec<StoredCopy> {
+            let copy = |bytes: &u64| StoredCopy {
+                last_use_ms: 0,
+                id: ManifestId::from_bytes([0; 32]),
+                bytes: *bytes,
+                may_leave: true,
+            };
+            sizes.iter().map(copy).collect()
+        };
+        assert_eq!(enough_of(&copies(&[5, 5, 5]), 1), 1);
+        assert_eq!(enough_of(&copies(&[5, 5, 5]), 5), 1);
+        assert_eq!(enough_of(&copies(&[5, 0, 5]), 6), 3);
+        assert_eq!(enough_of(&copies(&[5, 5]), 100), 2);
+        assert_eq!(enough_of(&copies(&[1; 100]), 100), LEAVING_MAX);
+        assert_eq!(enough_of(&[], 1), 0);
     }
 }

@@ -57,7 +57,7 @@ impl Daemon {
     ) -> Result<Held, Failure> {
         let (mut opened_anew, was_at_rest) = (false, self.is_at_rest(id));
         loop {
-            let Some(holding) = self.holding(id) else {
+            let Some(holding) = self.holding(id).await else {
                 return self.check_readable(id).map(|()| Held::Nothing);
             };
             let mut views = holding.watch();
@@ -156,7 +156,7 @@ impl Daemon {
         }
         self.hold_elsewhere(&useless, record.clone(), opening).await?;
         let lost = || Failure::new(Kind::Other, format!("{} was given up meanwhile", record.name));
-        let holding = self.holding(manifest.id()).ok_or_else(lost)?;
+        let holding = self.holding(manifest.id()).await.ok_or_else(lost)?;
         let is_new = holding.record().place == record.place;
         Ok(Taken { holding, is_new, former: Some(former) })
     }

@@ -11,10 +11,11 @@ use futures::StreamExt;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_pattern};
-use crate::daemon::holding::{Holding, Sent, State, path_by_record};
+use crate::daemon::holding::{Holding, State, path_by_record};
 use crate::daemon::neighbours::{own_node, runs_of};
+use crate::daemon::rest::AtRest;
 use crate::daemon::serve::Reply;
-use crate::daemon::table::{Place, Remembered};
+use crate::daemon::table::Place;
 use crate::daemon::wire::{self, Item};
 use crate::failure::Failure;
 use crate::net::discovery::{NodeRequest, NodeResponse};
@@ -42,9 +43,9 @@ pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Fa
         }))
         .await;
     // Both at once: what goes to rest meanwhile is told of once.
-    let (holdings, at_rest): (Vec<Arc<Holding>>, Vec<(ManifestId, Sent)>) = {
+    let (holdings, at_rest): (Vec<Arc<Holding>>, Vec<(ManifestId, AtRest)>) = {
         let datasets = daemon.datasets();
-        let at_rest = datasets.at_rest.iter().map(|(id, dataset)| (id, dataset.sent));
+        let at_rest = datasets.at_rest.iter().map(|(id, dataset)| (id, dataset.clone()));
         (datasets.at_work.values().cloned().collect(), at_rest.collect())
     };
     for holding in holdings {
@@ -53,8 +54,8 @@ pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Fa
     for datasets in at_rest.chunks(RECORDS_PER_TURN) {
         let (daemon, datasets) = (daemon.clone(), datasets.to_vec());
         let read = blocking(move || {
-            let held = |(id, sent)| Some(held_at_rest(&daemon, &daemon.table.read(id).ok()?, sent));
-            datasets.into_iter().filter_map(held).collect::<Vec<_>>()
+            let held = |(id, dataset)| held_at_rest(&daemon, id, dataset);
+            datasets.into_iter().map(held).collect::<Vec<_>>()
         });
         for held in read.await? {
             reply.item(Item::Held(held)).await;
@@ -95,18 +96,23 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
     }
 }
 
-fn held_at_rest(daemon: &Daemon, (manifest, record): &Remembered, sent: Sent) -> wire::Held {
-    let bytes = manifest.total_bytes();
+/// What is told of a dataset at rest: where it is, its record alone says.
+fn held_at_rest(daemon: &Daemon, id: ManifestId, dataset: AtRest) -> wire::Held {
+    let AtRest { name, bytes, sent, .. } = dataset;
+    let (state, problem, path) = match daemon.table.read(id) {
+        Ok((manifest, record)) => ("complete", None, path_by_record(daemon, &manifest, &record)),
+        Err(problem) => ("failed", Some(problem), daemon.table.directory(id)),
+    };
     wire::Held {
-        path: path_by_record(daemon, manifest, record).display().to_string(),
-        in_store: record.place == Place::Stored,
-        origin: record.origin,
-        name: record.name.clone(),
-        id: manifest.id().to_string(),
+        name: name.to_string(),
+        id: id.to_string(),
         bytes,
-        have_bytes: bytes,
-        state: "complete".into(),
-        problem: None,
+        have_bytes: if problem.is_none() { bytes } else { 0 },
+        state: state.into(),
+        problem,
+        path: path.display().to_string(),
+        in_store: dataset.is_stored,
+        origin: dataset.is_origin,
         peers: 0,
         sent_bytes: sent.bytes,
         saved_bytes: sent.saved_bytes,

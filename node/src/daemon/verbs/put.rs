@@ -130,7 +130,7 @@ async fn before(
     match catalogue.find(name).await? {
         Some(record) if record.id == id => Ok(None),
         Some(_) => Ok(Some(catalogue.get(name).await?.1)),
-        None => Ok(daemon.held_as(name.as_str()).map(|held| held.manifest.clone())),
+        None => Ok(daemon.held_as(name.as_str()).await.map(|held| held.manifest.clone())),
     }
 }
 
@@ -218,7 +218,7 @@ async fn as_put(
     }
     daemon.hold_anew(&holding).await?;
     let lost = || Failure::new(Kind::Other, format!("{} was given up meanwhile", former.name));
-    daemon.holding(holding.id()).ok_or_else(lost)
+    daemon.holding(holding.id()).await.ok_or_else(lost)
 }
 
 /// Copies what is put into the store, and holds the copy.

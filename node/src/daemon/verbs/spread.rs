@@ -190,7 +190,7 @@ pub(super) async fn give_up(
 
 /// What this node holds of that name: by its own table, so that it works without a catalogue.
 async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failure> {
-    if let Some(holding) = daemon.held_as(name) {
+    if let Some(holding) = daemon.held_as(name).await {
         return daemon.opened(holding.id()).await.map_or(Ok(holding), Ok);
     }
     let missing = || {
