@@ -149,18 +149,19 @@ impl LabBuilder {
         for (index, place) in places.iter().enumerate() {
             self.script_host(&mut script, index, *place);
         }
+        script_neighbours(&mut script, places);
         script
     }
 
     fn script_host(&self, script: &mut String, index: usize, place: Place) {
         let (host, port, site) = (format!("h{index}"), format!("v{index}"), place.site);
-        let (v4, v6) = (place.v4(), place.v6());
+        let (v4, v6, mac) = (place.v4(), place.v6(), place.mac());
         // Without duplicate address detection, IPv6 addresses can be used at once.
         let _ = write!(
             script,
             "ip netns add {host}\n\
              ip netns exec {host} sh -c 'echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad'\n\
-             ip link add {port} type veth peer name eth0 netns {host}\n\
+             ip link add {port} type veth peer name eth0 address {mac} netns {host}\n\
              ip link set {port} master br{site} up\n\
              ip -n {host} link set lo up\nip -n {host} link set eth0 up\n\
              ip -n {host} addr add {v4}/24 brd + dev eth0\n\
@@ -187,6 +188,28 @@ impl LabBuilder {
     }
 }
 
+/// Hosts know the others of their site from the start. The kernel's table of neighbours has room for 1,024 that
+/// were learnt, of all namespaces together: where 32 hosts learn of each other it overflows, and packets of
+/// everybody on the machine are lost.
+fn script_neighbours(script: &mut String, places: &[Place]) {
+    for (index, place) in places.iter().enumerate() {
+        let site = place.site;
+        if place.number == 1 {
+            let hosts = places.iter().filter(|other| other.site == site).count();
+            let [v4, v6] = [format!("10.77.{site}.%d"), format!("fd77:0:0:{site}::%x")];
+            let mac = format!("02:77:00:00:{site:02x}:%02x");
+            let _ = write!(
+                script,
+                "for n in $(seq {hosts}); do\n\
+                 printf 'neigh add {v4} lladdr {mac} dev eth0 nud permanent\\n' $n $n\n\
+                 printf 'neigh add {v6} lladdr {mac} dev eth0 nud permanent\\n' $n $n\n\
+                 done > /run/neighbours{site}\n",
+            );
+        }
+        let _ = writeln!(script, "ip -n h{index} -batch /run/neighbours{site}");
+    }
+}
+
 fn shaper(rate_mbit: u32) -> String {
     format!("tbf rate {rate_mbit}mbit burst {SHAPER_BURST_KIB}kb latency {SHAPER_QUEUE_MS}ms")
 }
@@ -201,6 +224,10 @@ struct Place {
 impl Place {
     fn v4(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, self.site, self.number)
+    }
+
+    fn mac(self) -> String {
+        format!("02:77:00:00:{:02x}:{:02x}", self.site, self.number)
     }
 
     fn v6(self) -> Ipv6Addr {
