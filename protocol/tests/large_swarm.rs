@@ -284,3 +284,50 @@ fn a_large_site_keeps_its_room_for_its_own() {
     }
     assert_eq!(swarm.stats().links, 32, "the site is large, and has enough links to others");
 }
+
+#[test]
+fn a_seeder_of_a_large_swarm_sends_four_pieces_at_once() {
+    let all: Vec<u64> = (0..PIECES as u64).collect();
+    let mut swarm = swarm(&all);
+    let mut offered = std::collections::BTreeMap::new();
+    for (link, message) in sent(&mut swarm) {
+        if let Message::Have(list) = message {
+            offered.entry(link).or_insert(list.pieces()[0]);
+        }
+    }
+    assert_eq!(offered.len() as u64, LINKS);
+    let mut uploads = 0;
+    for (link, piece) in offered {
+        let message = Message::Request(PieceList::one(piece));
+        swarm.handle(Event::Message { link, message }, at(1));
+        uploads += started(&mut swarm).len();
+    }
+    assert_eq!(uploads, 4);
+}
+
+#[test]
+fn a_seeder_is_told_at_once_of_what_it_sent_and_later_of_the_rest() {
+    let announced = |from: u64| {
+        let mut swarm = swarm_of(&[], LINKS - 1);
+        let (link, peer) = (LinkId(LINKS), PeerId::from_bytes(&[100]).unwrap());
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            manifest: ManifestId::from_bytes([0; 32]),
+            complete: true,
+            listen_port: 4000,
+            site: None,
+        };
+        let remote = SocketAddr::from(([10, 0, 0, 100], 4000));
+        swarm.handle(Event::LinkUp { link, peer, remote, dialled: true, neighbour: true, hello }, at(0));
+        hears(&mut swarm, from, Message::Have(PieceList::one(piece(0))), 1);
+        hears(&mut swarm, from, Message::Idle, 1);
+        swarm.handle(Event::PieceReceived { link: LinkId(from), piece: piece(0) }, at(2));
+        swarm.handle(Event::PieceChecked { link: LinkId(from), piece: piece(0), valid: true }, at(2));
+        (2..2000).find(|ms| {
+            swarm.handle_timeout(at(*ms));
+            let have = Message::Have(PieceList::one(piece(0)));
+            sent(&mut swarm).contains(&(link, have))
+        })
+    };
+    assert_eq!((announced(LINKS), announced(0)), (Some(52), Some(502)));
+}

@@ -18,6 +18,9 @@ const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
 const ANNOUNCE_SPARE: Duration = Duration::from_millis(25);
 /// How long it waits when the peer is a seeder.
 const ANNOUNCE_LATER: Duration = Duration::from_millis(50);
+/// How long it waits in a large swarm, where the piece came from elsewhere: acknowledgements of what all peers
+/// announce to one seeder take a part of its wire.
+const ANNOUNCE_LATEST: Duration = Duration::from_millis(500);
 /// So many pieces that are here and not there keep a peer busy for a while.
 const SPARE_ENOUGH: usize = 24;
 /// An upload that takes longer does not keep the last offers from being made to others.
@@ -30,8 +33,10 @@ const OFFER_SHARE: usize = 2;
 /// A slow peer is offered nothing more once the rest would leave in so many times what receivers lately took to
 /// pass a piece on.
 const PASSES_ON: u32 = 2;
-/// So many announcements wait no longer.
+/// So many announcements wait no longer …
 const ANNOUNCE_BATCH: usize = 16;
+/// … and so many for a seeder of a large swarm.
+const ANNOUNCE_BATCH_LATEST: usize = 32;
 
 impl Swarm {
     pub(super) fn announce_at_link_up(&mut self, id: LinkId, now: Instant) {
@@ -223,8 +228,15 @@ impl Swarm {
         }
     }
 
-    /// A piece is verified: tells whoever may care; of its own site only `alone`, where that is given.
-    pub(super) fn announce(&mut self, piece: PieceIndex, alone: Option<LinkId>, now: Instant) {
+    /// A piece that came over `from` is verified: tells whoever may care; of its own site only `alone`, where
+    /// that is given.
+    pub(super) fn announce(
+        &mut self,
+        piece: PieceIndex,
+        from: Option<LinkId>,
+        alone: Option<LinkId>,
+        now: Instant,
+    ) {
         self.idleness.piece_came(now);
         if self.have.is_full() {
             self.announce_completion(now);
@@ -237,12 +249,17 @@ impl Swarm {
                 continue;
             }
             link.unannounced.push(piece);
+            let keeps_count = large && link.complete();
+            // A seeder waits to hear of what it sent.
+            let later = if keeps_count && from != Some(*id) { ANNOUNCE_LATEST } else { ANNOUNCE_LATER };
+            let batch = if keeps_count { ANNOUNCE_BATCH_LATEST } else { ANNOUNCE_BATCH };
             let at = match link.announce_at {
                 Some(planned) if large && link.hears_late() => planned,
                 None if large && link.hears_late() => now + site::hears_after(&mut self.rng),
-                _ if link.unannounced.len() >= ANNOUNCE_BATCH => now,
+                _ if link.unannounced.len() >= batch => now,
+                Some(planned) if keeps_count => planned.min(now + later),
                 Some(planned) => planned,
-                None if link.complete() => now + ANNOUNCE_LATER,
+                None if link.complete() => now + later,
                 None if large => now + together,
                 None => {
                     let spare = self.have.count() - link.have.count_common(&self.have);

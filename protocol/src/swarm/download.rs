@@ -411,7 +411,7 @@ impl Swarm {
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
         let alone = self.entrust(piece, id, now);
         self.tell_other_sites(piece, id, now);
-        self.announce(piece, alone, now);
+        self.announce(piece, Some(id), alone, now);
         if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }

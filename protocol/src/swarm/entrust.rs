@@ -68,7 +68,7 @@ impl Swarm {
                 link.entrusted.remove(piece);
             }
             if self.have.contains(*piece) {
-                self.announce(*piece, None, now);
+                self.announce(*piece, None, None, now);
             }
         }
     }

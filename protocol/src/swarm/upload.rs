@@ -52,6 +52,9 @@ const QUICK_OF: usize = 4;
 /// Where uploads take longer, one runs at a time: it keeps the wire busy, and arrives sooner. In a large swarm they
 /// take as long because several senders meet before each receiver's wire: there it is one more.
 const UPLOAD_LONG: Duration = Duration::from_millis(60);
+/// Uploads of a seeder that brings pieces into a large swarm, where all wait for its wire: with fewer it is not
+/// always full, since several senders meet before each receiver's.
+const INJECTING_SLOTS: usize = 4;
 
 /// How long the latest uploads took.
 #[derive(Debug)]
@@ -184,6 +187,9 @@ impl Swarm {
 
     /// How many uploads run at once.
     fn slots(&self) -> usize {
+        if self.is_large() && self.injector.is_some() {
+            return self.config.upload_slots.max(INJECTING_SLOTS);
+        }
         match self.upload_times.quick > UPLOAD_LONG {
             true if self.is_large() => self.config.upload_slots + 1,
             true => 1,
