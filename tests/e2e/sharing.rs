@@ -352,6 +352,39 @@ fn put_that_does_not_say_how_to_send_leaves_that_as_it_was() {
 }
 
 #[test]
+fn what_was_got_is_forwarded_as_it_came_and_compressed_by_its_source_alone() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = crate::compression::text(&scene, 4);
+    nodes[0].run(&["put", text(&file), "--name", "table", "--compress", "off"]);
+    nodes[1].get("table");
+    nodes[0].until_copies("table", 2);
+    nodes[0].run(&["drop", "table"]);
+    // On such a slow link, what was put here would be compressed.
+    nodes[1].run(&["limit", "--max-upload", "2M"]);
+    nodes[2].get("table");
+    let held = || nodes[1].run(&["status"]).event("held").clone();
+    until("a count of all that was sent", || held().number("sent_bytes") >= 4 * MIB);
+    assert_eq!(held().number("saved_bytes"), 0, "{:?}", held());
+}
+
+#[test]
+fn cat_ends_once_nobody_reads_it() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 12 * MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["limit", "--max-upload", "1M"]);
+    let outcome = nodes[1].dft().run_in_shell("dft cat model | head -c 100 | wc -c").expect_code(0);
+    assert_eq!(outcome.stdout.trim(), "100");
+    let held = nodes[1].run(&["status"]).event("held").clone();
+    assert_eq!(held.text("state"), "fetching", "{held:?}");
+}
+
+#[test]
 fn push_waits_until_the_copies_are_there_and_nodes_tell_of_this_moment() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

@@ -39,6 +39,20 @@ fn verbs_start_a_daemon_where_none_runs() {
 }
 
 #[test]
+fn daemon_on_demand_finds_the_files_that_variables_name_from_where_its_user_is() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let node = || scene.dft_on(lab.host(0), "lonely").env("DFT_SECRET_FILE", "key").env("DFT_STORE", "store");
+    node().args(["secret", "new", "key"]).run().expect_code(0);
+    let outcome = node().arg("ls").run().expect_code(4);
+    assert!(outcome.stderr.contains("started a daemon"), "{}", outcome.stderr);
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    assert_eq!(Path::new(status.event("status").text("store")), node().directory().join("store"));
+    node().args(["status", "--stop"]).run().expect_code(0);
+    until("its end", || node().arg("status").run().code == Some(1));
+}
+
+#[test]
 fn configured_daemon_is_started_so_by_a_verb_and_a_flag_wins() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();

@@ -167,6 +167,13 @@ impl Dft {
         self.command
     }
 
+    /// Runs a line of a shell, which calls it `dft`.
+    pub fn run_in_shell(mut self, line: &str) -> Outcome {
+        assert!(!self.program_given, "the line has the arguments");
+        self.command.args(["sh", "-c", &format!("dft() {{ '{DFT}' \"$@\"; }}\n{line}")]);
+        Process::start(self.command, self.name, &self.log).wait()
+    }
+
     /// Starts it and waits for its end.
     pub fn run(self) -> Outcome {
         self.start().wait()

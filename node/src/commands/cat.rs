@@ -6,17 +6,24 @@ use std::io::{self, ErrorKind, Write};
 use serde_json::json;
 
 use super::ask::{absolute, ask};
-use super::print_bytes;
+use super::write_bytes;
 use crate::cli::{AppendArgs, ByteRange, CatArgs};
 use crate::daemon::wire::Request;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::report::{Reporter, human_bytes};
 
 pub(super) async fn run(args: CatArgs) -> Result<(), Failure> {
     let ByteRange { from, to } = args.range.unwrap_or(ByteRange { from: 0, to: None });
     let request = Request::Cat { name: args.name, path: args.path, from, to };
     // stdout is for the data alone.
-    ask(&request, false, |_| Ok(()), print_bytes).await
+    let mut is_read = true;
+    let print = |bytes: &[u8]| {
+        is_read = write_bytes(bytes)?;
+        // Whoever read it has enough, as head has: the rest is not waited for.
+        if is_read { Ok(()) } else { Err(Failure::new(Kind::Other, "nobody reads it any more")) }
+    };
+    let told = ask(&request, false, |_| Ok(()), print).await;
+    if is_read { told } else { Ok(()) }
 }
 
 pub(super) async fn append(args: AppendArgs) -> Result<(), Failure> {

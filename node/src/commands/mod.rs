@@ -129,15 +129,21 @@ fn print_man_page() -> Result<(), Failure> {
 
 /// Writes to stdout; that nobody reads it is no failure.
 fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    write_bytes(bytes).map(drop)
+}
+
+/// Writes to stdout; false where nobody reads it any more.
+fn write_bytes(bytes: &[u8]) -> Result<bool, Failure> {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             let kind = if error.kind() == ErrorKind::StorageFull { Kind::Disk } else { Kind::Other };
             let failure = Failure::new(kind, format!("cannot write to stdout: {error}"));
             Err(failure.hint(hint_for(error.kind()).unwrap_or("redirect it to another place")))
         }
-        _ => Ok(()),
     }
 }
 

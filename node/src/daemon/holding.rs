@@ -20,6 +20,7 @@ use super::table::{Place, Record};
 use crate::commands::{blocking, packing};
 use crate::driver::{self, DriverConfig, Handle, Remote, Snapshot, Update};
 use crate::failure::{Failure, Kind};
+use crate::net::link::pack::Packing;
 use crate::storage::{Selection, Store};
 use crate::trace::Trace;
 
@@ -488,6 +489,11 @@ fn given_up(holding: &Holding) -> State {
     State::Failed(Failure::new(Kind::Other, message).into())
 }
 
+/// What came from others is forwarded as it came: its source alone knows whether it is to be compressed.
+pub(super) fn packing_of(record: &Record) -> Packing {
+    if record.origin || record.seeded { packing(record.compress) } else { Packing::PassOn }
+}
+
 /// Starts its driver, and the search for peers.
 async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) -> Handle {
     let complete = store.is_finished();
@@ -497,7 +503,7 @@ async fn begin(daemon: &Arc<Daemon>, holding: &Arc<Holding>, store: Arc<Store>) 
         endpoint: daemon.endpoint.clone(),
         download: !complete,
         limits: daemon.limits.clone(),
-        packing: packing(holding.record().compress),
+        packing: packing_of(&holding.record()),
         trace: Trace::default(),
     });
     if holding.presence == Presence::Shared {

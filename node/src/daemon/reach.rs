@@ -19,6 +19,8 @@ const START_MAX: Duration = Duration::from_secs(15);
 const STARTS_MAX: u32 = 3;
 /// How often it is looked for meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Variables that name files, for the daemon as well, which has a working directory of its own.
+const PATH_VARIABLES: [&str; 4] = ["DFT_CONFIG", "DFT_SECRET_FILE", "DFT_STORE", "DFT_TOKEN_FILE"];
 /// Lines of a daemon's log that explain why it did not start.
 const LOG_LINES: usize = 5;
 
@@ -103,8 +105,13 @@ fn start(log: &Path) -> Result<std::process::Child, Failure> {
     let file = std::fs::File::create(log).map_err(|error| Failure::io("write", log, &error))?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Kind::Other, format!("cannot find this program: {error}")))?;
+    let path_of = |name: &'static str| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        Some((name, std::path::absolute(value).ok()?))
+    };
     let child = std::process::Command::new(program)
         .args(["daemon", "--detached"])
+        .envs(PATH_VARIABLES.into_iter().filter_map(path_of))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

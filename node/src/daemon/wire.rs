@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use dft_protocol::manifest::MANIFEST_LEN_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -25,8 +26,8 @@ use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
 pub const VERSION: u32 = 6;
-/// Longest frame: a block of data and a little more, or a listing's item.
-const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Longest frame: a manifest, and what goes with it.
+const FRAME_LEN_MAX: usize = MANIFEST_LEN_MAX + 1024 * 1024;
 /// Bytes of a file that one event carries.
 pub const DATA_LEN_MAX: usize = 1024 * 1024;
 
@@ -289,7 +290,8 @@ pub fn envelope(request: &Request) -> io::Result<Envelope> {
 pub fn open(envelope: &Envelope) -> Result<Request, Failure> {
     if envelope.version != VERSION {
         let message = format!("the daemon speaks version {VERSION}, this dft version {}", envelope.version);
-        return Err(Failure::new(Kind::Other, message).hint("end the old daemon: its pid is in dft status"));
+        let hint = format!("end it, and the next verb starts another: kill {}", std::process::id());
+        return Err(Failure::new(Kind::Other, message).hint(hint));
     }
     serde_cbor::from_slice(&envelope.request)
         .map_err(|error| Failure::new(Kind::Other, format!("the daemon does not understand: {error}")))
@@ -333,9 +335,26 @@ mod tests {
         assert!(receive::<Envelope>(&mut &[0xff; 64][..]).await.is_err(), "a length of 4 GiB");
     }
 
+    #[tokio::test]
+    async fn the_largest_manifest_fits_into_a_request() {
+        let manifest = ByteBuf::from(vec![7; MANIFEST_LEN_MAX]);
+        let into = Path::new("/").into();
+        let (peers, include, exclude) = (Vec::new(), Vec::new(), Vec::new());
+        let request =
+            Request::Fetch { manifest, into, peers, force: false, include, exclude, timeout_ms: None };
+        let mut wire = Vec::new();
+        send(&mut wire, &envelope(&request).expect("it encodes")).await.expect("memory takes it");
+        let received: Envelope = receive(&mut &wire[..]).await.expect("a frame").expect("one");
+        let Ok(Request::Fetch { manifest, .. }) = open(&received) else { panic!("another") };
+        assert_eq!(manifest.len(), MANIFEST_LEN_MAX);
+    }
+
     #[test]
-    fn another_version_is_told_apart() {
+    fn another_version_is_told_apart_and_who_is_to_end() {
         let envelope = Envelope { version: VERSION + 1, request: ByteBuf::from(vec![0xff]) };
-        assert!(open(&envelope).expect_err("another version").message.contains("version"));
+        let refused = open(&envelope).expect_err("another version");
+        assert!(refused.message.contains("version"), "{}", refused.message);
+        let hint = refused.hint.expect("a hint");
+        assert!(hint.ends_with(&format!("kill {}", std::process::id())), "{hint}");
     }
 }

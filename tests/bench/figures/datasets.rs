@@ -9,7 +9,7 @@ use crate::lab::{Lab, data};
 use crate::table::{Samples, Table};
 
 /// How many it holds when it is measured.
-const COUNTS: [usize; 2] = [20_000, 100_000];
+const COUNTS: [usize; 2] = [5_000, 20_000];
 const LEN: u64 = 200;
 /// Commands that put at a time, and how many datasets each puts.
 const WRITERS: usize = 8;
@@ -55,6 +55,7 @@ fn measure_in(lab: &Lab, runs: usize) -> Table {
         "MiB of the tracker",
         "CPU s a minute, idle, daemon",
         "CPU s a minute, idle, tracker",
+        "s of ls -l, all of them, at another node",
         "s until another node has one",
         "s, found by mDNS alone",
     ]);
@@ -74,6 +75,10 @@ fn measure_in(lab: &Lab, runs: usize) -> Table {
         std::thread::sleep(IDLE);
         let minutes = IDLE.as_secs_f64() / 60.0;
         let idle = (holder.cpu_seconds() - used.0, tracker.cpu_seconds() - used.1);
+        let mut listed = Samples::default();
+        for _ in 0..runs {
+            listed.add(dft(&scene, lab, 1).args(["ls", "-l"]).run().expect_code(0).elapsed.as_secs_f64());
+        }
         let (mut got, mut found) = (Samples::default(), Samples::default());
         for run in 0..runs {
             // None of them was asked for before.
@@ -89,6 +94,7 @@ fn measure_in(lab: &Lab, runs: usize) -> Table {
             format!("{:.0}", memory_mib(&tracker)),
             format!("{:.2}", idle.0 / minutes),
             format!("{:.2}", idle.1 / minutes),
+            listed.show(2),
             got.show(2),
             found.show(2),
         ]);

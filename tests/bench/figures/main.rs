@@ -82,7 +82,7 @@ const SCENARIOS: [Scenario; 9] = [
     },
     Scenario {
         name: "datasets",
-        about: "a daemon that holds 20,000 and then 100,000 datasets of 200 bytes",
+        about: "a daemon that holds 5,000 and then 20,000 datasets of 200 bytes",
         runs: 5,
         measure: datasets::measure,
     },

@@ -7,7 +7,7 @@ use dft_protocol::manifest::Manifest;
 
 use super::get::{Target, check_directory, obtain};
 use crate::cli::SelectArgs;
-use crate::commands::selection;
+use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::holding::file_name;
 use crate::daemon::serve::Reply;
@@ -26,8 +26,9 @@ pub(super) async fn run(
         .map_err(|error| Failure::new(Kind::Manifest, format!("no valid manifest: {error}")))?;
     let manifest = Arc::new(manifest);
     let selection = selection(&manifest, select)?;
-    check_directory(&target.into)?;
-    let there = target.into.join(file_name(&manifest)).symlink_metadata().is_ok();
+    check_directory(&target.into).await?;
+    let path = target.into.join(file_name(&manifest));
+    let there = blocking(move || path.symlink_metadata().is_ok()).await?;
     let name = manifest.info().name.to_string();
     let obtained = obtain(daemon, &name, &manifest, &selection, target, reply).await?;
     let (path, stats) = (obtained.path.display().to_string(), obtained.snapshot.stats);

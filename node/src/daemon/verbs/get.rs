@@ -63,7 +63,7 @@ pub(super) struct Obtained {
 }
 
 pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) -> Result<(), Failure> {
-    check_directory(&wanted.target.into)?;
+    check_directory(&wanted.target.into).await?;
     match &wanted.names[..] {
         [name] if !many::is_pattern(name) => {
             let manifest = find(daemon, name, wanted).await?;
@@ -73,8 +73,10 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     }
 }
 
-pub(super) fn check_directory(directory: &Path) -> Result<(), Failure> {
-    if directory.is_dir() {
+/// The user's file system may be slow to answer, or never do so.
+pub(super) async fn check_directory(directory: &Path) -> Result<(), Failure> {
+    let path = directory.to_owned();
+    if blocking(move || path.is_dir()).await? {
         return Ok(());
     }
     let message = format!("there is no directory {}", directory.display());
@@ -169,7 +171,7 @@ async fn from_here(
     found(holding, target).await?;
     wait::complete(daemon, holding, target.timeout, reply).await?;
     if let State::Complete(path) = holding.view().state
-        && is_same(&path, &target.into.join(file_name(&holding.manifest)))
+        && is_same(path.clone(), target.into.join(file_name(&holding.manifest))).await?
     {
         // Its user may have changed it since it was looked at last.
         holding.look().await;
@@ -200,11 +202,12 @@ async fn from_here(
     Ok(Obtained { path, snapshot: Snapshot::default() })
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
+async fn is_same(one: PathBuf, other: PathBuf) -> Result<bool, Failure> {
+    blocking(move || match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
-    }
+    })
+    .await
 }
 
 /// Passes on the peers that were named.

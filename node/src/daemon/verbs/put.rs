@@ -17,7 +17,7 @@ use crate::daemon::Daemon;
 use crate::daemon::catalogue::{Catalogue, parse_name};
 use crate::daemon::content::is_same_content;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Presence, now_ms};
+use crate::daemon::holding::{Holding, Presence, now_ms, packing_of};
 use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
@@ -105,11 +105,16 @@ async fn original(
     daemon: &Arc<Daemon>,
     catalogue: &Catalogue,
     name: &DatasetName,
-    mut scan: Scan,
+    scan: Scan,
     info: Info,
 ) -> Result<Original, Failure> {
-    let cache = SeedCache::new(&scan, &info);
-    let manifest = Manifest::new(info, Hints::default())
+    // Of a million files that takes a while.
+    let described = blocking(move || {
+        let cache = SeedCache::new(&scan, &info);
+        (scan, cache, Manifest::new(info, Hints::default()))
+    });
+    let (mut scan, cache, manifest) = described.await?;
+    let manifest = manifest
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
     let before = before(daemon, catalogue, name, manifest.id()).await?;
     let manifest = match before.filter(|before| is_same_content(before.info(), manifest.info())) {
@@ -213,7 +218,7 @@ async fn as_put(
         (record.origin, record.seeded, record.compress) = (true, false, compress);
     };
     holding.remember(daemon, as_put).await?;
-    if former.compress == compress {
+    if packing_of(&holding.record()) == packing_of(&former) {
         return Ok(holding);
     }
     daemon.hold_anew(&holding).await?;
