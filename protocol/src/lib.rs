@@ -17,6 +17,7 @@ pub mod layout;
 pub mod manifest;
 pub mod path;
 pub mod picker;
+pub mod piece_map;
 pub mod piece_set;
 pub mod swarm;
 pub mod time;

@@ -22,7 +22,8 @@
 //!
 //! # Invariants
 //!
-//! - Each piece is in exactly one [`PieceState`]; `set_piece` is the only place that changes it.
+//! - Each piece is in exactly one [`PieceState`], which follows from `have`, `durable`, `requested` and
+//!   `received`; `set_piece` is the only place that changes it.
 //! - `picker` holds as open exactly the pieces that are `Missing` and wanted.
 //! - A piece is announced and served only when `Verified` or `Durable`.
 //! - A request waits in one `Link::requested` (two for a late piece), and dies with its link.
@@ -61,6 +62,7 @@ use self::upload::UploadTimes;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::id::PeerId;
 use crate::picker::Picker;
+use crate::piece_map::PieceMap;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Message, Site};
@@ -163,14 +165,17 @@ pub struct Swarm {
     config: Config,
     geometry: Geometry,
     rng: Xoshiro256StarStar,
-    pieces: Vec<PieceState>,
     picker: Picker,
     /// Verified and durable pieces.
     have: PieceSet,
+    /// Of these, the durable ones.
+    durable: PieceSet,
     /// How many wanted pieces are not here.
     lacking: usize,
     /// The pieces in state `Requested`, with it: they are few, and looked at far more often than all others.
     requested: BTreeMap<PieceIndex, PieceState>,
+    /// The pieces in state `Received`, with the link that carried them.
+    received: PieceMap<LinkId>,
     /// How often the source of a long piece was changed because it was late.
     source_changes: BTreeMap<PieceIndex, u32>,
     links: Links,
@@ -227,24 +232,20 @@ impl Swarm {
     pub fn new(config: Config, geometry: Geometry, have: PieceSet) -> Self {
         assert_eq!(have.capacity(), geometry.piece_count(), "the pieces that are here are of this manifest");
         let mut open = PieceSet::empty(geometry.piece_count());
-        let mut pieces = vec![PieceState::Missing; geometry.piece_count()];
-        for piece in geometry.pieces() {
-            if have.contains(piece) {
-                pieces[piece.index()] = PieceState::Durable;
-            } else if config.wants(piece) {
-                open.insert(piece);
-            }
+        for piece in geometry.pieces().filter(|piece| !have.contains(*piece) && config.wants(*piece)) {
+            open.insert(piece);
         }
         let mut rng = Xoshiro256StarStar::seed_from_u64(config.seed);
         let injector = have.is_full().then(|| Injector::new(have.clone(), &mut rng));
         Self {
             rng,
             config,
-            pieces,
             lacking: open.count(),
             picker: Picker::new(open),
+            durable: have.clone(),
             have,
             requested: BTreeMap::new(),
+            received: PieceMap::default(),
             source_changes: BTreeMap::new(),
             links: Links::default(),
             peers: BTreeMap::new(),
@@ -371,7 +372,14 @@ impl Swarm {
 
     /// The state of one piece.
     pub fn piece_state(&self, piece: PieceIndex) -> PieceState {
-        self.pieces[piece.index()]
+        if self.have.contains(piece) {
+            return if self.durable.contains(piece) { PieceState::Durable } else { PieceState::Verified };
+        }
+        match (self.requested.get(&piece), self.received.get(piece)) {
+            (Some(state), _) => *state,
+            (None, Some(from)) => PieceState::Received { from: *from },
+            (None, None) => PieceState::Missing,
+        }
     }
 
     /// Counters, as of this moment.
@@ -439,17 +447,16 @@ impl Swarm {
 
     /// The one place where a piece changes its state.
     fn set_piece(&mut self, piece: PieceIndex, state: PieceState) {
-        let old = std::mem::replace(&mut self.pieces[piece.index()], state);
-        match old {
+        match self.piece_state(piece) {
             PieceState::Missing => self.picker.close_piece(piece),
-            PieceState::Requested { .. } => {
-                self.requested.remove(&piece);
-            }
-            PieceState::Received { .. } | PieceState::Verified | PieceState::Durable => {}
+            PieceState::Requested { .. } => drop(self.requested.remove(&piece)),
+            PieceState::Received { .. } => drop(self.received.remove(piece)),
+            PieceState::Verified | PieceState::Durable => {}
         }
         match state {
             PieceState::Missing => {
                 let was_here = self.have.remove(piece);
+                self.durable.remove(piece);
                 if self.config.wants(piece) {
                     self.picker.open_piece(piece);
                     self.lacking += usize::from(was_here);
@@ -458,8 +465,11 @@ impl Swarm {
             PieceState::Requested { .. } => {
                 self.requested.insert(piece, state);
             }
-            PieceState::Received { .. } => {}
+            PieceState::Received { from } => drop(self.received.insert(piece, from)),
             PieceState::Verified | PieceState::Durable => {
+                if state == PieceState::Durable {
+                    self.durable.insert(piece);
+                }
                 self.taken_back.remove(piece);
                 if self.have.insert(piece) && self.config.wants(piece) {
                     self.lacking -= 1;

@@ -125,7 +125,7 @@ impl Swarm {
                 break;
             }
             // A cancelled request still waits for its answer: one piece, one request.
-            let asked = |piece| link.requested.contains_key(&piece);
+            let asked = |piece| link.requested.contains(piece);
             let pick = match self.reach(link, now) {
                 _ if !self.limit_has_room() => None,
                 Reach::All => self.picker.pick(&link.have, |piece| !asked(piece), &mut self.rng),
@@ -222,11 +222,11 @@ impl Swarm {
             let PieceState::Requested { first, second, since } = state else {
                 continue;
             };
-            if first == id || link.requested.contains_key(&piece) || !link.have.contains(piece) {
+            if first == id || link.requested.contains(piece) || !link.have.contains(piece) {
                 continue;
             }
             let newer = second.and_then(|second| {
-                let request = self.links.get(&second)?.requested.get(&piece)?;
+                let request = self.links.get(&second)?.requested.get(piece)?;
                 Some((second, request.since))
             });
             // A source that was changed in vain wasted what had arrived: more patience each time.
@@ -246,7 +246,7 @@ impl Swarm {
     fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         let len = self.piece_bytes(piece);
         if let Some(link) = self.links.get_mut(&id)
-            && let Some(request) = link.requested.get_mut(&piece)
+            && let Some(request) = link.requested.get_mut(piece)
             && !request.cancelled
         {
             request.cancelled = true;
@@ -274,7 +274,7 @@ impl Swarm {
             _ => self.latencies.add(latency),
         }
         self.adapt_window(id, piece, latency);
-        match self.pieces[piece.index()] {
+        match self.piece_state(piece) {
             PieceState::Requested { first, second, .. } => {
                 self.source_changes.remove(&piece);
                 self.set_piece(piece, PieceState::Received { from: id });
@@ -350,7 +350,7 @@ impl Swarm {
         let link = self.links.get_mut(&id)?;
         link.heard_at = now;
         link.served_us_at = now;
-        let request = link.requested.remove(&piece);
+        let request = link.requested.remove(piece);
         match request {
             Some(Outstanding { cancelled, .. }) => {
                 link.in_flight -= len;
@@ -386,7 +386,7 @@ impl Swarm {
     }
 
     pub(super) fn handle_piece_checked(&mut self, id: LinkId, piece: PieceIndex, valid: bool, now: Instant) {
-        if self.pieces[piece.index()] != (PieceState::Received { from: id }) {
+        if self.piece_state(piece) != (PieceState::Received { from: id }) {
             // The second of two sources: it was counted as wasted when it arrived.
             if !valid {
                 self.handle_corrupt(id, piece, now);
@@ -452,7 +452,7 @@ impl Swarm {
 
     pub(super) fn handle_pieces_durable(&mut self, pieces: &[PieceIndex]) {
         for &piece in pieces {
-            if self.pieces[piece.index()] == PieceState::Verified {
+            if self.piece_state(piece) == PieceState::Verified {
                 self.set_piece(piece, PieceState::Durable);
             }
         }
@@ -461,12 +461,12 @@ impl Swarm {
     /// A request to `id` is over without its piece: whoever else was asked goes on, or the piece
     /// is open again.
     pub(super) fn release(&mut self, piece: PieceIndex, id: LinkId) {
-        let PieceState::Requested { first, second, since } = self.pieces[piece.index()] else {
+        let PieceState::Requested { first, second, since } = self.piece_state(piece) else {
             return;
         };
         let state = match (first == id, second) {
             (true, Some(other)) => {
-                let request = self.links.get(&other).and_then(|link| link.requested.get(&piece));
+                let request = self.links.get(&other).and_then(|link| link.requested.get(piece));
                 let since = request.map_or(since, |request| request.since);
                 PieceState::Requested { first: other, second: None, since }
             }

@@ -45,11 +45,14 @@ impl Swarm {
     }
 
     fn check_piece(&self, piece: PieceIndex) {
-        let state = self.pieces[piece.index()];
+        let state = self.piece_state(piece);
         let open = state == PieceState::Missing && self.config.wants(piece);
         assert_eq!(self.picker.open().contains(piece), open, "piece {piece}, {state:?}: open");
         let here = matches!(state, PieceState::Verified | PieceState::Durable);
         assert_eq!(self.have.contains(piece), here, "piece {piece}, {state:?}: here");
+        assert!(here || !self.durable.contains(piece), "piece {piece}, {state:?}: what is durable is here");
+        let received = matches!(state, PieceState::Received { .. });
+        assert_eq!(self.received.contains(piece), received, "piece {piece}, {state:?}: received");
         assert!(
             !here || !self.taken_back.contains(piece),
             "piece {piece}, {state:?}: what is here is not missed"
@@ -63,7 +66,7 @@ impl Swarm {
         if let PieceState::Requested { first, second, .. } = state {
             assert_ne!(Some(first), second, "piece {piece}: two sources are two links");
             for id in [Some(first), second].into_iter().flatten() {
-                let request = self.links.get(&id).and_then(|link| link.requested.get(&piece));
+                let request = self.links.get(&id).and_then(|link| link.requested.get(piece));
                 let waits = request.is_some_and(|request| !request.cancelled);
                 assert!(waits, "piece {piece}: {id:?} was asked for it");
             }
@@ -72,15 +75,15 @@ impl Swarm {
 
     fn check_link_download(&self, id: LinkId, link: &Link) {
         for (piece, _) in link.requested.iter().filter(|(_, request)| !request.cancelled) {
-            let state = self.pieces[piece.index()];
+            let state = self.piece_state(piece);
             let asked = matches!(state, PieceState::Requested { first, second, .. }
                 if first == id || second == Some(id));
             assert!(asked, "{id:?}, piece {piece}, {state:?}: a request that waits is one of its state's");
         }
-        let in_flight: u64 = link.requested.keys().map(|piece| self.piece_bytes(*piece)).sum();
+        let in_flight: u64 = link.requested.pieces().map(|piece| self.piece_bytes(piece)).sum();
         assert_eq!(link.in_flight, in_flight, "{id:?}: bytes of the requests that wait");
         let cancelled = link.requested.iter().filter(|(_, request)| request.cancelled);
-        let cancelled: u64 = cancelled.map(|(piece, _)| self.piece_bytes(*piece)).sum();
+        let cancelled: u64 = cancelled.map(|(piece, _)| self.piece_bytes(piece)).sum();
         assert_eq!(link.cancelled, cancelled, "{id:?}: bytes of those that were cancelled");
         assert!(link.requested.len() <= REQUESTS_PER_LINK_MAX / 2, "{id:?}: requests are bounded");
         let refused = link.refused.keys().any(|piece| link.have.contains(*piece));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::geometry::PieceIndex;
 use crate::id::PeerId;
+use crate::piece_map::PieceMap;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::{Hello, Site};
@@ -69,7 +70,7 @@ pub(super) struct Link {
     // Download: what we want from it.
     /// What it announced piece by piece, not in a bitfield; kept of peers of other sites alone.
     pub told: PieceSet,
-    pub requested: BTreeMap<PieceIndex, Outstanding>,
+    pub requested: PieceMap<Outstanding>,
     /// Bytes of all requests that wait for their answer.
     pub in_flight: u64,
     /// Those of them that were cancelled: they may never come.
@@ -120,7 +121,7 @@ impl Link {
             sent_at: now,
             have: PieceSet::empty(piece_count),
             told: PieceSet::empty(0),
-            requested: BTreeMap::new(),
+            requested: PieceMap::default(),
             in_flight: 0,
             cancelled: 0,
             window: 0,

@@ -95,7 +95,7 @@ impl Swarm {
         for piece in link.have.iter() {
             self.picker.subtract(piece);
         }
-        for piece in link.requested.keys().copied() {
+        for piece in link.requested.pieces() {
             self.release(piece, id);
         }
         self.take_back_offers(&link, now);

@@ -13,10 +13,11 @@
 //! - Honest hosts don't ban each other, nor take each other for dead, while the network is whole.
 //! - What the swarms count is what happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::id::PeerId;
+use dft_protocol::piece_map::PieceMap;
 use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{DisconnectReason, LinkId, PieceState, REQUESTS_PER_LINK_MAX, Violation};
 use dft_protocol::time::{Duration, Instant};
@@ -41,16 +42,16 @@ struct Page {
     /// The pieces that this end announced and did not take back.
     announced: PieceSet,
     /// The requests that this end made and that wait, with their time; true: taken back.
-    asked: BTreeMap<PieceIndex, (Instant, bool)>,
+    asked: PieceMap<(Instant, bool)>,
     /// The requests that arrived here and wait for their answer: how many of each piece. (A hostile
     /// peer asks twice.)
-    wanted: BTreeMap<PieceIndex, u32>,
+    wanted: PieceMap<u32>,
 }
 
 impl Page {
     fn new(piece_count: usize) -> Self {
         let none = PieceSet::empty(piece_count);
-        Self { told: none.clone(), announced: none, asked: BTreeMap::new(), wanted: BTreeMap::new() }
+        Self { told: none.clone(), announced: none, asked: PieceMap::default(), wanted: PieceMap::default() }
     }
 
     /// This end says something.
@@ -69,9 +70,9 @@ impl Page {
 
     /// A request that arrived here is answered; false where none waits.
     fn answer(&mut self, piece: PieceIndex) -> bool {
-        match self.wanted.get_mut(&piece) {
+        match self.wanted.get_mut(piece) {
             Some(count) if *count > 1 => *count -= 1,
-            Some(_) => drop(self.wanted.remove(&piece)),
+            Some(_) => drop(self.wanted.remove(piece)),
             None => return false,
         }
         true
@@ -166,11 +167,16 @@ impl Ledger {
             Message::Lost(list) => list.pieces().iter().for_each(|piece| {
                 page.told.remove(*piece);
             }),
-            Message::Request(list) => list.pieces().iter().for_each(|piece| {
-                *page.wanted.entry(*piece).or_default() += 1;
-            }),
+            Message::Request(list) => {
+                for piece in list.pieces() {
+                    match page.wanted.get_mut(*piece) {
+                        Some(count) => *count += 1,
+                        None => drop(page.wanted.insert(*piece, 1)),
+                    }
+                }
+            }
             Message::Reject(piece, _) => {
-                page.asked.remove(piece);
+                page.asked.remove(*piece);
             }
             _ => {}
         }
@@ -273,7 +279,7 @@ impl World {
                 self.check_request(host, link, *piece);
             }),
             Message::Cancel(list) => list.pieces().iter().for_each(|piece| {
-                if let Some((_, cancelled)) = self.ledger.page(link).asked.get_mut(piece) {
+                if let Some((_, cancelled)) = self.ledger.page(link).asked.get_mut(*piece) {
                     *cancelled = true;
                 }
             }),
@@ -297,7 +303,7 @@ impl World {
         if self.is_honest(host) {
             let page = &self.ledger.pages[slot(link)];
             assert!(page.told.contains(piece), "host {host} asks for {piece}, which was announced");
-            assert!(!page.asked.contains_key(&piece), "host {host} asks for {piece} once");
+            assert!(!page.asked.contains(piece), "host {host} asks for {piece} once");
             assert!(page.asked.len() < REQUESTS_PER_LINK_MAX / 2, "requests of a link are bounded");
             self.check_second_source(host, link, piece);
         }
@@ -316,7 +322,7 @@ impl World {
         }
         let elsewhere = self.hosts[host].links.keys().filter(|other| **other != link);
         let elsewhere: Vec<Instant> = elsewhere
-            .filter_map(|other| self.ledger.pages[slot(*other)].asked.get(&piece))
+            .filter_map(|other| self.ledger.pages[slot(*other)].asked.get(piece))
             .filter_map(|(since, cancelled)| (!cancelled).then_some(*since))
             .collect();
         assert!(elsewhere.len() < 2, "host {host} asks at most two peers for {piece}");
@@ -338,7 +344,7 @@ impl World {
     /// All data of a piece arrived: whether its request was taken back; `None` where there was no
     /// request.
     pub(super) fn answered(&mut self, host: usize, link: LinkId, piece: PieceIndex) -> Option<bool> {
-        let (_, cancelled) = self.ledger.page(link).asked.remove(&piece)?;
+        let (_, cancelled) = self.ledger.page(link).asked.remove(piece)?;
         if self.is_honest(host) && !cancelled {
             let here = self.hosts[host].swarm.as_ref().is_some_and(|swarm| swarm.have().contains(piece));
             assert!(!here, "host {host} gets {piece} twice: a second request is taken back");
