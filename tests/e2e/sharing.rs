@@ -104,6 +104,11 @@ fn several_names_and_patterns_are_got_by_one_command() {
     assert!(nodes[2].fails(2, &["get", "a", "b", "c"]).contains("several names need a directory"));
     // What looks like a pattern may be a name.
     nodes[2].run(&["get", "odd[1]", text(&into)]);
+    for name in ["o*d", "oad", "un[closed"] {
+        nodes[1].put(&other, name);
+    }
+    nodes[2].run(&["get", "o*d", "un[closed", "-o", text(&into)]);
+    assert!(into.join("o*d").exists() && into.join("un[closed").exists() && !into.join("oad").exists());
     assert_same(&other, &into.join("odd[1]"));
 }
 
@@ -375,9 +380,12 @@ fn cat_ends_once_nobody_reads_it() {
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
     let file = scene.path("model");
-    data::random_file(&file, 5, 12 * MIB);
+    // What is a hole is there at once.
+    data::random_file(&file, 5, 4 * MIB);
+    let random = std::fs::read(&file).expect("it is there");
+    std::fs::write(&file, [vec![0; random.len()], random].concat()).expect("it is written");
     nodes[0].put(&file, "model");
-    nodes[0].run(&["limit", "--max-upload", "1M"]);
+    nodes[0].run(&["limit", "--max-upload", "128K"]);
     let outcome = nodes[1].dft().run_in_shell("dft cat model | head -c 100 | wc -c").expect_code(0);
     assert_eq!(outcome.stdout.trim(), "100");
     let held = nodes[1].run(&["status"]).event("held").clone();

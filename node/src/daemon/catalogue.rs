@@ -357,10 +357,15 @@ impl Daemon {
         self.looking.fetch_sub(1, Ordering::Relaxed);
         let found = found.ok().and_then(Result::ok).and_then(|known| known.clone());
         found.ok_or_else(|| {
-            Failure::new(Kind::NoSource, "no catalogue was found on the LAN").hint(
+            let secret = if self.access.network_key.is_some() {
+                "; its secret has to be that of this node"
+            } else {
+                "; that of a private cluster is for who has its --secret FILE"
+            };
+            Failure::new(Kind::NoSource, "no catalogue was found on the LAN").hint(format!(
                 "one node has to keep it: dft daemon --embed-tracker; beyond one LAN, name it: \
-                 dft daemon --tracker HOST:PORT",
-            )
+                 dft daemon --tracker HOST:PORT{secret}"
+            ))
         })
     }
 

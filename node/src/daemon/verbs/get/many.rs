@@ -31,7 +31,7 @@ const FETCHES_MAX: usize = 32;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// Whether a text may stand for several names. One that is a name is that name nevertheless.
+/// Whether a text may stand for several names. One that is a name is that name alone.
 pub(super) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
@@ -109,19 +109,20 @@ async fn names(daemon: &Daemon, texts: &[String]) -> Result<BTreeSet<String>, Fa
             names.insert(text.clone());
             continue;
         }
-        let matching = catalogue.list(&parse_pattern(Some(text))?).await?;
-        let none = matching.is_empty();
-        names.extend(matching.into_iter().map(|record| record.name.to_string()));
-        let literal = match parse_name(text) {
-            Ok(name) => catalogue.record(&name).await.is_ok(),
+        let is_name = match parse_name(text) {
+            Ok(name) => catalogue.find(&name).await?.is_some(),
             Err(_) => false,
         };
-        if literal {
+        if is_name {
             names.insert(text.clone());
-        } else if none {
+            continue;
+        }
+        let matching = catalogue.list(&parse_pattern(Some(text))?).await?;
+        if matching.is_empty() {
             return Err(Failure::new(Kind::Name, format!("the catalogue knows no name like {text}"))
                 .hint("dft ls shows what there is"));
         }
+        names.extend(matching.into_iter().map(|record| record.name.to_string()));
     }
     if names.len() > NAMES_MAX {
         let message = format!("{} names are more than {NAMES_MAX}", names.len());
