@@ -23,6 +23,20 @@ const SAID_BYTES: usize = 20_000;
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[test]
+fn hosts_know_each_other_from_the_start() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let known = lab.run("ip -n h0 neigh show nud permanent");
+    for addr in [lab.host(1).v4().to_string(), lab.host(2).v6().to_string()] {
+        assert!(known.lines().any(|line| line.starts_with(&format!("{addr} "))), "{addr} in {known}");
+    }
+    // By the right link addresses: they hear each other.
+    let link = lab.run("ip -n h1 link show dev eth0");
+    let mac = known.lines().find(|line| line.starts_with(&format!("{} ", lab.host(1).v4())));
+    let mac = mac.and_then(|line| line.split(' ').find(|word| word.contains(':'))).expect("a link address");
+    assert!(link.contains(mac), "{mac} in {link}");
+}
+
+#[test]
 fn probe() {
     let Ok(part) = std::env::var("DFT_PROBE") else { return };
     match *part.split(' ').collect::<Vec<_>>() {

@@ -98,7 +98,7 @@ impl Resting {
         Some(dataset)
     }
 
-    /// What it rests for, as long as it does.
+    /// Which of all rests this is; none where it is not at rest.
     fn turn(&self, id: ManifestId) -> Option<Turn> {
         self.datasets.get(&id).map(|(_, turn)| *turn)
     }
@@ -141,8 +141,8 @@ pub(super) fn rest_bytes(manifest: &Manifest) -> Option<u64> {
 }
 
 impl Daemon {
-    /// What is held of this dataset; what is at rest begins to be opened. Of what is not there it is so
-    /// until whoever asked waits for something else.
+    /// What is held of this dataset; what is at rest begins to be opened. Where that is nothing, nobody else
+    /// takes it on before whoever asked waits for something: there is one thread.
     pub async fn holding(self: &Arc<Self>, id: ManifestId) -> Option<Arc<Holding>> {
         loop {
             let Some(turn) = self.datasets().at_rest.turn(id) else { return self.holding_at_work(id) };
@@ -334,21 +334,21 @@ pub(super) async fn keep_looking(daemon: &Arc<Daemon>) {
 mod tests {
     use super::*;
 
+    fn at_rest(name: &str, bytes: u64, is_stored: bool) -> AtRest {
+        let (name, sent) = (name.into(), Sent::default());
+        AtRest { name, bytes, last_use_ms: 0, is_stored, is_origin: false, sent }
+    }
+
+    fn id(number: u8) -> ManifestId {
+        ManifestId::from_bytes([number; 32])
+    }
+
     #[test]
     fn what_is_at_rest_is_counted() {
-        let dataset = |bytes, is_stored| AtRest {
-            name: "a".into(),
-            bytes,
-            last_use_ms: 0,
-            is_stored,
-            is_origin: false,
-            sent: Sent::default(),
-        };
-        let id = |number| ManifestId::from_bytes([number; 32]);
         let mut resting = Resting::default();
-        resting.insert(id(1), dataset(10, true));
-        resting.insert(id(2), dataset(5, false));
-        resting.insert(id(1), dataset(20, true));
+        resting.insert(id(1), at_rest("a", 10, true));
+        resting.insert(id(2), at_rest("a", 5, false));
+        resting.insert(id(1), at_rest("a", 20, true));
         assert_eq!((resting.total(), resting.stored_bytes()), ((2, 25), 20));
         assert_eq!(
             [None, Some(id(1)), Some(id(2))].map(|at| resting.next(at)),
@@ -361,18 +361,9 @@ mod tests {
 
     #[test]
     fn what_is_at_rest_is_found_by_its_name_and_known_from_what_rested_before() {
-        let dataset = |name: &str| AtRest {
-            name: name.into(),
-            bytes: 1,
-            last_use_ms: 0,
-            is_stored: true,
-            is_origin: false,
-            sent: Sent::default(),
-        };
-        let id = |number| ManifestId::from_bytes([number; 32]);
         let mut resting = Resting::default();
         for (number, name) in [(1, "b"), (2, "a"), (3, "a"), (4, "ab")] {
-            resting.insert(id(number), dataset(name));
+            resting.insert(id(number), at_rest(name, 1, true));
         }
         assert_eq!(["a", "b", "ab", "", "c"].map(|name| resting.named(name)), {
             [Some(id(2)), Some(id(1)), Some(id(4)), None, None]
@@ -380,7 +371,7 @@ mod tests {
         let first = resting.turn(id(2)).expect("it rests");
         resting.remove(id(2));
         assert_eq!((resting.named("a"), resting.turn(id(2))), (Some(id(3)), None));
-        resting.insert(id(2), dataset("c"));
+        resting.insert(id(2), at_rest("c", 1, true));
         assert_eq!((resting.named("a"), resting.named("c")), (Some(id(3)), Some(id(2))));
         assert_ne!(resting.turn(id(2)), Some(first));
     }

@@ -33,7 +33,7 @@ const OFFER_SHARE: usize = 2;
 /// A slow peer is offered nothing more once the rest would leave in so many times what receivers lately took to
 /// pass a piece on.
 const PASSES_ON: u32 = 2;
-/// So many announcements wait no longer …
+/// So many announcements are sent at once, whatever they would wait for …
 const ANNOUNCE_BATCH: usize = 16;
 /// … and so many for a seeder of a large swarm.
 const ANNOUNCE_BATCH_LATEST: usize = 32;
