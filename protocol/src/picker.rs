@@ -75,6 +75,16 @@ impl Picker {
         self.preferred = pieces;
     }
 
+    /// What somebody waits for, the most urgent first.
+    pub fn preferred(&self) -> &[PieceIndex] {
+        &self.preferred
+    }
+
+    /// The first preferred piece that is open and `allowed`.
+    pub fn first_preferred(&self, allowed: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+        self.preferred.iter().copied().find(|piece| self.open.contains(*piece) && allowed(*piece))
+    }
+
     /// The first preferred piece among those that are open, that a peer has, and that are
     /// `allowed`; else the rarest one of these, a random one among equals.
     pub fn pick(
@@ -86,9 +96,7 @@ impl Picker {
         if self.open.is_empty() || have.is_empty() {
             return None;
         }
-        let wanted =
-            |piece: &PieceIndex| self.open.contains(*piece) && have.contains(*piece) && allowed(*piece);
-        if let Some(piece) = self.preferred.iter().copied().find(wanted) {
+        if let Some(piece) = self.first_preferred(|piece| have.contains(piece) && allowed(piece)) {
             return Some(piece);
         }
         let start = rng.random_range(0..self.open.capacity());

@@ -17,8 +17,8 @@
 //!
 //! [`picker`](crate::picker): which piece next. `download`: how many requests to whom, and what
 //! happens when they are late. `upload`: whose request is served next. `inject`: distinct pieces
-//! first from a seeder. `idle`: whom to ask in a large swarm. `announce`: who is told what. `dial` and
-//! `book`: whom to dial. `linking`: how links come and go. `invariants`: what must hold between two events.
+//! first from a seeder. `idle`: whom to ask in a large swarm. `announce`: who is told what. `reading`: what a reader
+//! waits for. `dial` and `book`: whom to dial. `linking`: how links come and go. `invariants`: what must hold between two events.
 //!
 //! # Invariants
 //!
@@ -40,6 +40,7 @@ mod invariants;
 mod link;
 mod linking;
 mod links;
+mod reading;
 mod site;
 mod spare;
 mod upload;
@@ -214,6 +215,8 @@ pub struct Swarm {
     next_announcement: Option<Instant>,
     /// How fast this node lets payload move.
     limits: Limits,
+    /// What is fetched is read and not kept.
+    reads: bool,
     stats: Stats,
     commands: VecDeque<Command>,
 }
@@ -270,6 +273,7 @@ impl Swarm {
             next_tick: None,
             next_announcement: None,
             limits: Limits::default(),
+            reads: false,
             stats: Stats::default(),
             commands: VecDeque::new(),
             geometry,
@@ -309,6 +313,7 @@ impl Swarm {
                 self.picker.prefer(pieces);
                 self.request_from_all(now);
             }
+            Event::Reading(ahead) => self.handle_reading(ahead, now),
             Event::PiecesDurable(pieces) => self.handle_pieces_durable(&pieces),
             Event::PiecesLost(pieces) => self.handle_pieces_lost(&pieces, now),
             Event::PiecesDropped(pieces) => self.handle_pieces_dropped(&pieces, now),

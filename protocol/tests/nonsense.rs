@@ -109,6 +109,7 @@ impl Nonsense {
             11 => Event::PieceUnreadable { link, piece: self.piece() },
             12 if self.roll(8) == 0 => Event::Misbehaved { link, violation: Violation::UnrequestedData },
             13 if self.roll(4) == 0 => Event::Preferred(vec![self.piece(), self.piece()]),
+            13 if self.roll(8) == 0 => Event::Reading(vec![self.piece(), self.piece()]),
             12 | 13 => Event::PieceSent { link, piece: self.piece() },
             14..=16 => Event::PieceReceived { link, piece: self.piece() },
             17..=19 => Event::PieceChecked { link, piece: self.piece(), valid: self.roll(2) == 0 },

@@ -393,3 +393,145 @@ fn who_comes_after_the_last_one_left_waits_for_no_silence() {
         commands(&mut seeder);
     }
 }
+
+/// The pieces that are asked of anybody.
+fn requested(swarm: &mut Swarm) -> Vec<u32> {
+    let requests = commands(swarm).into_iter().filter_map(|command| match command {
+        Command::Send { message: Message::Request(list), .. } => Some(list.pieces().to_vec()),
+        _ => None,
+    });
+    requests.flatten().map(PieceIndex::to_u32).collect()
+}
+
+/// A swarm that wants `wanted` of 100 pieces, linked to a seeder that offered it piece 70 alone.
+fn reader(wanted: Option<PieceSet>) -> (Swarm, LinkId) {
+    let geometry = Geometry::new(vec![1000; 100]).unwrap();
+    let id = |number: u8| PeerId::from_bytes(&[number]).unwrap();
+    let config = Config { local: id(1), site: None, download: true, wanted, upload_slots: 1, seed: 1 };
+    let mut swarm = Swarm::new(config, geometry.clone(), PieceSet::empty(100));
+    let (link, remote) = (LinkId(1), SocketAddr::from(([10, 0, 0, 2], 4000)));
+    let manifest = ManifestId::from_bytes([0; 32]);
+    let hello = Hello { version: 2, manifest, complete: true, listen_port: 4000, site: None };
+    swarm.handle(Event::LinkUp { link, peer: id(2), remote, dialled: true, neighbour: true, hello }, at(0.0));
+    let message = Message::Have(PieceList::one(geometry.piece(70).unwrap()));
+    swarm.handle(Event::Message { link, message }, at(0.0));
+    (swarm, link)
+}
+
+fn pieces(numbers: std::ops::Range<u64>) -> Vec<PieceIndex> {
+    let geometry = Geometry::new(vec![1000; 100]).unwrap();
+    numbers.filter_map(|number| geometry.piece(number)).collect()
+}
+
+/// `piece` comes over `link`, and is right.
+fn receive(swarm: &mut Swarm, link: LinkId, piece: u64, time: f64) {
+    let piece = pieces(piece..piece + 1)[0];
+    swarm.handle(Event::PieceReceived { link, piece }, at(time));
+    swarm.handle(Event::PieceChecked { link, piece, valid: true }, at(time));
+    swarm.check_invariants();
+}
+
+#[test]
+fn a_reader_asks_a_seeder_in_order_whatever_that_offered() {
+    let (mut swarm, link) = reader(None);
+    assert_eq!(requested(&mut swarm), [70]);
+    swarm.handle(Event::Preferred(pieces(10..14)), at(0.1));
+    swarm.check_invariants();
+    let mut asked = requested(&mut swarm);
+    for piece in [70, 10, 11, 12, 13] {
+        receive(&mut swarm, link, piece, 0.2);
+        asked.extend(requested(&mut swarm));
+    }
+    assert_eq!(asked, [10, 11, 12, 13]);
+}
+
+#[test]
+fn a_seeder_that_rejects_what_it_should_have_is_not_asked_for_ever() {
+    let (mut swarm, link) = reader(None);
+    swarm.handle(Event::Preferred(pieces(10..11)), at(0.1));
+    for round in 0..1000 {
+        let asked = requested(&mut swarm);
+        if asked.is_empty() {
+            assert!(round < 100, "{round} times");
+            return;
+        }
+        for piece in asked {
+            let piece = pieces(piece.into()..u64::from(piece) + 1)[0];
+            let message = Message::Reject(piece, RejectReason::Missing);
+            swarm.handle(Event::Message { link, message }, at(0.2));
+            swarm.check_invariants();
+        }
+    }
+    panic!("it is asked for ever");
+}
+
+#[test]
+fn what_is_only_read_is_fetched_as_it_is_read_and_goes() {
+    let (mut swarm, link) = reader(Some(PieceSet::empty(100)));
+    let told = commands(&mut swarm).into_iter().find_map(|command| match command {
+        Command::Send { message: Message::Wanted(set), .. } => Some(set.count()),
+        _ => None,
+    });
+    assert_eq!(told, Some(0), "peers count on nothing");
+    let mut asked = Vec::new();
+    swarm.handle(Event::Reading(pieces(40..43)), at(0.1));
+    swarm.check_invariants();
+    asked.extend(requested(&mut swarm));
+    for piece in 40..43 {
+        receive(&mut swarm, link, piece, 0.2);
+        asked.extend(requested(&mut swarm));
+    }
+    assert_eq!(asked, [40, 41, 42], "and nothing else");
+    swarm.handle(Event::Reading(pieces(42..45)), at(0.3));
+    swarm.check_invariants();
+    let have: Vec<u32> = swarm.have().iter().map(PieceIndex::to_u32).collect();
+    assert_eq!(have, [42], "what was read is gone");
+    let mut lost = Vec::new();
+    let mut asked = Vec::new();
+    for command in commands(&mut swarm) {
+        match command {
+            Command::Send { message: Message::Lost(list), .. } => lost.extend_from_slice(list.pieces()),
+            Command::Send { message: Message::Request(list), .. } => asked.extend_from_slice(list.pieces()),
+            _ => {}
+        }
+    }
+    assert_eq!((lost, asked), (pieces(40..42), pieces(43..45)));
+    swarm.handle(Event::Reading(Vec::new()), at(0.4));
+    swarm.check_invariants();
+    receive(&mut swarm, link, 43, 0.5);
+    assert_eq!(requested(&mut swarm), [], "nothing is read any more");
+    link_to(&mut swarm, 3, 0.6);
+    let told = commands(&mut swarm).into_iter().find_map(|command| match command {
+        Command::Send { message: Message::Wanted(set), .. } => Some(set.count()),
+        _ => None,
+    });
+    assert_eq!(told, Some(0));
+}
+
+#[test]
+fn what_a_reader_asked_for_is_offered_to_nobody_else() {
+    let mut swarm = seeder_of_two(100);
+    let offered = |swarm: &mut Swarm| -> Vec<(LinkId, PieceIndex)> {
+        let offers = commands(swarm).into_iter().filter_map(|command| match command {
+            Command::Send { link, message: Message::Have(list) } => Some((link, list.pieces().to_vec())),
+            _ => None,
+        });
+        offers.flat_map(|(link, pieces)| pieces.into_iter().map(move |piece| (link, piece))).collect()
+    };
+    let first = offered(&mut swarm);
+    let is_offered = |piece: &PieceIndex| first.iter().any(|(_, offered)| offered == piece);
+    let unoffered = pieces(0..100).into_iter().find(|piece| !is_offered(piece)).unwrap();
+    let reader = first[0].0;
+    let message = Message::Request(PieceList::one(unoffered));
+    swarm.handle(Event::Message { link: reader, message }, at(0.1));
+    swarm.check_invariants();
+    assert!(!offered(&mut swarm).iter().any(|(_, piece)| *piece == unoffered));
+    for round in 0..200 {
+        for (link, piece) in offered(&mut swarm) {
+            assert_ne!(piece, unoffered);
+            let message = Message::Request(PieceList::one(piece));
+            swarm.handle(Event::Message { link, message }, at(0.2 + f64::from(round) * 0.01));
+        }
+        swarm.check_invariants();
+    }
+}

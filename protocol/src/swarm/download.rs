@@ -126,8 +126,10 @@ impl Swarm {
             }
             // A cancelled request still waits for its answer: one piece, one request.
             let asked = |piece| link.requested.contains(piece);
+            let read_next = self.read_next(link, now);
             let pick = match self.reach(link, now) {
                 _ if !self.limit_has_room() => None,
+                _ if read_next.is_some() => read_next,
                 Reach::All => self.picker.pick(&link.have, |piece| !asked(piece), &mut self.rng),
                 Reach::NotNear => {
                     let allowed = |piece| !asked(piece) && !is_near(&self.links, piece);
@@ -156,6 +158,10 @@ impl Swarm {
             };
             if link.requested.is_empty() {
                 link.served_us_at = now;
+            }
+            if link.have.insert(piece) {
+                // A seeder that did not offer it. Where it rejects it, it counts as one that did.
+                self.picker.add(piece);
             }
             link.requested.insert(piece, Outstanding { since: now, cancelled: false });
             link.in_flight += len;

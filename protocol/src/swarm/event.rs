@@ -104,6 +104,10 @@ pub enum Event {
     /// Somebody reads the dataset and waits for these pieces, the most urgent first: they are
     /// asked for before rarer ones. Replaces what was preferred before.
     Preferred(Vec<PieceIndex>),
+    /// Somebody reads the dataset, and nothing of it is kept: exactly these pieces are wanted now, the most
+    /// urgent first, and what is here besides them is gone. Peers are told that nothing is wanted: this
+    /// node brings no piece any further.
+    Reading(Vec<PieceIndex>),
     /// Pieces that were here can no longer be read, or have to be fetched again.
     PiecesLost(Vec<PieceIndex>),
     /// Pieces that were here are given up for good: they are neither served nor fetched again.

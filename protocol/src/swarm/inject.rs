@@ -109,6 +109,11 @@ impl Injector {
         Some(piece)
     }
 
+    /// A peer asked for `piece` before it was offered to anybody: it counts as offered. False where it was.
+    pub(super) fn take(&mut self, piece: PieceIndex) -> bool {
+        self.pool.remove(piece) && self.offered.insert(piece)
+    }
+
     /// Goes on at a random piece.
     pub(super) fn jump(&mut self, rng: &mut Xoshiro256StarStar) {
         self.cursor = rng.random_range(0..self.pool.capacity().max(1));

@@ -5,6 +5,7 @@ use super::{
     BANNED_MAX, Command, DisconnectReason, LINKS_MAX, LinkId, Notification, Swarm, Violation, WANTED_SINCE,
 };
 use crate::manifest::PeerAddr;
+use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
 use crate::wire::Message;
 
@@ -47,7 +48,8 @@ impl Swarm {
             && self.links.get(&id).is_some_and(|link| link.version >= WANTED_SINCE)
             && let Some(wanted) = &self.config.wanted
         {
-            let message = Message::Wanted(wanted.clone());
+            let nothing = || PieceSet::empty(wanted.capacity());
+            let message = Message::Wanted(if self.reads { nothing() } else { wanted.clone() });
             self.send(id, message, now);
         }
     }

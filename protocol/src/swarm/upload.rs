@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 
 use super::download::time_at;
 use super::idle::{IDLE_SINCE, LITTLE};
+use super::inject::Injector;
 use super::link::Link;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
 use crate::geometry::PieceIndex;
@@ -98,7 +99,8 @@ impl Swarm {
                 self.punish(id, Violation::RequestFlood, now);
                 return;
             }
-            if link.offers.remove(&piece) {
+            let takes = |injector: &mut Injector| injector.take(piece);
+            if link.offers.remove(&piece) || self.injector.as_mut().is_some_and(takes) {
                 link.taken.insert(piece, now);
             }
             if !self.have.contains(piece) {
