@@ -4,6 +4,7 @@
 //! hashing, flushing) runs elsewhere and comes back as an input. Others see it through a
 //! [`Handle`]: snapshots for whoever draws progress, updates for what happened.
 
+mod readers;
 mod remote;
 mod tally;
 
@@ -17,11 +18,14 @@ use std::time::{Duration, Instant};
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::{Manifest, PeerAddr};
 use dft_protocol::piece_set::PieceSet;
-use dft_protocol::swarm::{Command, Config, DisconnectReason, Event, LinkId, Notification, Stats, Swarm};
+use dft_protocol::swarm::{
+    Command, Config, DisconnectReason, Event, LinkId, Notification, PieceState, Stats, Swarm,
+};
 use dft_protocol::time::Instant as SwarmInstant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::remote::{Handle, Remote, Snapshot, Update};
+use self::readers::Readers;
+pub use self::remote::{Handle, Reader, Remote, Snapshot, Update};
 use self::tally::Tally;
 use crate::net::link::intake::Intake;
 use crate::net::link::io::{LinkHandle, Report};
@@ -53,7 +57,8 @@ enum Control {
     Found(Vec<PeerAddr>),
     Await { piece: PieceIndex, verified: oneshot::Sender<()> },
     Pieces(oneshot::Sender<PieceSet>),
-    Prefer(Vec<PieceIndex>),
+    Read { reader: u64, ahead: Vec<PieceIndex> },
+    EndReading(u64),
     Look(oneshot::Sender<bool>),
     Recheck { piece: PieceIndex, rechecked: oneshot::Sender<bool> },
     Shutdown(oneshot::Sender<()>),
@@ -91,7 +96,12 @@ pub fn start(config: DriverConfig) -> Handle {
     let DriverConfig { manifest, store, endpoint, download, limits, packing, trace } = config;
     let have = store.durable();
     let selection = store.selection();
-    let wanted = (download && !selection.is_all()).then(|| selection.pieces(&manifest));
+    // What is only read is wanted as readers come to it.
+    let nothing = || PieceSet::empty(manifest.geometry().piece_count());
+    let wanted = match () {
+        () if store.is_passing() => Some(nothing()),
+        () => (download && !selection.is_all()).then(|| selection.pieces(&manifest)),
+    };
     let swarm_config = Config {
         local: endpoint.identity().peer(),
         site: endpoint.site().cloned(),
@@ -117,6 +127,7 @@ pub fn start(config: DriverConfig) -> Handle {
     let (updates, update_receiver) = mpsc::unbounded_channel();
     let tally = Tally::new(&manifest, store.selection(), swarm.have());
     let (snapshot, snapshots) = watch::channel(Snapshot { have_bytes: tally.have, ..Snapshot::default() });
+    let store_passes = store.is_passing();
     let driver = Driver {
         intake: Intake::new(manifest.clone(), store.clone(), limits, packing, trace.clone()),
         told_limits: (None, None),
@@ -136,7 +147,8 @@ pub fn start(config: DriverConfig) -> Handle {
         dialling: 0,
         unflushed: Unflushed::default(),
         awaited: Vec::new(),
-        finish: if download { Finish::Ahead } else { Finish::Done },
+        finish: if download && !store_passes { Finish::Ahead } else { Finish::Done },
+        readers: Readers::default(),
         trace,
     };
     tokio::spawn(driver.run(opened, reports, done, control_receiver));
@@ -149,7 +161,7 @@ enum Finish {
     Ahead,
     /// It is under way; what was found wrong meanwhile. Only its outcome says what becomes of that.
     UnderWay(Vec<Loss>),
-    /// The final name is in place, or could not be given; or this node only seeds.
+    /// The final name is in place, or could not be given; or this node only seeds, or keeps nothing.
     Done,
 }
 
@@ -189,6 +201,7 @@ struct Driver {
     /// Who waits for a piece.
     awaited: Vec<(PieceIndex, oneshot::Sender<()>)>,
     finish: Finish,
+    readers: Readers,
     /// The rate limits of which the swarm knows: upload, download.
     told_limits: (Option<u64>, Option<u64>),
     trace: Trace,
@@ -224,7 +237,14 @@ impl Driver {
                 message = control.recv() => match message {
                     Some(Control::Found(peers)) => self.event(Event::PeersFound(peers)),
                     Some(Control::Await { piece, verified }) => self.await_piece(piece, verified),
-                    Some(Control::Prefer(pieces)) => self.event(Event::Preferred(pieces)),
+                    Some(Control::Read { reader, ahead }) => {
+                        self.readers.go_on(reader, ahead);
+                        self.read_on();
+                    }
+                    Some(Control::EndReading(reader)) => {
+                        self.readers.end(reader);
+                        self.read_on();
+                    }
                     Some(Control::Look(looked)) => self.look(looked),
                     Some(Control::Recheck { piece, rechecked }) => self.recheck(piece, Some(rechecked)),
                     Some(Control::Pieces(answer)) => drop(answer.send(self.swarm.have().clone())),
@@ -278,6 +298,17 @@ impl Driver {
         if self.awaited.len() < AWAITED_MAX {
             self.awaited.push((piece, verified));
         }
+    }
+
+    /// Readers have come further: other pieces are waited for.
+    fn read_on(&mut self) {
+        let ahead = self.readers.ahead(self.manifest.geometry());
+        if !self.store.is_passing() {
+            return self.event(Event::Preferred(ahead));
+        }
+        self.event(Event::Reading(ahead));
+        // What is not wanted any more, and not on its way, is missing by now.
+        self.store.keep(|piece| self.swarm.piece_state(piece) != PieceState::Missing);
     }
 
     fn event(&mut self, event: Event) {

@@ -208,9 +208,10 @@ fn kind_of(error: &StorageError) -> Kind {
             Kind::Integrity
         }
         StorageError::Cancelled => Kind::Interrupted,
-        StorageError::Unfinished { .. } | StorageError::OutOfPiece { .. } | StorageError::ReadOnly => {
-            Kind::Other
-        }
+        StorageError::Unfinished { .. }
+        | StorageError::OutOfPiece { .. }
+        | StorageError::Passed { .. }
+        | StorageError::ReadOnly => Kind::Other,
         StorageError::NotDurable { cause, .. } => kind_of(cause),
         _ => Kind::Disk,
     }

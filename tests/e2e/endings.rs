@@ -37,12 +37,17 @@ fn what_was_put_into_the_store_counts_against_the_quota() {
     nodes[1].get("first");
     nodes[0].until_copies("first", 2);
     assert!(nodes[0].fails(5, &["put", "--copy", text(&second), "--name", "second"]).contains("quota"));
-    assert_eq!(nodes[0].dft().args(["cat", "other"]).run().code, Some(5));
-    assert_eq!(held(&nodes[0]).len(), 1);
+    assert!(nodes[0].fails(4, &["push", "other", "--to", "h0"]).contains("quota"));
+    // What is read needs no room.
+    let copy = scene.path("copy");
+    let read = nodes[0].run(&["append", "other", text(&copy)]);
+    assert!(read.stderr.contains("is read and not kept"), "{}", read.stderr);
+    assert_same(&other, &copy);
+    until("nothing is kept of it", || held(&nodes[0]).len() == 1);
     // In its own place it takes no room.
     nodes[0].put(&second, "second");
     nodes[0].run(&["drop", "first"]);
-    assert_eq!(nodes[0].dft().args(["cat", "other", "--range", "0-0"]).run().code, Some(0));
+    nodes[0].run(&["push", "other", "--to", "h0"]);
 }
 
 #[test]
@@ -58,14 +63,14 @@ fn many_small_copies_leave_a_full_store_and_no_more_than_have_to() {
         data::random_file(&file, number, LEN);
         nodes[0].put(&file, &name(number));
     }
-    let all: Vec<String> = (0..COPIES).map(|number| format!("cat {} --range 0-0", name(number))).collect();
+    let all: Vec<String> = (0..COPIES).map(|number| format!("push {} --to h1", name(number))).collect();
     nodes[1].dft().args(["-c", &all.join(", ")]).run().expect_code(0);
     (0..COPIES).for_each(|number| nodes[0].until_copies(&name(number), 2));
     // Of 60 copies, 4.7 MiB, only 25 have room beside 3 MiB.
     let big = scene.path("big");
     data::random_file(&big, 99, 3 * MIB);
     nodes[0].put(&big, "big");
-    nodes[1].dft().args(["cat", "big", "--range", "0-0"]).run().expect_code(0);
+    nodes[1].run(&["push", "big", "--to", "h1"]);
     let mut left: Vec<String> = held(&nodes[1]).iter().map(|held| held.text("name").to_owned()).collect();
     left.sort_unstable();
     let room = (5 * MIB - 3 * MIB) / LEN;
@@ -129,11 +134,14 @@ fn daemon_that_starts_on_a_full_disk_serves_what_it_has() {
     node.start_again();
     assert_same(&kept, &keeper.get("kept"));
     assert_same(&put, &keeper.get("put"));
-    // What does not fit is refused, and nothing of it stays.
-    assert_eq!(node.dft().args(["cat", "more"]).run().code, Some(5));
-    assert_eq!(held(&node).len(), 2);
+    // What does not fit is read all the same, and nothing of it stays.
+    let copy = scene.path("copy");
+    let read = node.run(&["append", "more", text(&copy)]);
+    assert!(read.stderr.contains("is read and not kept"), "{}", read.stderr);
+    assert_same(&more, &copy);
+    until("nothing of it stays", || held(&node).len() == 2);
     std::fs::remove_file(filler).expect("it is there");
-    assert_eq!(node.dft().args(["cat", "more", "--range", "0-0"]).run().code, Some(0));
+    node.run(&["push", "more", "--to", "h1"]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod many;
 mod names;
 mod namespace;
 mod node;
+mod reading;
 mod safety;
 mod same_content;
 mod secret;

@@ -510,12 +510,12 @@ fn full_store_gives_up_copies_that_others_have_and_no_other() {
     nodes[0].put(&files[0], "a");
     nodes[0].put(&files[1], "b");
     for name in ["a", "b"] {
-        assert_eq!(nodes[1].dft().args(["cat", name, "--range", "0-0"]).run().code, Some(0));
+        nodes[1].run(&["push", name, "--to", "h1"]);
         nodes[0].until_copies(name, 2);
     }
     // The third copy fits once «a», which was used longest ago, has left.
     nodes[0].put(&files[2], "c");
-    assert_eq!(nodes[1].dft().args(["cat", "c", "--range", "0-0"]).run().code, Some(0));
+    nodes[1].run(&["push", "c", "--to", "h1"]);
     nodes[0].until_copies("c", 2);
     nodes[0].until_copies("a", 1);
     assert_eq!(nodes[0].copies("b"), Some((2, 0)));
@@ -524,8 +524,7 @@ fn full_store_gives_up_copies_that_others_have_and_no_other() {
         nodes[0].run(&["drop", name]);
     }
     nodes[0].until_copies("b", 1);
-    let refused = nodes[1].dft().args(["cat", "a", "--range", "0-0"]).run().expect_code(5);
-    assert!(refused.stderr.contains("quota"), "{}", refused.stderr);
+    assert!(nodes[1].fails(4, &["push", "a", "--to", "h1"]).contains("quota"));
     let big = scene.path("big");
     data::random_file(&big, 9, 6 * MIB);
     assert!(

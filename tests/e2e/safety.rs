@@ -75,7 +75,7 @@ fn copied_into_the_store(scene: &Scene, nodes: &[Node<'_>]) -> (PathBuf, PathBuf
     let file = scene.path("model");
     data::random_file(&file, 5, 2 * MIB);
     nodes[0].put(&file, "model");
-    assert_eq!(nodes[1].dft().args(["cat", "model", "--range", "0-0"]).run().code, Some(0));
+    nodes[1].run(&["push", "model", "--to", "h1"]);
     nodes[0].until_copies("model", 2);
     let copy = nodes[1].run(&["status"]).event("held").text("path").to_owned();
     (file, PathBuf::from(copy))
@@ -144,7 +144,7 @@ fn of_a_damaged_copy_only_what_is_damaged_comes_again() {
         data::random_file(&tree.join(name), seed as u64, 4 * MIB);
     }
     nodes[0].put(&tree, "tree");
-    assert_eq!(nodes[1].dft().args(["cat", "tree", "stays", "--range", "0-0"]).run().code, Some(0));
+    nodes[1].run(&["push", "tree", "--to", "h1"]);
     nodes[0].until_copies("tree", 2);
     let sent = |nodes: &[Node<'_>]| nodes[0].run(&["status"]).event("held").number("sent_bytes");
     let copy = PathBuf::from(nodes[1].run(&["status"]).event("held").text("path"));
@@ -193,6 +193,7 @@ fn cat_prints_no_byte_that_changed_on_disk() {
         assert!(cat.stdout == expected.trim_end(), "cat {options:?} printed something else");
     };
     // These pieces are here and verified, and the fetch goes on.
+    nodes[1].run(&["push", "numbers", "--to", "h1"]);
     assert_read(&["--range", "0-1M"], 0..LINES / 8);
     let data = nodes[1].run(&["status"]).event("held").text("path").to_owned();
     let part = Path::new(&data).join(".numbers.dft-part/data");

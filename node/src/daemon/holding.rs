@@ -118,6 +118,8 @@ pub struct Holding {
     pub presence: Presence,
     /// The files that are fetched, where these are not all.
     part: Option<Selection>,
+    /// How many read it, where it is there for them alone and nothing of it is kept.
+    readers: Option<Mutex<usize>>,
     record: Mutex<Record>,
     /// Held by the thread that writes the record down, so that what is on disk is the latest; true
     /// once nothing is written for this one any more.
@@ -182,6 +184,31 @@ impl Holding {
     /// Whether only some of its files are fetched.
     pub fn is_part(&self) -> bool {
         self.part.is_some()
+    }
+
+    /// Whether it is there for readers alone: nothing of it is kept.
+    pub(super) const fn is_read(&self) -> bool {
+        self.readers.is_some()
+    }
+
+    fn readers(&self) -> Option<MutexGuard<'_, usize>> {
+        self.readers.as_ref().map(|readers| readers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One more reads it; false where the last one has left, or it is being given up.
+    pub(super) fn begin_reading(&self) -> bool {
+        let Some(mut readers) = self.readers() else { return false };
+        let goes_on = *readers > 0 && !self.is_ending();
+        *readers += usize::from(goes_on);
+        goes_on
+    }
+
+    /// One less; whether it was the last.
+    pub(super) fn end_reading(&self) -> bool {
+        self.readers().is_some_and(|mut readers| {
+            *readers = readers.saturating_sub(1);
+            *readers == 0
+        })
     }
 
     /// Bytes of the files that are wanted.
@@ -305,7 +332,7 @@ impl Holding {
     /// Another request counts on it; false where it is being given up.
     pub(super) fn claim(&self) -> bool {
         self.claimed.store(true, Ordering::Relaxed);
-        !self.ending.load(Ordering::Relaxed)
+        !self.is_ending()
     }
 
     /// Whether other requests than the one that began it count on it.
@@ -327,6 +354,11 @@ impl Holding {
     /// Whether any does.
     pub(super) fn is_seeded(&self) -> bool {
         self.seeders.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is being given up.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_ending(&self, ending: bool) {
@@ -365,14 +397,17 @@ pub(super) fn start(
     let view = View { state: State::Opening, running: None };
     let part = match &opening {
         Opening::Part { selection, .. } => Some(selection.clone()),
-        Opening::With(_) | Opening::Again | Opening::Rested | Opening::New => None,
+        Opening::With(_) | Opening::Again | Opening::Rested | Opening::New | Opening::Read => None,
     };
+    // The one that it begins with.
+    let readers = matches!(opening, Opening::Read).then(|| Mutex::new(1));
     let record = record.of(&manifest);
     let (runs, running) = watch::channel(());
     let holding = Arc::new(Holding {
         manifest,
         presence,
         part,
+        readers,
         record: Mutex::new(record),
         retired: Mutex::default(),
         view: watch::Sender::new(view),

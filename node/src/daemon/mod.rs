@@ -20,6 +20,7 @@ mod neighbours;
 mod opening;
 pub mod places;
 pub mod reach;
+mod reading;
 mod rest;
 mod room;
 mod serve;
@@ -197,7 +198,15 @@ impl Daemon {
         begins: oneshot::Receiver<()>,
     ) -> Result<Held, Failure> {
         let id = manifest.id();
-        if let Some(held) = self.holding(id).await {
+        while let Some(held) = self.holding(id).await {
+            if held.is_read() {
+                if matches!(opening, Opening::Read) {
+                    return Ok(Held::Already(held));
+                }
+                // Whoever reads it goes on with what is kept.
+                self.give_up(&held).await?;
+                continue;
+            }
             if held.presence == Presence::Selfish || presence == Presence::Selfish || !held.claim() {
                 let message = format!("another request is at work on {}", record.name);
                 return Err(Failure::new(Kind::Other, message).hint("run the same command again"));

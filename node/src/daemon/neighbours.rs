@@ -10,12 +10,11 @@ use dft_tracker::catalogue::node::NODE_INTERVAL;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{self, OwnNode};
-use super::holding::{Presence, Running, now_ms};
+use super::holding::{Presence, Running};
 use super::opening::Opening;
 use super::table::{Place, Record};
 use super::taking::{Asker, Held};
 use super::{Daemon, Inputs};
-use crate::cli::Compress;
 use crate::net::discovery::{
     self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, parse_tracker, socket_addr_of_text,
 };
@@ -246,18 +245,7 @@ impl Daemon {
             Held::Nothing => None,
         };
         self.make_room(manifest.total_bytes()).await?;
-        let record = Record {
-            name: name.to_owned(),
-            place: Place::Stored,
-            complete: false,
-            origin: false,
-            last_use_ms: now_ms(),
-            force: false,
-            seeded: false,
-            exclude: Vec::new(),
-            compress: Compress::default(),
-            rest_bytes: None,
-        };
+        let record = Record::new(name, Place::Stored);
         let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;
         Ok(taken.holding)
     }

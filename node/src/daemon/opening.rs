@@ -27,6 +27,8 @@ pub enum Opening {
     Rested,
     /// To be fetched.
     New,
+    /// To be read, and not kept.
+    Read,
     /// Only these files of it, for one request.
     Part {
         /// Which.
@@ -44,6 +46,7 @@ pub(super) async fn open(
     let rested = matches!(opening, Opening::Rested);
     let (again, force, selection) = match opening {
         Opening::With(store) => return Ok(store),
+        Opening::Read => return Ok(Arc::new(Store::passing(holding.manifest.clone()))),
         Opening::Again | Opening::Rested => (true, holding.record().force, None),
         Opening::New => (false, holding.record().force, None),
         Opening::Part { selection, force } => (false, force, Some(selection)),

@@ -62,7 +62,7 @@ impl Daemon {
 
     fn stored(&self) -> Vec<Arc<Holding>> {
         let mut stored = self.holdings();
-        stored.retain(|holding| holding.record().place == Place::Stored);
+        stored.retain(|holding| holding.record().place == Place::Stored && !holding.is_read());
         stored
     }
 

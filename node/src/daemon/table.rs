@@ -11,6 +11,7 @@ use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use super::holding::now_ms;
 use super::rest::{self, AtRest};
 use super::wire::WirePath;
 use crate::cli::Compress;
@@ -62,6 +63,22 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of a dataset of which nothing is here yet, asked for now.
+    pub fn new(name: &str, place: Place) -> Self {
+        Self {
+            name: name.to_owned(),
+            place,
+            complete: false,
+            origin: false,
+            last_use_ms: now_ms(),
+            force: false,
+            seeded: false,
+            exclude: Vec::new(),
+            compress: Compress::default(),
+            rest_bytes: None,
+        }
+    }
+
     /// The record of this dataset: whether it may rest is known.
     #[must_use]
     pub fn of(self, manifest: &Manifest) -> Self {

@@ -26,6 +26,8 @@ pub(super) enum Asker {
     Putter,
     /// Whoever lacks it: this node's user, or another node.
     Fetcher,
+    /// Whoever reads it, and keeps nothing.
+    Reader,
 }
 
 /// What is held of a dataset.
@@ -61,6 +63,14 @@ impl Daemon {
                 return self.check_readable(id).map(|()| Held::Nothing);
             };
             let mut views = holding.watch();
+            if holding.is_read() {
+                if asker == Asker::Reader {
+                    return Ok(Held::Usable(holding));
+                }
+                // Whoever reads it goes on with what is kept.
+                self.give_up(&holding).await?;
+                continue;
+            }
             if holding.presence == Presence::Selfish {
                 // It ends with its request, which has a bound of its own.
                 let ends = |view: &View| matches!(view.state, State::Failed(_) | State::Damaged(_));
@@ -163,12 +173,13 @@ impl Daemon {
 }
 
 /// Whether nothing is lost where the record tells of another place: what was not complete yet, and
-/// what this node's user fetched, and moved or changed.
+/// what this node's user fetched, and moved or changed. In the store, what mends a copy has that to lose.
 fn is_replaceable(record: &Record, failure: &Failure) -> bool {
-    if record.origin || record.place == Place::Stored {
-        return false;
+    match record.place {
+        _ if record.origin => false,
+        Place::Stored => !record.complete && !record.force,
+        Place::Put(_) | Place::Fetched(_) => !record.complete || failure.kind == Kind::Integrity,
     }
-    !record.complete || failure.kind == Kind::Integrity
 }
 
 #[cfg(test)]
@@ -190,7 +201,8 @@ mod tests {
             (fetched(), true, true, gone, false),
             (Place::Put(vec![Path::new("/p").into()]), true, true, gone, false),
             (Place::Stored, false, true, gone, false),
-            (Place::Stored, false, false, disk, false),
+            (Place::Stored, false, false, disk, true),
+            (Place::Stored, true, false, disk, false),
         ] {
             let record = Record {
                 name: "a".into(),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::id::PeerId;
@@ -115,6 +116,32 @@ impl Handle {
     }
 }
 
+static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Somebody who reads the dataset in order, until this is dropped.
+pub struct Reader {
+    remote: Remote,
+    number: u64,
+}
+
+impl Reader {
+    /// Asks for these pieces before others, the most urgent first, in place of those before. Where nothing is
+    /// kept, only they and what other readers want are there.
+    pub async fn go_on(&self, ahead: Vec<PieceIndex>) {
+        self.remote.send(Control::Read { reader: self.number, ahead }).await;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let (remote, number) = (self.remote.clone(), self.number);
+        // Where there is no runtime any more, there is no driver either.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { remote.send(Control::EndReading(number)).await });
+        }
+    }
+}
+
 /// A hold on a running driver for whoever does not wait for its updates. Cheap to clone; the
 /// driver ends without regard to it.
 #[derive(Clone)]
@@ -152,9 +179,9 @@ impl Remote {
         wait.await.ok()
     }
 
-    /// Asks for these pieces before others, the most urgent first.
-    pub async fn prefer(&self, pieces: Vec<PieceIndex>) {
-        self.send(Control::Prefer(pieces)).await;
+    /// Somebody begins to read.
+    pub fn reader(&self) -> Reader {
+        Reader { remote: self.clone(), number: READERS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Looks whether the files that are served are as they were, and tells of those that are not as

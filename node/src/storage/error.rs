@@ -186,6 +186,12 @@ pub enum StorageError {
         /// The end of what was asked for, in bytes from the piece's start.
         end: u64,
     },
+    /// A piece that was read, and is not kept.
+    #[error("piece {piece} was not kept")]
+    Passed {
+        /// Which.
+        piece: PieceIndex,
+    },
     /// A write to a store that only serves.
     #[error("this store only serves")]
     ReadOnly,

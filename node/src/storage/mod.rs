@@ -23,6 +23,7 @@ mod finish;
 mod hash;
 mod part;
 mod partial;
+mod passing;
 mod pieces;
 mod ranges;
 mod resume;

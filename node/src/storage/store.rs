@@ -18,6 +18,7 @@ use super::files::{OpenFiles, read_from_memory};
 use super::finish::{Replace, refresh_linked, refresh_root, repair, restrict_root};
 use super::part::{Part, check_names};
 use super::partial::{Partial, is_untouched};
+use super::passing::Passing;
 use super::pieces::{Contents, PieceReader, runs};
 use super::resume::{self, CheckProgress};
 use super::scan::{InPlace, Scan, Source, Top};
@@ -45,6 +46,8 @@ pub struct FetchOptions {
 /// piece, check them, say [`verified`](Store::verified), and [`flush`](Store::flush) now and
 /// then; once all pieces are durable, [`finish`](Store::finish). Dropped at any point, the next
 /// [`Store::fetch`] goes on from the last flush.
+///
+/// Or it holds in memory what somebody is about to read ([`Store::passing`]), and nothing else.
 pub struct Store {
     manifest: Arc<Manifest>,
     selection: Selection,
@@ -66,6 +69,8 @@ struct Target {
 enum Phase {
     Assembling(Box<Assembly>),
     Serving(Served),
+    /// Nothing of it goes to the disk.
+    Passing(Passing),
 }
 
 impl Phase {
@@ -93,6 +98,25 @@ impl Store {
         let Scan { sources, tops, .. } = scan;
         let selection = Selection::all(&manifest);
         Ok(Self::serving(manifest, selection, sources, tops, None))
+    }
+
+    /// Holds nothing but what is written to it, in memory, until it is [told](Store::keep) what is to stay.
+    pub fn passing(manifest: Arc<Manifest>) -> Self {
+        let selection = Selection::all(&manifest);
+        let phase = RwLock::new(Phase::Passing(Passing::default()));
+        Self { manifest, selection, phase, cleaning: Mutex::default(), target: None }
+    }
+
+    /// Whether nothing of it goes to the disk.
+    pub fn is_passing(&self) -> bool {
+        matches!(&*self.phase(), Phase::Passing(_))
+    }
+
+    /// Gives back the memory of all pieces but those that stay, where nothing goes to the disk.
+    pub fn keep(&self, stays: impl Fn(PieceIndex) -> bool) {
+        if let Phase::Passing(passing) = &*self.phase() {
+            passing.keep(stays);
+        }
     }
 
     /// Opens `directory` to fetch a dataset into it: begins, goes on with what an earlier fetch
@@ -195,6 +219,7 @@ impl Store {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.durable(),
             Phase::Serving(served) => served.have.clone(),
+            Phase::Passing(_) => PieceSet::empty(self.manifest.geometry().piece_count()),
         }
     }
 
@@ -212,6 +237,9 @@ impl Store {
         let runs = runs(self.manifest.layout(), piece, offset, buffer.len())
             .ok_or(StorageError::OutOfPiece { piece, end })?;
         let phase = self.phase();
+        if let Phase::Passing(passing) = &*phase {
+            return passing.read(piece, offset, buffer);
+        }
         if phase.read_recent(piece, offset, buffer) {
             return Ok(());
         }
@@ -241,6 +269,9 @@ impl Store {
         let Ok(phase) = self.phase.try_read() else {
             return Ok(false);
         };
+        if let Phase::Passing(passing) = &*phase {
+            return passing.read(piece, offset, buffer).map(|()| true);
+        }
         if phase.read_recent(piece, offset, buffer) {
             return Ok(true);
         }
@@ -265,6 +296,7 @@ impl Store {
     pub fn write(&self, piece: PieceIndex, offset: u32, data: &[u8]) -> Result<(), StorageError> {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.write(piece, offset, data),
+            Phase::Passing(passing) => passing.write(&self.manifest, piece, offset, data),
             Phase::Serving(_) if self.target.is_some() && self.selection.needs(&self.manifest, piece) => {
                 Ok(())
             }
@@ -280,7 +312,7 @@ impl Store {
             Phase::Assembling(assembly) => {
                 assembly.clone_file(piece, |entry| from.with_contents(|contents, _| contents.open(entry)))
             }
-            Phase::Serving(_) => Ok(()),
+            Phase::Serving(_) | Phase::Passing(_) => Ok(()),
         }
     }
 
@@ -288,7 +320,7 @@ impl Store {
     pub(super) fn is_written_right(&self, piece: PieceIndex) -> bool {
         let is_written = match &*self.phase() {
             Phase::Assembling(assembly) => assembly.is_written(piece),
-            Phase::Serving(_) => false,
+            Phase::Serving(_) | Phase::Passing(_) => false,
         };
         is_written && self.rehash(piece).unwrap_or(false)
     }
@@ -314,7 +346,7 @@ impl Store {
     pub fn flush(&self) -> Result<Vec<PieceIndex>, StorageError> {
         match &*self.phase() {
             Phase::Assembling(assembly) => assembly.flush(),
-            Phase::Serving(_) => Ok(Vec::new()),
+            Phase::Serving(_) | Phase::Passing(_) => Ok(Vec::new()),
         }
     }
 
@@ -395,6 +427,9 @@ impl Store {
 
     /// Reads a piece and checks its hash.
     pub fn rehash(&self, piece: PieceIndex) -> Result<bool, StorageError> {
+        if let Phase::Passing(passing) = &*self.phase() {
+            return passing.is_right(&self.manifest, piece);
+        }
         self.with_contents(|contents, _| {
             let hasher = PieceReader::new(self.manifest.layout(), contents).hash(piece)?;
             Ok(hasher.matches(self.manifest.hash(piece)))
@@ -437,6 +472,7 @@ impl Store {
                 assembly.recent.clear();
             }
             Phase::Serving(served) => served.files.close(),
+            Phase::Passing(_) => {}
         }
     }
 
@@ -469,6 +505,7 @@ impl Store {
             Phase::Serving(Served { sources, tops, files, .. }) => {
                 read(&InPlace { entries: &self.manifest.info().entries, sources, tops }, files)
             }
+            Phase::Passing(_) => Err(StorageError::ReadOnly),
         }
     }
 

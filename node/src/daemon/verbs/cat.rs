@@ -1,5 +1,6 @@
 //! `cat`: the bytes of one file of a dataset, in order, each sent when its piece is here, and held
-//! against its hash as it was read: no wrong byte goes out, whatever the disk did meanwhile.
+//! against its hash as it was read: no wrong byte goes out, whatever the disk did meanwhile. Who reads a part
+//! of a dataset fetches that part alone, and keeps nothing of it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use crate::commands::blocking;
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::Holding;
+use crate::daemon::reading::Readable;
 use crate::daemon::serve::Reply;
-use crate::daemon::wire::DATA_LEN_MAX;
+use crate::daemon::wire::{DATA_LEN_MAX, Event};
 use crate::failure::{Failure, Kind};
 use crate::storage::StorageError;
 
-/// The read-ahead moves on after so many pieces: a few moves for what is preferred at a time.
-const READ_AHEAD_STEP: usize = PREFERRED_MAX / 4;
+/// How often what is read may be taken over by other requests, which keep it.
+const BEGINNINGS_MAX: usize = 16;
 /// So many pieces are fetched again that were wrong on disk; a disk that damages more is no place for data.
 const DOUBTS_MAX: usize = 16;
 
@@ -51,17 +53,58 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
         );
     }
     let runs = runs_of(&manifest, entry, part.from..to);
-    let (mut sent, mut has_changed) = (Sent::default(), false);
+    let (mut sent, mut has_changed, mut beginnings) = (Sent::default(), false, 0);
     loop {
-        let holding = daemon.fetch_into_store(&part.name, manifest.clone()).await?;
-        match send(daemon, &holding, &runs, &mut sent, reply).await {
+        let readable = open(daemon, &part.name, &manifest, &runs, reply).await?;
+        let holding = &readable.holding;
+        beginnings += 1;
+        match send(daemon, holding, &runs, &mut sent, reply).await {
             // The copy here is not what it was: the rest comes from others, where they have it.
             Err(failure) if failure.kind == Kind::Integrity && !has_changed => {
                 has_changed = true;
                 holding.look().await;
             }
+            // Another request keeps the dataset: the rest comes from there.
+            Err(_) if holding.is_read() && holding.is_ending() && beginnings < BEGINNINGS_MAX => {}
             outcome => return outcome,
         }
+    }
+}
+
+/// The dataset, to be read: who reads all of it keeps it, where there is room.
+async fn open(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    manifest: &Arc<Manifest>,
+    runs: &[Run],
+    reply: &Reply,
+) -> Result<Readable, Failure> {
+    // Runs are in order, one for each piece.
+    let is_all = runs.len() == manifest.geometry().piece_count();
+    if !is_all && let Some(readable) = daemon.readable(name, manifest).await? {
+        return Ok(readable);
+    }
+    let full = match keep(daemon, name, manifest).await {
+        Err(failure) if failure.kind == Kind::Disk => failure,
+        kept => return Ok(Readable::kept(daemon, kept?)),
+    };
+    let Some(readable) = daemon.readable(name, manifest).await? else { return Err(full) };
+    if readable.holding.is_read() {
+        let message = format!("{name} is read and not kept: {}", full.message);
+        reply.send(Event::Warning(message)).await;
+    }
+    Ok(readable)
+}
+
+/// The dataset, in the store or where it is already. What could not even be opened is not remembered.
+async fn keep(daemon: &Arc<Daemon>, name: &str, manifest: &Arc<Manifest>) -> Result<Arc<Holding>, Failure> {
+    let holding = daemon.fetch_into_store(name, manifest.clone()).await?;
+    match wait::running(&holding).await {
+        Err(failure) if !holding.was_opened() && !holding.record().complete => {
+            daemon.give_up(&holding).await?;
+            Err(failure)
+        }
+        _ => Ok(holding),
     }
 }
 
@@ -81,49 +124,43 @@ async fn send(
     reply: &Reply,
 ) -> Result<(), Failure> {
     let running = wait::running(holding).await?;
-    let (mut steps, mut doubts, mut buffer) = (0, 0, Vec::new());
-    let stream = async {
-        while let Some(run) = runs.get(sent.runs) {
-            if steps % READ_AHEAD_STEP == 0 {
-                let ahead = runs[sent.runs..].iter().take(PREFERRED_MAX);
-                running.remote.prefer(ahead.map(|run| run.piece).collect()).await;
-            }
-            steps += 1;
-            if !running.remote.has(run.piece).await {
-                return Err(
-                    Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again")
-                );
-            }
-            let (store, piece, mut bytes) = (running.store.clone(), run.piece, std::mem::take(&mut buffer));
-            let read = blocking(move || (store.read_checked(piece, &mut bytes), bytes));
-            let read = read.await?;
-            buffer = read.1;
-            match read.0 {
-                Err(StorageError::Corrupt { .. }) => {
-                    holding.doubt(piece).await;
-                    doubts += 1;
-                    if running.store.is_finished() || doubts > DOUBTS_MAX {
-                        return Err(StorageError::Corrupt { piece }.into());
-                    }
-                    // It is fetched once more.
-                    continue;
-                }
-                read => read?,
-            }
-            for block in blocks(run).skip(sent.blocks) {
-                reply.data(buffer[block].to_vec()).await?;
-                sent.blocks += 1;
-            }
-            (sent.runs, sent.blocks) = (sent.runs + 1, 0);
+    let reader = running.remote.reader();
+    let (mut doubts, mut buffer) = (0, Vec::new());
+    while let Some(run) = runs.get(sent.runs) {
+        let ahead = runs[sent.runs..].iter().take(PREFERRED_MAX);
+        reader.go_on(ahead.map(|run| run.piece).collect()).await;
+        let is_here = tokio::select! {
+            is_here = running.remote.has(run.piece) => is_here,
+            failure = wait::stalled(daemon, holding, reply) => return Err(failure),
+        };
+        if !is_here {
+            return Err(
+                Failure::new(Kind::Other, "it was given up meanwhile").hint("run the same command again")
+            );
         }
-        Ok(())
-    };
-    let streamed = tokio::select! {
-        streamed = stream => streamed,
-        failure = wait::stalled(daemon, holding, reply) => Err(failure),
-    };
-    running.remote.prefer(Vec::new()).await;
-    streamed
+        let (store, piece, mut bytes) = (running.store.clone(), run.piece, std::mem::take(&mut buffer));
+        let read = blocking(move || (store.read_checked(piece, &mut bytes), bytes));
+        let read = read.await?;
+        buffer = read.1;
+        match read.0 {
+            Err(StorageError::Corrupt { .. }) => {
+                holding.doubt(piece).await;
+                doubts += 1;
+                if running.store.is_finished() || doubts > DOUBTS_MAX {
+                    return Err(StorageError::Corrupt { piece }.into());
+                }
+                // It is fetched once more.
+                continue;
+            }
+            read => read?,
+        }
+        for block in blocks(run).skip(sent.blocks) {
+            reply.data(buffer[block].to_vec()).await?;
+            sent.blocks += 1;
+        }
+        (sent.runs, sent.blocks) = (sent.runs + 1, 0);
+    }
+    Ok(())
 }
 
 /// The file's index among the entries, and its size.

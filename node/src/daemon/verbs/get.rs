@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use dft_protocol::manifest::{Manifest, PeerAddr};
 
 use super::wait;
-use crate::cli::{Compress, SelectArgs};
+use crate::cli::SelectArgs;
 use crate::commands::{blocking, selection};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::parse_name;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Presence, State, file_name, now_ms};
+use crate::daemon::holding::{Holding, Presence, State, file_name};
 use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
@@ -229,18 +229,8 @@ async fn from_others(
     target: &Target,
     reply: &Reply,
 ) -> Result<Obtained, Failure> {
-    let record = Record {
-        name: name.to_owned(),
-        place: Place::Fetched(target.into.as_path().into()),
-        complete: false,
-        origin: false,
-        last_use_ms: now_ms(),
-        force: target.force,
-        seeded: false,
-        exclude: Vec::new(),
-        compress: Compress::default(),
-        rest_bytes: None,
-    };
+    let place = Place::Fetched(target.into.as_path().into());
+    let record = Record { force: target.force, ..Record::new(name, place) };
     let (is_part, force) = (!selection.is_all(), target.force);
     let presence = if target.peek || is_part { Presence::Selfish } else { Presence::Shared };
     let opening = if is_part { Opening::Part { selection: selection.clone(), force } } else { Opening::New };

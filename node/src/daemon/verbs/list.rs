@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dft_protocol::id::{ManifestId, PeerId};
@@ -69,6 +70,7 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
     let (bytes, sent) = (holding.wanted_bytes(), holding.sent());
     let (state, problem) = match &view.state {
         State::Opening => ("opening", None),
+        State::Fetching if holding.is_read() => ("reading", None),
         State::Fetching => ("fetching", None),
         State::Complete(_) => ("complete", None),
         State::Damaged(reason) => ("damaged", Some(reason.clone())),
@@ -78,6 +80,7 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
         (State::Complete(path), _) => path.clone(),
         (_, Place::Put(paths)) => paths.first().map(wire::WirePath::to_path).unwrap_or_default(),
         (_, Place::Fetched(directory)) => directory.to_path(),
+        (_, Place::Stored) if holding.is_read() => PathBuf::new(),
         (_, Place::Stored) => daemon.table.data_directory(holding.id()),
     };
     wire::Held {
@@ -88,7 +91,7 @@ fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {
         state: state.into(),
         problem,
         path: path.display().to_string(),
-        in_store: record.place == Place::Stored,
+        in_store: record.place == Place::Stored && !holding.is_read(),
         origin: record.origin,
         peers: snapshot.stats.links as u64,
         sent_bytes: sent.bytes,

@@ -101,11 +101,13 @@ async fn explain(daemon: &Daemon, holding: &Holding, reply: &Reply) -> Infallibl
 async fn reason(daemon: &Daemon, holding: &Holding) -> String {
     let name = holding.record().name;
     let snapshot = holding.snapshot();
-    let left = format!(
-        "waiting for {} of {} of {name}",
-        human_bytes(holding.wanted_bytes().saturating_sub(snapshot.have_bytes)),
-        human_bytes(holding.wanted_bytes()),
-    );
+    let left = if holding.is_read() {
+        format!("waiting for the next piece of {name}")
+    } else {
+        let wanted = holding.wanted_bytes();
+        let missing = human_bytes(wanted.saturating_sub(snapshot.have_bytes));
+        format!("waiting for {missing} of {} of {name}", human_bytes(wanted))
+    };
     let linked = match snapshot.stats.links {
         0 => "no node that has it answers".to_owned(),
         1 => "the node that is linked does not send what is missing".to_owned(),
