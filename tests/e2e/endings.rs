@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::lab::process::Event;
 use crate::lab::scene::Scene;
-use crate::lab::tree::assert_same;
+use crate::lab::tree::{assert_same, assert_same_bytes};
 use crate::lab::{Lab, data};
 use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
@@ -42,7 +42,7 @@ fn what_was_put_into_the_store_counts_against_the_quota() {
     let copy = scene.path("copy");
     let read = nodes[0].run(&["append", "other", text(&copy)]);
     assert!(read.stderr.contains("is read and not kept"), "{}", read.stderr);
-    assert_same(&other, &copy);
+    assert_same_bytes(&other, &copy);
     until("nothing is kept of it", || held(&nodes[0]).len() == 1);
     // In its own place it takes no room.
     nodes[0].put(&second, "second");
@@ -138,7 +138,7 @@ fn daemon_that_starts_on_a_full_disk_serves_what_it_has() {
     let copy = scene.path("copy");
     let read = node.run(&["append", "more", text(&copy)]);
     assert!(read.stderr.contains("is read and not kept"), "{}", read.stderr);
-    assert_same(&more, &copy);
+    assert_same_bytes(&more, &copy);
     until("nothing of it stays", || held(&node).len() == 2);
     std::fs::remove_file(filler).expect("it is there");
     node.run(&["push", "more", "--to", "h1"]);

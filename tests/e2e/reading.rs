@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::lab::Lab;
 use crate::lab::scene::Scene;
-use crate::lab::tree::assert_same;
+use crate::lab::tree::{assert_same, assert_same_bytes};
 use crate::node::{Node, nodes, until};
 use crate::steps::MIB;
 
@@ -56,13 +56,13 @@ fn who_reads_a_part_fetches_that_alone_and_keeps_nothing() {
     // A whole file of it, too.
     let copy = scene.path("copy");
     nodes[1].run(&["append", "tree", text(&copy), "--path", "a"]);
-    assert_same(&tree.join("a"), &copy);
+    assert_same_bytes(&tree.join("a"), &copy);
     until("nothing of it stays", || held(&nodes[1]) == 0);
 }
 
 #[test]
 fn what_is_read_comes_in_order() {
-    const MARKS: usize = 8;
+    const MARKS: usize = 16;
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
@@ -76,10 +76,11 @@ fn what_is_read_comes_in_order() {
     nodes[0].run(&["put", text(&file), "--compress", "off"]);
     nodes[0].run(&["limit", "--max-upload", "2M"]);
     let cat = nodes[1].dft().args(["cat", "log"]).start();
-    for number in 0..MARKS / 2 {
+    for number in 0..MARKS / 4 {
         cat.wait_for(&format!("mark {number}"));
         let have = nodes[1].run(&["status"]).event("held").number("have_bytes");
-        let bound = (number as u64 + 2) * 2 * MIB;
+        // Some are ahead, and the harness may be late; in an order of its own, most of 32 MiB would be here.
+        let bound = (number as u64 + 4) * 2 * MIB;
         assert!(have <= bound, "{have} bytes were here when number {number} was printed");
     }
     nodes[0].run(&["limit", "--max-upload", "off"]);

@@ -40,6 +40,13 @@ pub fn assert_same(original: &Path, copy: &Path) {
     );
 }
 
+/// Fails the test unless two files hold the same bytes, whatever their times.
+pub fn assert_same_bytes(original: &Path, copy: &Path) {
+    let read =
+        |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(read(original) == read(copy), "{} differs from {}", copy.display(), original.display());
+}
+
 /// How `copy` differs from `original`, a line per entry.
 pub fn differences(original: &Path, copy: &Path) -> Vec<String> {
     let (expected, found) = (entries(original), entries(copy));

@@ -27,6 +27,7 @@ mod serve;
 pub mod table;
 mod taking;
 mod verbs;
+mod view;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -60,8 +60,8 @@ mod tests {
         readers.go_on(2, pieces[12..30].to_vec());
         let expected: Vec<PieceIndex> = [10, 12, 11, 13].map(|piece: usize| pieces[piece]).to_vec();
         assert_eq!(readers.ahead(&geometry), expected, "none is there twice");
-        for reader in 3..10 {
-            readers.go_on(reader, pieces[reader as usize * 10..].to_vec());
+        for reader in 3u8..10 {
+            readers.go_on(reader.into(), pieces[usize::from(reader) * 10..].to_vec());
         }
         let ahead = readers.ahead(&geometry);
         assert_eq!(ahead.len(), 18, "two pieces of each of nine");

@@ -44,10 +44,12 @@ pub(super) async fn push(
     drop(others);
     let unknown: BTreeSet<&String> =
         to.iter().filter(|wanted| !targets.iter().any(|node| is_called(node, wanted))).collect();
-    let mut failed = unknown.len();
+    let (mut failed, mut first) = (unknown.len(), None);
+    let not_taken = |node: &str, problem: &str| format!("{node} does not take {name}: {problem}");
     for node in unknown {
-        let problem = Some("the catalogue knows no such node".to_owned());
-        tell(reply, name, node, "failed", problem).await;
+        let problem = "the catalogue knows no such node".to_owned();
+        first.get_or_insert_with(|| not_taken(node, &problem));
+        tell(reply, name, node, "failed", Some(problem)).await;
     }
     let asked = futures::stream::iter(targets.into_iter().map(|node| async move {
         let mut outcome = ask(daemon, name, record.id, &node).await;
@@ -66,6 +68,7 @@ pub(super) async fn push(
             }
             Err(problem) => {
                 failed += 1;
+                first.get_or_insert_with(|| not_taken(&node, &problem));
                 tell(reply, name, &node, "failed", Some(problem)).await;
             }
         }
@@ -75,10 +78,12 @@ pub(super) async fn push(
             Err(Failure::new(Kind::NoSource, "there is no other node").hint("dft nodes shows who is there"))
         }
         (0, _) => Ok(()),
+        (1, _) => {
+            Err(Failure::new(Kind::NoSource, first.unwrap_or_default()).hint("dft nodes shows who is there"))
+        }
         (failed, _) => {
-            let nodes = if failed == 1 { "a node does" } else { &*format!("{failed} nodes do") };
-            Err(Failure::new(Kind::NoSource, format!("{nodes} not take {name}"))
-                .hint("dft nodes shows who is there"))
+            let message = format!("{failed} nodes do not take {name}; {}", first.unwrap_or_default());
+            Err(Failure::new(Kind::NoSource, message).hint("dft nodes shows who is there"))
         }
     }
 }
