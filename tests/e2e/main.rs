@@ -32,6 +32,7 @@ mod names;
 mod namespace;
 mod node;
 mod reading;
+mod removal;
 mod safety;
 mod same_content;
 mod secret;

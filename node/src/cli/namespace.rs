@@ -161,6 +161,9 @@ pub struct LsArgs {
     /// Show which node has which pieces, in a line for each node
     #[arg(long)]
     pub chunks: bool,
+    /// Show the files of a dataset
+    #[arg(long, requires = "pattern", conflicts_with_all = ["long", "chunks"])]
+    pub files: bool,
     /// Print JSON lines
     #[arg(long)]
     pub json: bool,
@@ -212,6 +215,12 @@ pub struct DropArgs {
 pub struct RmArgs {
     /// The name
     pub name: String,
+    /// Free the name, for other content: nobody relies on the old one any more
+    #[arg(long)]
+    pub forget: bool,
+    /// The dataset that it stands for, or stood for before it was removed
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    pub id: Option<String>,
     /// Print JSON lines
     #[arg(long)]
     pub json: bool,

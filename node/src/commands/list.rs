@@ -7,7 +7,7 @@ use super::limit::limits_text;
 use super::print_bytes;
 use crate::cli::{LsArgs, NodesArgs, StatusArgs};
 use crate::daemon::reach::Connection;
-use crate::daemon::wire::{Held, Item, Listed, Node, Pieces, Request, Status};
+use crate::daemon::wire::{File, Held, Item, Listed, Node, Pieces, Request, Status};
 use crate::failure::{Failure, Kind};
 use crate::report::{Reporter, human_bytes};
 
@@ -63,6 +63,14 @@ fn held_line(held: &Held) -> String {
 }
 
 pub(super) async fn names(args: LsArgs) -> Result<(), Failure> {
+    if args.files {
+        let request = Request::Files { name: args.pattern.unwrap_or_default() };
+        let show = |item| match item {
+            Item::File(file) => print_bytes(file_line(&file).as_bytes()),
+            _ => Ok(()),
+        };
+        return ask(&request, args.json, show, no_data).await;
+    }
     let pattern = args.pattern.clone();
     let request = Request::List { pattern, long: args.long, chunks: args.chunks };
     let mut none = true;
@@ -98,6 +106,21 @@ fn long_line(listed: &Listed) -> String {
         listed.name,
         complete_copies(listed),
     )
+}
+
+fn file_line(file: &File) -> String {
+    let File { kind, path, bytes, mtime_s, target, name } = file;
+    // Escaped: a hostile name cannot reach the terminal.
+    let shown = |path: &str| path.escape_debug().to_string();
+    let path = if path.is_empty() { shown(name) } else { shown(path) };
+    match (kind.as_str(), target) {
+        ("file", _) => {
+            let date = u64::try_from(*mtime_s).map_or_else(|_| "?".into(), date);
+            format!("{:>12}  {date:<20}  {path}\n", human_bytes(*bytes))
+        }
+        (_, Some(target)) => format!("{:>12}  {:<20}  {path} -> {}\n", "", "", shown(target)),
+        _ => format!("{:>12}  {:<20}  {path}/\n", "", ""),
+    }
 }
 
 /// Who has every piece, behind the pieces; nothing where nobody has, or it was not asked for.

@@ -216,6 +216,14 @@ impl Catalogue {
         }
     }
 
+    /// Frees a name that stands for this dataset, or stood for it, for any other.
+    pub async fn forget(&self, name: &DatasetName, id: ManifestId) -> Result<(), Failure> {
+        match self.write(|| self.client.forget(name, id)).await? {
+            RemoveOutcome::Removed => Ok(()),
+            RemoveOutcome::Already => Err(unknown(name)),
+        }
+    }
+
     /// Tells who this node is.
     pub async fn announce(&self, node: &OwnNode) -> Result<(), Failure> {
         let texts = node.control.iter().filter_map(|addr| ControlAddr::new(&addr.to_string()));
@@ -487,7 +495,7 @@ pub fn is_for(tracker: &str, from: Option<IpAddr>) -> bool {
     !loopback || from.is_some_and(|from| from.is_loopback())
 }
 
-fn unknown(name: &DatasetName) -> Failure {
+pub(super) fn unknown(name: &DatasetName) -> Failure {
     Failure::new(Kind::Name, format!("the catalogue knows no {name}")).hint("dft ls shows what there is")
 }
 
@@ -495,7 +503,12 @@ fn unknown(name: &DatasetName) -> Failure {
 fn failure(error: ClientError) -> Failure {
     let failure = Failure::new(kind_of(&error), error.to_string());
     match error {
-        ClientError::NameTaken { .. } => failure.hint("a name never changes its content: choose another one"),
+        ClientError::NameTaken { name, id, removed: true } => failure.hint(format!(
+            "only that dataset can have the name again; dft rm {name} --forget --id {id} frees it for any other"
+        )),
+        ClientError::NameTaken { .. } => {
+            failure.hint("a name never changes its content: choose another one; dft rm NAME --forget frees this one")
+        }
         ClientError::NoTracker => {
             failure.hint("one node has to keep the catalogue: dft daemon --embed-tracker")
         }

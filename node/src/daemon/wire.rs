@@ -149,6 +149,11 @@ pub enum Request {
         /// Ask which node has which pieces.
         chunks: bool,
     },
+    /// Which files does a dataset have?
+    Files {
+        /// Its name.
+        name: String,
+    },
     /// Which nodes are there?
     Nodes,
     /// Make nodes fetch a dataset.
@@ -173,6 +178,10 @@ pub enum Request {
     Remove {
         /// The name.
         name: String,
+        /// Whether other content may have it from then on.
+        forget: bool,
+        /// The manifest that it stands for, or stood for, in hexadecimal digits.
+        id: Option<String>,
     },
     /// End the daemon.
     Stop,

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::manifest::Entry;
 use dft_tracker::catalogue::protocol::{MANY_MAX, Record};
 use futures::StreamExt;
 
 use crate::commands::blocking;
 use crate::daemon::Daemon;
-use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_pattern};
+use crate::daemon::catalogue::{Catalogue, Holder, SeenNode, parse_name, parse_pattern};
 use crate::daemon::holding::{Holding, State, path_by_record};
 use crate::daemon::neighbours::{own_node, runs_of};
 use crate::daemon::rest::AtRest;
@@ -159,6 +160,32 @@ pub(super) async fn names(
                 reply.item(Item::Pieces(item)).await;
             }
         }
+    }
+    Ok(())
+}
+
+/// The entries of a dataset, the first one's own included where that is a file.
+pub(super) async fn files(daemon: &Arc<Daemon>, name: &str, reply: &Reply) -> Result<(), Failure> {
+    let (record, manifest) = daemon.catalogue().await?.get(&parse_name(name)?).await?;
+    for entry in &manifest.info().entries {
+        let path = entry.path().to_string();
+        let name = record.name.to_string();
+        let file = match entry {
+            Entry::Directory { .. } if entry.path().is_root() => continue,
+            Entry::File { size, mtime, .. } => {
+                let kind = "file".into();
+                wire::File { name, kind, path, bytes: *size, mtime_s: mtime.seconds, target: None }
+            }
+            Entry::Directory { mtime, .. } => {
+                let kind = "directory".into();
+                wire::File { name, kind, path, bytes: 0, mtime_s: mtime.seconds, target: None }
+            }
+            Entry::Symlink { target, .. } => {
+                let target = Some(String::from_utf8_lossy(target.as_bytes()).into_owned());
+                wire::File { name, kind: "symlink".into(), path, bytes: 0, mtime_s: 0, target }
+            }
+        };
+        reply.item(Item::File(file)).await;
     }
     Ok(())
 }

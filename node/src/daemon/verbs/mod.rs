@@ -77,10 +77,13 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
         Request::List { pattern, long, chunks } => {
             list::names(daemon, pattern.as_deref(), long, chunks, reply).await
         }
+        Request::Files { name } => list::files(daemon, &name, reply).await,
         Request::Nodes => list::nodes(daemon, reply).await,
         Request::Push { name, to, all, wait } => spread::push(daemon, &name, &to, all, wait, reply).await,
         Request::Drop { name, force } => spread::give_up(daemon, &name, force, reply).await,
-        Request::Remove { name } => spread::remove(daemon, &name, reply).await,
+        Request::Remove { name, forget, id } => {
+            spread::remove(daemon, &name, (forget, id.as_deref()), reply).await
+        }
         Request::Stop => {
             daemon.end();
             Ok(())

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use super::list::QUESTIONS_MAX;
 use crate::commands::blocking;
 use crate::daemon::Daemon;
-use crate::daemon::catalogue::{SeenNode, parse_name};
+use crate::daemon::catalogue::{SeenNode, parse_name, unknown};
 use crate::daemon::holding::Holding;
 use crate::daemon::neighbours::runs_of;
 use crate::daemon::serve::Reply;
@@ -207,13 +207,36 @@ async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failu
     daemon.opened(record.id).await.ok_or_else(missing)
 }
 
-/// Takes a name out of the catalogue; copies stay where they are.
-pub(super) async fn remove(daemon: &Arc<Daemon>, name: &str, reply: &Reply) -> Result<(), Failure> {
+/// Takes a name out of the catalogue, or frees it for other content; copies stay where they are. `named` is
+/// the dataset that is meant, where that is given: of a name that was removed before, nobody else knows it.
+pub(super) async fn remove(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    (forget, named): (bool, Option<&str>),
+    reply: &Reply,
+) -> Result<(), Failure> {
     let catalogue = daemon.catalogue().await?;
     let dataset = parse_name(name)?;
-    let record = catalogue.record(&dataset).await?;
-    catalogue.remove(&dataset, record.id).await?;
-    gone(reply, name, record.id, "the name is gone; nodes keep their copies until dft drop").await;
+    let id = match (catalogue.find(&dataset).await?, named) {
+        (Some(record), Some(named)) if !record.id.to_string().starts_with(named) => {
+            let message = format!("{name} is {} in the catalogue, not {named}", record.id);
+            return Err(Failure::new(Kind::Name, message).hint("dft ls -l shows what there is"));
+        }
+        (Some(record), _) => record.id,
+        (None, Some(named)) if forget => named.parse().map_err(|_| {
+            Failure::new(Kind::Usage, format!("«{named}» is no whole id of a dataset"))
+                .hint("of a name that was removed, all 64 digits are needed; a put under that name tells them")
+        })?,
+        (None, _) => return Err(unknown(&dataset)),
+    };
+    let what = if forget {
+        catalogue.forget(&dataset, id).await?;
+        "the name is free for other content; nodes keep their copies until dft drop"
+    } else {
+        catalogue.remove(&dataset, id).await?;
+        "the name is gone, and stays this dataset's own; nodes keep their copies until dft drop"
+    };
+    gone(reply, name, id, what).await;
     Ok(())
 }
 

@@ -33,6 +33,8 @@ pub enum Item {
     Listed(Listed),
     /// Which pieces a node has of the dataset named before.
     Pieces(Pieces),
+    /// An entry of a dataset.
+    File(File),
     /// A node.
     Node(Node),
     /// A node was asked to fetch.
@@ -241,6 +243,23 @@ pub struct Listed {
     pub holders: Option<Vec<String>>,
     /// Whether this node holds all of it.
     pub here: bool,
+}
+
+/// A file of a dataset, or what else it holds.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct File {
+    /// The dataset's name.
+    pub name: String,
+    /// «file», «directory» or «symlink».
+    pub kind: String,
+    /// Its path in the dataset; empty where the dataset is a file.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was changed last, in seconds since 1970.
+    pub mtime_s: i64,
+    /// What a symbolic link leads to.
+    pub target: Option<String>,
 }
 
 /// Which pieces a node has.
