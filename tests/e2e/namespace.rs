@@ -383,22 +383,23 @@ fn data_travel_compressed_as_the_latest_put_says_also_after_a_restart() {
 
 #[test]
 fn outsiders_reach_neither_a_private_daemon_nor_its_catalogue() {
-    let Some(lab) = Lab::hosts(4).start_or_skip() else { return };
+    let Some(lab) = Lab::hosts(5).start_or_skip() else { return };
     let scene = Scene::new();
     let [secret, other] = ["secret", "other"].map(|name| crate::secret::new_secret(&scene, name));
     let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker", "--secret", &secret]);
     let member = Node::start(&scene, lab.host(1), &["--secret", &secret]);
     let tracker = keeper.run(&["status"]).event("status").texts("trackers").remove(0);
-    // One finds whom it can on the LAN; the other knows the tracker, and has a secret of its own.
+    // One finds whom it can on the LAN; the others know the tracker, and one has a secret of its own.
     let stranger = Node::start(&scene, lab.host(2), &[]);
     let rival = Node::start(&scene, lab.host(3), &["--secret", &other, "--tracker", &tracker]);
+    let knowing = Node::start(&scene, lab.host(4), &["--tracker", &tracker]);
     let file = scene.path("model");
     data::random_file(&file, 5, 2 * MIB);
     member.put(&file, "private/model");
     assert_same(&file, &keeper.get("private/model"));
     let path = file.to_str().expect("a path of a test");
     let verbs = [&["ls"][..], &["nodes"], &["get", "private/model"], &["put", path, "--name", "mine"]];
-    for outsider in [&stranger, &rival] {
+    for outsider in [&stranger, &rival, &knowing] {
         for attempt in verbs.map(|verb| outsider.begin(verb)) {
             let outcome = attempt.wait().expect_code(4);
             // A put hashes its own file, whatever comes of it.

@@ -25,7 +25,7 @@ pub(super) async fn ask(
             () = &mut interrupt => {
                 reporter.end();
                 return Err(Failure::new(Kind::Interrupted, "interrupted")
-                    .hint("what the daemon has begun to fetch, it goes on with: dft status"));
+                    .hint(after_interruption(request)));
             }
         };
         match event {
@@ -75,6 +75,22 @@ fn tell(reporter: &mut Reporter, progress: &Progress, rate: f64) {
     let left = left.map_or_else(|| "--".into(), human_time);
     let peers = if progress.peers > 0 { format!(", {} peers", progress.peers) } else { String::new() };
     reporter.progress(progress.bytes, format!("{rate}/s, {left} left{peers}"));
+}
+
+/// What becomes of a request that nobody waits for any more.
+fn after_interruption(request: &Request) -> &'static str {
+    match request {
+        Request::Get { peek, include, exclude, .. }
+            if *peek || !include.is_empty() || !exclude.is_empty() =>
+        {
+            "the daemon does not go on with it; the same command does, with what is there already"
+        }
+        Request::Get { .. } | Request::Fetch { .. } | Request::Push { .. } => {
+            "what the daemon has begun to fetch, it goes on with: dft status; dft drop NAME ends that"
+        }
+        Request::Put { .. } => "nothing was published, unless it had come that far: dft ls shows it",
+        _ => "run the same command again",
+    }
 }
 
 /// For requests that answer with no bytes.

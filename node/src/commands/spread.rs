@@ -17,7 +17,8 @@ pub(super) async fn give_up(args: DropArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn remove(args: RmArgs) -> Result<(), Failure> {
-    ask(&Request::Remove { name: args.name, forget: args.forget, id: args.id }, args.json, show, no_data).await
+    ask(&Request::Remove { name: args.name, forget: args.forget, id: args.id }, args.json, show, no_data)
+        .await
 }
 
 fn show(item: Item) -> Result<(), Failure> {

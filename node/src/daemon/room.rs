@@ -177,12 +177,12 @@ impl Daemon {
     }
 
     /// Whether one of these nodes says that it has all of it, once it has looked at its files: the tracker
-    /// knows of what is at rest how it was when it was looked at last. Who is no daemon cannot be asked; it looks
-    /// at its files all the time.
+    /// knows of what is at rest how it was when it was looked at last. Who is no daemon, a `dft seed` or a
+    /// `dft fetch` that runs, keeps nothing once that ends.
     async fn is_kept_by_one_of(&self, others: &[PeerId], holding: &Holding) -> Result<bool, Failure> {
         let nodes = self.catalogue().await?.nodes().await?;
-        for other in others.iter().take(ASKED_MAX) {
-            let Some(node) = nodes.iter().find(|node| node.peer == *other) else { return Ok(true) };
+        let found = others.iter().filter_map(|other| nodes.iter().find(|node| node.peer == *other));
+        for node in found.take(ASKED_MAX) {
             let request = NodeRequest::Pieces { manifest: holding.id() };
             let answer = self.discovery.ask_node(node.peer, node.control.clone(), request).await;
             if let Ok(NodeResponse::Pieces(runs)) = answer

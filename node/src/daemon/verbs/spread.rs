@@ -224,8 +224,9 @@ pub(super) async fn remove(
         }
         (Some(record), _) => record.id,
         (None, Some(named)) if forget => named.parse().map_err(|_| {
-            Failure::new(Kind::Usage, format!("«{named}» is no whole id of a dataset"))
-                .hint("of a name that was removed, all 64 digits are needed; a put under that name tells them")
+            Failure::new(Kind::Usage, format!("«{named}» is no whole id of a dataset")).hint(
+                "of a name that was removed, all 64 digits are needed; a put under that name tells them",
+            )
         })?,
         (None, _) => return Err(unknown(&dataset)),
     };
