@@ -427,7 +427,9 @@ fn acknowledged_puts_survive_kill_9_of_every_daemon() {
         data::random_file(&file, round, 1 + below(200_000) as u64);
         let name = format!("runs/{round}");
         let putter = 1 + below(5);
-        let put = nodes[putter].begin(&["put", file.to_str().expect("a path"), "--name", &name]);
+        let copy: &[&str] = if round % 3 == 0 { &["--copy"] } else { &[] };
+        let put = ["put", file.to_str().expect("a path"), "--name", &name];
+        let put = nodes[putter].begin(&[&put, copy].concat());
         // Who dies, the one with the tracker, whoever puts or another, and when: at any moment of the
         // put, or after it.
         let victim = [0, putter, 1 + below(5)][below(3)];
@@ -495,6 +497,10 @@ fn killed_daemon_goes_on_fetching_when_it_starts_again() {
     assert!(lost.stderr.contains("lost the daemon"), "{}", lost.stderr);
     assert!(!scene.path("h1/model").exists(), "no final name before it is complete");
     nodes[1].start_again();
+    // The same command joins the fetch that goes on.
+    let got = nodes[1].run(&["get", "model"]).event("got").clone();
+    let received = got.number("received_bytes");
+    assert!((MIB..40 * MIB).contains(&received), "{received} of 48 MiB came in the second part");
     nodes[0].until_copies("model", 2);
     assert_same(&file, &scene.path("h1/model"));
     let sent = lab.host(0).sent_bytes();

@@ -99,7 +99,14 @@ fn several_names_and_patterns_are_got_by_one_command() {
     let told = nodes[2].fails(7, &["get", "runs/run-00", "runs/absent", "-o", text(&into)]);
     assert!(told.contains("1 of 2 datasets are not there; runs/absent"), "{told}");
     let told = nodes[2].fails(2, &["get", "runs/run-00", "elsewhere/run-00", "-o", text(&into)]);
-    assert!(told.contains("would both be called run-00"), "{told}");
+    assert!(told.contains("would both be called run-00") && told.contains("--parents"), "{told}");
+    let apart = scene.new_directory("apart");
+    let both = ["get", "*/run-00", "--parents", "-o", text(&apart)];
+    nodes[2].run(&both);
+    assert_same(&source.join("run-00"), &apart.join("runs/run-00"));
+    assert_same(&other, &apart.join("elsewhere/run-00"));
+    nodes[2].run(&both);
+    nodes[2].fails(2, &["get", "odd[1]", "--parents", text(&apart.join("runs/run-00"))]);
     assert!(nodes[2].fails(7, &["get", "nothing*", text(&into)]).contains("knows no name like nothing*"));
     assert!(nodes[2].fails(2, &["get", "a", "b", "c"]).contains("several names need a directory"));
     // What looks like a pattern may be a name.

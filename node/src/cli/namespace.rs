@@ -103,6 +103,9 @@ pub struct GetArgs {
     /// The directory in which they are created [default: DEST, or the current directory]
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Create the directories that its name has as well: runs/17/out becomes DIR/runs/17/out
+    #[arg(long)]
+    pub parents: bool,
     /// Fetch it, and neither keep nor share it in the daemon
     #[arg(long)]
     pub peek: bool,

@@ -14,9 +14,9 @@ pub(super) async fn run(args: GetArgs) -> Result<(), Failure> {
     let (names, into) = names_and_directory(args.names, args.output)?;
     let into = absolute(&into)?.as_path().into();
     let SelectArgs { include, exclude } = args.select;
-    let (peek, id, force) = (args.peek, args.id, args.force);
+    let (parents, peek, id, force) = (args.parents, args.peek, args.id, args.force);
     let timeout_ms = args.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-    let request = Request::Get { names, into, peek, id, force, include, exclude, timeout_ms };
+    let request = Request::Get { names, into, parents, peek, id, force, include, exclude, timeout_ms };
     let show = |item| match item {
         Item::Got(got) => {
             let (bytes, seconds) = (human_bytes(got.bytes), got.seconds);

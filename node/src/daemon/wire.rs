@@ -99,6 +99,8 @@ pub enum Request {
         names: Vec<String>,
         /// The directory in which they are created.
         into: WirePath,
+        /// In the directories that their names have.
+        parents: bool,
         /// Don't share it afterwards.
         peek: bool,
         /// The manifest that it has to be, in hexadecimal digits.

@@ -34,12 +34,14 @@ pub(super) struct Wanted {
     /// Names, and patterns.
     pub(super) names: Vec<String>,
     pub(super) id: Option<String>,
+    /// In the directories that their names have.
+    pub(super) parents: bool,
     pub(super) select: SelectArgs,
     pub(super) target: Target,
 }
 
 /// Where to, and how.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Target {
     pub(super) into: PathBuf,
     /// Not to be shared afterwards.
@@ -117,7 +119,16 @@ async fn one(
         Kind::Usage => failure.hint("globs are of paths in the dataset, as 'runs/*.csv', or of names alone"),
         _ => failure,
     })?;
-    let obtained = obtain(daemon, name, manifest, &selection, &wanted.target, reply).await?;
+    let into = wanted.target.into.join(parents_of(name, wanted.parents));
+    if wanted.parents {
+        let directory = into.clone();
+        blocking(move || {
+            std::fs::create_dir_all(&directory).map_err(|error| Failure::given("create", &directory, &error))
+        })
+        .await??;
+    }
+    let target = Target { into, ..wanted.target.clone() };
+    let obtained = obtain(daemon, name, manifest, &selection, &target, reply).await?;
     let stats = obtained.snapshot.stats;
     reply
         .item(Item::Got(wire::Got {
@@ -130,6 +141,12 @@ async fn one(
         }))
         .await;
     Ok(())
+}
+
+/// The directories that a name has; none where they are not wanted.
+fn parents_of(name: &str, wanted: bool) -> &Path {
+    let parents = name.rsplit_once('/').filter(|_| wanted);
+    Path::new(parents.map_or("", |(parents, _)| parents))
 }
 
 /// Makes a dataset, or a part of it, be where it is wanted.
@@ -169,7 +186,10 @@ async fn from_here(
 ) -> Result<Obtained, Failure> {
     holding.touch(daemon);
     found(holding, target).await?;
+    let was_here = holding.is_complete();
     wait::complete(daemon, holding, target.timeout, reply).await?;
+    // What came meanwhile, and before, of the same fetch.
+    let snapshot = if was_here { Snapshot::default() } else { holding.snapshot() };
     if let State::Complete(path) = holding.view().state
         && is_same(path.clone(), target.into.join(file_name(&holding.manifest))).await?
     {
@@ -177,7 +197,7 @@ async fn from_here(
         holding.look().await;
         return match holding.view().state {
             State::Damaged(reason) => Err(Failure::new(Kind::Integrity, reason)),
-            _ => Ok(Obtained { path, snapshot: Snapshot::default() }),
+            _ => Ok(Obtained { path, snapshot }),
         };
     }
     let store = wait::running(holding).await?.store;
@@ -199,7 +219,7 @@ async fn from_here(
         }
         copied => copied?,
     };
-    Ok(Obtained { path, snapshot: Snapshot::default() })
+    Ok(Obtained { path, snapshot })
 }
 
 async fn is_same(one: PathBuf, other: PathBuf) -> Result<bool, Failure> {

@@ -59,10 +59,10 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
             let (output, cache) = (output.to_path(), cache.to_path());
             seed::run(daemon, &manifest, seed::Wanted { paths, output, cache, compress }, reply).await
         }
-        Request::Get { names, into, peek, id, force, include, exclude, timeout_ms } => {
+        Request::Get { names, into, parents, peek, id, force, include, exclude, timeout_ms } => {
             let timeout = timeout_ms.map(Duration::from_millis);
             let target = get::Target { into: into.to_path(), peek, force, timeout, ..Default::default() };
-            let wanted = get::Wanted { names, id, select: SelectArgs { include, exclude }, target };
+            let wanted = get::Wanted { names, id, parents, select: SelectArgs { include, exclude }, target };
             get::run(daemon, &wanted, reply).await
         }
         Request::Fetch { manifest, into, peers, force, include, exclude, timeout_ms } => {

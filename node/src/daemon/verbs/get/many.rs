@@ -14,7 +14,7 @@ use std::time::Duration;
 use dft_protocol::manifest::Manifest;
 use futures::StreamExt;
 
-use super::{Wanted, find, one};
+use super::{Wanted, find, one, parents_of};
 use crate::daemon::Daemon;
 use crate::daemon::catalogue::{parse_name, parse_pattern};
 use crate::daemon::holding::file_name;
@@ -57,7 +57,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
         }
     }
     drop(finds);
-    check_clashes(&found)?;
+    check_clashes(&found, wanted.parents)?;
     for (name, failure) in &failures {
         warn(name, failure, reply).await;
     }
@@ -132,15 +132,16 @@ async fn names(daemon: &Daemon, texts: &[String]) -> Result<BTreeSet<String>, Fa
 }
 
 /// Two datasets cannot have one place: nothing is fetched where that is asked for.
-fn check_clashes(found: &[(String, Arc<Manifest>)]) -> Result<(), Failure> {
+fn check_clashes(found: &[(String, Arc<Manifest>)], parents: bool) -> Result<(), Failure> {
     let mut places: BTreeMap<PathBuf, &(String, Arc<Manifest>)> = BTreeMap::new();
     for dataset in found {
-        let place = file_name(&dataset.1);
+        let place = parents_of(&dataset.0, parents).join(file_name(&dataset.1));
         match places.get(&place) {
             Some(other) if other.1.id() != dataset.1.id() => {
                 let (one, other, place) = (&other.0, &dataset.0, place.display());
                 let message = format!("{one} and {other} would both be called {place}");
-                return Err(Failure::new(Kind::Usage, message).hint("get them into different directories"));
+                return Err(Failure::new(Kind::Usage, message)
+                    .hint("--parents makes the directories of their names as well"));
             }
             _ => {
                 places.insert(place, dataset);
