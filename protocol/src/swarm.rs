@@ -523,7 +523,7 @@ impl Swarm {
                 self.punish(id, Violation::Unresponsive, now);
             } else if now.since(link.sent_at) >= KEEP_ALIVE_AFTER {
                 // A node with thousands of datasets would have a link to each peer of each.
-                if self.have.is_full() && link.have.is_full() {
+                if self.have.is_full() && link.have.is_full() && !self.reads {
                     self.close(id, DisconnectReason::Done, Duration::from_secs(60), now);
                     continue;
                 }

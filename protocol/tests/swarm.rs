@@ -419,7 +419,7 @@ fn reader(wanted: Option<PieceSet>) -> (Swarm, LinkId) {
 }
 
 fn pieces(numbers: std::ops::Range<u64>) -> Vec<PieceIndex> {
-    let geometry = Geometry::new(vec![1000; 100]).unwrap();
+    let geometry = Geometry::new(vec![1000; 200]).unwrap();
     numbers.filter_map(|number| geometry.piece(number)).collect()
 }
 
@@ -486,20 +486,33 @@ fn what_is_only_read_is_fetched_as_it_is_read_and_goes() {
     swarm.check_invariants();
     let have: Vec<u32> = swarm.have().iter().map(PieceIndex::to_u32).collect();
     assert_eq!(have, [42], "what was read is gone");
-    let mut lost = Vec::new();
-    let mut asked = Vec::new();
-    for command in commands(&mut swarm) {
-        match command {
-            Command::Send { message: Message::Lost(list), .. } => lost.extend_from_slice(list.pieces()),
-            Command::Send { message: Message::Request(list), .. } => asked.extend_from_slice(list.pieces()),
-            _ => {}
+    let (mut told, mut asked, mut cancelled) = (Vec::new(), Vec::new(), Vec::new());
+    let mut look = |swarm: &mut Swarm| {
+        for command in commands(swarm) {
+            match command {
+                Command::Send { message: Message::Request(list), .. } => {
+                    asked.extend_from_slice(list.pieces())
+                }
+                Command::Send { message: Message::Cancel(list), .. } => {
+                    cancelled.extend_from_slice(list.pieces());
+                }
+                Command::Send { message, .. } => told.push(message),
+                _ => {}
+            }
         }
-    }
-    assert_eq!((lost, asked), (pieces(40..42), pieces(43..45)));
+    };
+    look(&mut swarm);
     swarm.handle(Event::Reading(Vec::new()), at(0.4));
     swarm.check_invariants();
-    receive(&mut swarm, link, 43, 0.5);
-    assert_eq!(requested(&mut swarm), [], "nothing is read any more");
+    swarm.handle_timeout(at(5.0));
+    look(&mut swarm);
+    assert_eq!((asked, cancelled), (pieces(43..45), pieces(43..45)), "nothing is read any more");
+    assert_eq!(told, [], "nobody hears of what comes and goes");
+    let message = Message::Reject(pieces(43..44)[0], RejectReason::Cancelled);
+    swarm.handle(Event::Message { link, message }, at(5.1));
+    swarm.handle(Event::PieceDiscarded { link, piece: pieces(44..45)[0] }, at(5.1));
+    swarm.check_invariants();
+    assert_eq!(requested(&mut swarm), []);
     link_to(&mut swarm, 3, 0.6);
     let told = commands(&mut swarm).into_iter().find_map(|command| match command {
         Command::Send { message: Message::Wanted(set), .. } => Some(set.count()),
@@ -511,27 +524,78 @@ fn what_is_only_read_is_fetched_as_it_is_read_and_goes() {
 #[test]
 fn what_a_reader_asked_for_is_offered_to_nobody_else() {
     let mut swarm = seeder_of_two(100);
-    let offered = |swarm: &mut Swarm| -> Vec<(LinkId, PieceIndex)> {
-        let offers = commands(swarm).into_iter().filter_map(|command| match command {
-            Command::Send { link, message: Message::Have(list) } => Some((link, list.pieces().to_vec())),
-            _ => None,
-        });
-        offers.flat_map(|(link, pieces)| pieces.into_iter().map(move |piece| (link, piece))).collect()
-    };
-    let first = offered(&mut swarm);
-    let is_offered = |piece: &PieceIndex| first.iter().any(|(_, offered)| offered == piece);
-    let unoffered = pieces(0..100).into_iter().find(|piece| !is_offered(piece)).unwrap();
-    let reader = first[0].0;
-    let message = Message::Request(PieceList::one(unoffered));
-    swarm.handle(Event::Message { link: reader, message }, at(0.1));
-    swarm.check_invariants();
-    assert!(!offered(&mut swarm).iter().any(|(_, piece)| *piece == unoffered));
-    for round in 0..200 {
-        for (link, piece) in offered(&mut swarm) {
-            assert_ne!(piece, unoffered);
-            let message = Message::Request(PieceList::one(piece));
-            swarm.handle(Event::Message { link, message }, at(0.2 + f64::from(round) * 0.01));
+    let mut offered: Vec<PieceIndex> = Vec::new();
+    let mut unoffered = None;
+    let reader = LinkId(2);
+    for round in 0..400 {
+        let now = at(0.001 * f64::from(round));
+        for command in commands(&mut swarm) {
+            match command {
+                Command::Send { link, message: Message::Have(list) } => {
+                    for &piece in list.pieces() {
+                        assert_ne!(Some(piece), unoffered, "it is on its way already");
+                        offered.push(piece);
+                        let message = Message::Request(PieceList::one(piece));
+                        swarm.handle(Event::Message { link, message }, now);
+                    }
+                }
+                Command::SendPiece { link, piece } => {
+                    swarm.handle(Event::PieceSent { link, piece }, now);
+                    // The reader takes its time to say that it has it.
+                    if Some(piece) != unoffered {
+                        let message = Message::Have(PieceList::one(piece));
+                        swarm.handle(Event::Message { link, message }, now);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if unoffered.is_none() {
+            unoffered = pieces(0..100).into_iter().find(|piece| !offered.contains(piece));
+            let message = Message::Request(PieceList::one(unoffered.expect("few are offered at first")));
+            swarm.handle(Event::Message { link: reader, message }, now);
         }
         swarm.check_invariants();
     }
+    assert_eq!(offered.len(), 99, "all others were offered");
+}
+
+#[test]
+fn a_reader_waits_for_no_end_game() {
+    let (mut swarm, first) = one_link(PieceSet::empty(200));
+    swarm.handle(Event::Preferred(pieces(10..11)), at(0.0));
+    let asked = |swarm: &mut Swarm| -> Vec<(LinkId, u32)> {
+        let requests = commands(swarm).into_iter().filter_map(|command| match command {
+            Command::Send { link, message: Message::Request(list) } => Some((link, list.pieces().to_vec())),
+            _ => None,
+        });
+        requests
+            .flat_map(|(link, pieces)| pieces.into_iter().map(move |piece| (link, piece.to_u32())))
+            .collect()
+    };
+    // Whoever was asked before it was known what is read is never done with what it has.
+    let before: Vec<(LinkId, u32)> = asked(&mut swarm);
+    let waited_for = before.iter().find(|(link, _)| *link == first).expect("it is asked for something").1;
+    swarm.handle(Event::Preferred(pieces(waited_for.into()..u64::from(waited_for) + 1)), at(0.1));
+    let second = link_to(&mut swarm, 2, 0.2);
+    let mut sources = Vec::new();
+    for step in 0..40 {
+        let now = 0.3 + f64::from(step) * 0.1;
+        for (link, piece) in asked(&mut swarm) {
+            if piece == waited_for {
+                sources.push(link);
+            } else if link == second && step < 30 {
+                // It always has something else that is wanted.
+                let piece = pieces(piece.into()..u64::from(piece) + 1)[0];
+                swarm.handle(Event::PieceReceived { link, piece }, at(now));
+                swarm.handle(Event::PieceChecked { link, piece, valid: true }, at(now));
+                swarm.check_invariants();
+                break;
+            }
+        }
+        swarm.handle_timeout(at(now));
+        swarm.check_invariants();
+    }
+    assert_eq!(sources, [second], "it is asked of the other before all else is here");
+    assert!(!swarm.is_satisfied());
 }

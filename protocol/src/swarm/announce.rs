@@ -57,7 +57,7 @@ impl Swarm {
         };
         link.told_all = true;
         let other_seeder = link.seeder;
-        if !self.have.is_empty() {
+        if !self.have.is_empty() && !self.reads {
             let bitfield = Message::Bitfield(self.have.clone());
             self.send(id, bitfield, now);
         }

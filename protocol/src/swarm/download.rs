@@ -87,7 +87,7 @@ pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
 }
 
 /// Whom a late piece was asked of, and since when: of two, the older is given up.
-struct Late {
+pub(super) struct Late {
     older: (LinkId, Instant),
     newer: Option<(LinkId, Instant)>,
 }
@@ -145,9 +145,11 @@ impl Swarm {
                     self.picker.pick(&link.told, |piece| !asked(piece) && has(piece), &mut self.rng)
                 }
             };
-            let (piece, late) = match pick {
-                Some(piece) => (piece, None),
-                None => match self.late_piece(id, now) {
+            let late = if self.picker.preferred().is_empty() { None } else { self.late_for_reader(id, now) };
+            let (piece, late) = match (late, pick) {
+                (Some((piece, late)), _) => (piece, Some(late)),
+                (None, Some(piece)) => (piece, None),
+                (None, None) => match self.late_piece(id, now) {
                     Some((piece, late)) => (piece, Some(late)),
                     None => break,
                 },
@@ -221,14 +223,24 @@ impl Swarm {
 
     /// A piece that all its sources are late with and `id` has: the one that waits longest.
     fn late_piece(&self, id: LinkId, now: Instant) -> Option<(PieceIndex, Late)> {
+        self.latest_of(self.requested.iter().map(|(piece, state)| (*piece, *state)), id, now)
+    }
+
+    /// Of these, the one that waits longest of those that are late and `id` has.
+    pub(super) fn latest_of(
+        &self,
+        requested: impl Iterator<Item = (PieceIndex, PieceState)>,
+        id: LinkId,
+        now: Instant,
+    ) -> Option<(PieceIndex, Late)> {
         let link = self.links.get(&id)?;
         let (near_after, far_after) = (self.late_after(true), self.late_after(false));
         let mut latest: Option<(PieceIndex, Late)> = None;
-        for (&piece, &state) in &self.requested {
+        for (piece, state) in requested {
             let PieceState::Requested { first, second, since } = state else {
                 continue;
             };
-            if first == id || link.requested.contains(piece) || !link.have.contains(piece) {
+            if first == id || link.requested.contains(piece) || !self.may_have(link, piece) {
                 continue;
             }
             let newer = second.and_then(|second| {
@@ -249,7 +261,7 @@ impl Swarm {
         latest
     }
 
-    fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
+    pub(super) fn cancel(&mut self, id: LinkId, piece: PieceIndex, now: Instant) {
         let len = self.piece_bytes(piece);
         if let Some(link) = self.links.get_mut(&id)
             && let Some(request) = link.requested.get_mut(piece)
@@ -415,9 +427,11 @@ impl Swarm {
         }
         self.set_piece(piece, PieceState::Verified);
         self.commands.push_back(Command::Notify(Notification::PieceVerified { piece, from_seeder }));
-        let alone = self.entrust(piece, id, now);
-        self.tell_other_sites(piece, id, now);
-        self.announce(piece, Some(id), alone, now);
+        if !self.reads {
+            let alone = self.entrust(piece, id, now);
+            self.tell_other_sites(piece, id, now);
+            self.announce(piece, Some(id), alone, now);
+        }
         if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));
         }

@@ -105,8 +105,8 @@ pub enum Event {
     /// asked for before rarer ones. Replaces what was preferred before.
     Preferred(Vec<PieceIndex>),
     /// Somebody reads the dataset, and nothing of it is kept: exactly these pieces are wanted now, the most
-    /// urgent first, and what is here besides them is gone. Peers are told that nothing is wanted: this
-    /// node brings no piece any further.
+    /// urgent first, and what is here besides them is gone. Peers are told that nothing is wanted, and of no
+    /// piece: this node brings none any further.
     Reading(Vec<PieceIndex>),
     /// Pieces that were here can no longer be read, or have to be fetched again.
     PiecesLost(Vec<PieceIndex>),

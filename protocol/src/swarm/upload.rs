@@ -99,7 +99,9 @@ impl Swarm {
                 self.punish(id, Violation::RequestFlood, now);
                 return;
             }
-            let takes = |injector: &mut Injector| injector.take(piece);
+            // Who wants nothing of it does not pass it on.
+            let is_kept = link.wanted.as_ref().is_none_or(|wanted| wanted.contains(piece));
+            let takes = |injector: &mut Injector| is_kept && injector.take(piece);
             if link.offers.remove(&piece) || self.injector.as_mut().is_some_and(takes) {
                 link.taken.insert(piece, now);
             }
@@ -310,8 +312,11 @@ impl Swarm {
         }
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
-            for list in PieceList::split(&lost) {
-                self.send(id, Message::Lost(list), now);
+            // Nobody was told of what is only read.
+            if !self.reads {
+                for list in PieceList::split(&lost) {
+                    self.send(id, Message::Lost(list), now);
+                }
             }
             for &piece in &lost {
                 let Some(link) = self.links.get_mut(&id) else {
