@@ -39,6 +39,27 @@ fn verbs_start_a_daemon_where_none_runs() {
 }
 
 #[test]
+fn user_has_one_daemon_however_he_logged_in() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    // Longer than the path of a socket may be.
+    let name = "lonely ".repeat(16);
+    let node = || scene.dft_on(lab.host(0), &name);
+    let session = scene.new_directory("session");
+    let daemon = node().args(["daemon", "--json"]).env("XDG_RUNTIME_DIR", &session).start();
+    daemon.wait_for("ready");
+    std::fs::remove_dir_all(&session).expect("it ends with its session");
+    let status = node().args(["status", "--json"]).run().expect_code(0);
+    let store = status.event("status").text("store").to_owned();
+    let second = node().arg("daemon").run().expect_code(5);
+    let pid = status.event("status").number("pid");
+    assert!(second.stderr.contains(&format!("a daemon runs already (pid {pid})")), "{}", second.stderr);
+    // Another user's, or that of another host where homes are shared.
+    let other = scene.dft_on(lab.host(0), "other").args(["daemon", "--store", &store]).run().expect_code(5);
+    assert!(other.stderr.contains(&format!("another daemon (pid {pid} on host ")), "{}", other.stderr);
+}
+
+#[test]
 fn daemon_on_demand_finds_the_files_that_variables_name_from_where_its_user_is() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();
@@ -112,7 +133,7 @@ fn nobody_else_can_use_the_socket() {
     let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
-    let directory = scene.path("h0.run/dft");
+    let directory = scene.socket_directory("h0");
     let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!((mode(&directory), mode(&directory.join("daemon.sock"))), (0o700, 0o600));
     // Whoever is this user and sends nonsense harms nobody.
@@ -156,9 +177,10 @@ fn another_user_is_refused_even_where_the_file_system_lets_him_in() {
     let Some(lab) = Lab::hosts(1).with_machine_root().start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
-    let socket = scene.path("h0.run/dft/daemon.sock");
-    for directory in [scene.path(""), scene.path("h0.run"), scene.path("h0.run/dft")] {
-        data::set_mode(&directory, 0o755);
+    let directory = scene.socket_directory("h0");
+    let socket = directory.join("daemon.sock");
+    for above in directory.ancestors().take_while(|above| above.starts_with(scene.path(""))) {
+        data::set_mode(above, 0o755);
     }
     data::set_mode(&socket, 0o666);
     let this = std::env::current_exe().expect("this program has a path");
@@ -173,7 +195,7 @@ fn another_user_is_refused_even_where_the_file_system_lets_him_in() {
     assert!(own.contains("neighbour: answered"), "{own}");
     let other = ask_as(NOBODY);
     assert!(other.contains("neighbour: refused"), "{other}");
-    data::set_mode(&scene.path("h0.run/dft"), 0o700);
+    data::set_mode(&directory, 0o700);
     nodes[0].run(&["status"]);
 }
 

@@ -62,6 +62,15 @@ impl Scene {
         path
     }
 
+    /// Where the daemon of this name has its socket: a directory for each host of its user.
+    pub fn socket_directory(&self, name: &str) -> PathBuf {
+        let hosts = self.path(&format!("{name}.state/dft/run"));
+        let mut found = fs::read_dir(&hosts).unwrap_or_else(|error| panic!("{}: {error}", hosts.display()));
+        let host = found.next().expect("a daemon runs or ran").expect("an entry").path();
+        assert!(found.next().is_none(), "one host, one directory");
+        host
+    }
+
     /// `dft` on this machine, in a directory and with a state directory of its own, both called
     /// `name`: the same name continues where an earlier process stopped.
     pub fn dft(&self, name: &str) -> Dft {
@@ -80,16 +89,16 @@ impl Scene {
 
     fn prepared(&self, name: &str, directory: PathBuf, mut command: Command) -> Dft {
         let state = self.new_directory(&format!("{name}.state"));
-        command.env("XDG_STATE_HOME", &state).env("HOME", &state);
         // A daemon of this name has its socket and its store there.
-        let runtime = self.new_directory(&format!("{name}.run"));
-        command.env("XDG_RUNTIME_DIR", &runtime).env("XDG_DATA_HOME", state.join("data"));
+        command.env("XDG_STATE_HOME", &state).env("HOME", &state).env("XDG_DATA_HOME", state.join("data"));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("DFT_") {
                 command.env_remove(variable);
             }
         }
-        for variable in ["XDG_CONFIG_HOME", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"] {
+        for variable in
+            ["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "CLICOLOR_FORCE"]
+        {
             command.env_remove(variable);
         }
         let number = self.started.replace(self.started.get() + 1);

@@ -36,14 +36,16 @@ impl Connection {
         let Some(directory) = path.parent().filter(|directory| directory.exists()) else { return Ok(None) };
         // Another user's socket could take what is asked, and answer anything.
         places::check_private(directory)?;
-        match UnixStream::connect(&path).await {
+        let cannot = |error| places::cannot("reach the daemon at", &path, &error);
+        let name = places::SocketName::of(&path).map_err(cannot)?;
+        match UnixStream::connect(name.as_path()).await {
             Ok(stream) => Ok(Some(Self { stream })),
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
             {
                 Ok(None)
             }
-            Err(error) => Err(Failure::io("reach the daemon at", &path, &error)),
+            Err(error) => Err(cannot(error)),
         }
     }
 

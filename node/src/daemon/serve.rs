@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::places::{self, SocketName};
 use super::wire::{self, Envelope, Event, Item};
 use super::{Daemon, verbs};
 use crate::failure::{Failure, Kind};
@@ -31,12 +32,13 @@ impl Socket {
     /// Listens at `path`, in a directory of this user alone. The caller holds the daemon's lock,
     /// so a file that is there is left over.
     pub(super) fn bind(path: &Path) -> Result<Self, Failure> {
-        let failure = |error: io::Error| Failure::io("listen on", path, &error);
+        let failure = |error: io::Error| places::cannot("listen on", path, &error);
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failure(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(failure)?;
+        let name = SocketName::of(path).map_err(failure)?;
+        let listener = UnixListener::bind(name.as_path()).map_err(failure)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failure)?;
         Ok(Self { listener, path: path.to_owned() })
     }
