@@ -223,7 +223,7 @@ mod tests {
             Locked::By(holder) => assert_eq!(holder, Some(own)),
             Locked::Ours(_) => panic!("two have it"),
         }
-        let said = lock_store(directory.path()).err().expect("it is taken").message;
+        let said = lock_store(directory.path()).expect_err("it is taken").message;
         assert!(said.contains(&format!("(pid {} on host {})", std::process::id(), host_name())), "{said}");
         drop(held);
         assert!(matches!(lock(&path), Ok(Locked::Ours(_))));
