@@ -6,7 +6,8 @@
 //! with whoever types, [`wrong_uses`] for what is typed wrongly, [`names`] for a catalogue without room,
 //! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
 //! they tell and spare those who wait, [`safety`] for what they must never lose, [`endings`] for what ends in
-//! the middle, [`same_content`] for what is put again, [`continuity`] for what goes on without a tracker or a node, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
+//! the middle, [`same_content`] for what is put again, [`continuity`] for what goes on without a tracker or a node, [`catalogues`] for which
+//! catalogue is used, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -14,6 +15,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod catalogues;
 mod cli;
 mod clones;
 mod compression;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Hints, MANIFEST_LEN_MAX, Manifest};
@@ -97,6 +97,8 @@ struct Inner {
     // The tracker that answered last: asked first.
     preferred: AtomicUsize,
     leader: Mutex<Option<Leader>>,
+    // When any of them answered last.
+    answered: Mutex<Option<Instant>>,
 }
 
 struct Known {
@@ -124,6 +126,7 @@ impl Client {
             token: Mutex::new(config.token),
             preferred: AtomicUsize::new(0),
             leader: Mutex::new(None),
+            answered: Mutex::new(None),
         })))
     }
 
@@ -306,11 +309,21 @@ impl Client {
         Ok(found)
     }
 
+    /// When any of the trackers answered last; `None` before the first answer.
+    pub fn answered(&self) -> Option<Instant> {
+        *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Who each tracker is, in the order of the configuration; `None` where it cannot be asked.
     pub async fn hellos(&self) -> Vec<Option<Hello>> {
+        self.hellos_within(ASK_TIMEOUT).await
+    }
+
+    /// The same of those that answer within `limit`.
+    pub async fn hellos_within(&self, limit: Duration) -> Vec<Option<Hello>> {
         join_all((0..self.0.trackers.len()).map(|tracker| async move {
-            match self.ask_at(tracker, Request::Hello).await {
-                Ok(Response::Hello(hello)) => Some(hello),
+            match tokio::time::timeout(limit, self.ask_at(tracker, Request::Hello)).await {
+                Ok(Ok(Response::Hello(hello))) => Some(hello),
                 _ => None,
             }
         }))
@@ -437,7 +450,11 @@ impl Client {
                     let ask = Ask { addr: addr.clone(), request: request.clone(), answer };
                     self.0.asks.send(ask).await.map_err(|_| AskError::stopped())?;
                     match answered.await.map_err(|_| AskError::stopped())? {
-                        Ok(answered) => return Ok((answered.response, answered.peer)),
+                        Ok(answered) => {
+                            *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner) =
+                                Some(Instant::now());
+                            return Ok((answered.response, answered.peer));
+                        }
                         Err(error) => failure = error,
                     }
                     if failure != AskError::Lost {

@@ -38,9 +38,11 @@ fn status_text(status: &Status) -> String {
     let quota = status.quota.map_or_else(String::new, |quota| format!(" of {}", human_bytes(quota)));
     let catalogue =
         if status.trackers.is_empty() { "not found yet".into() } else { status.trackers.join(", ") };
+    let problems: String =
+        status.catalogue_problems.iter().map(|problem| format!("\n           {problem}")).collect();
     let here = if status.embeds_tracker { " (kept by this node)" } else { "" };
     format!(
-        "node       {} (pid {})\nidentity   {}\nlinks      {}\nstore      {}: {}{quota}\ncatalogue  {catalogue}{here}\nlimits     {}\n",
+        "node       {} (pid {})\nidentity   {}\nlinks      {}\nstore      {}: {}{quota}\ncatalogue  {catalogue}{here}{problems}\nlimits     {}\n",
         status.node,
         status.pid,
         status.peer,

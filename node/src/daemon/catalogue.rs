@@ -3,49 +3,68 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::Manifest;
 use dft_tracker::catalogue::name::{DatasetName, Pattern};
 use dft_tracker::catalogue::node::{ControlAddr, HostName, NodeRecord, Version};
-use dft_tracker::catalogue::protocol::Record;
-use dft_tracker::catalogue::service::StartAs;
+use dft_tracker::catalogue::protocol::{CatalogueId, Record};
 use dft_tracker::catalogue::token::Token;
 use dft_tracker::client::{Client, ClientConfig, ClientError, PutOutcome, RemoveOutcome};
 use dft_tracker::registry::LinkAddrs;
-use dft_tracker::server::{self, CatalogueSettings, ServerConfig};
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::Daemon;
-use crate::cli::NetArgs;
 use crate::failure::{Failure, Kind, shown};
 use crate::net::discovery::{parse_tracker, socket_addr_of_text};
 use crate::net::identity::Identity;
-use crate::report::to_stderr;
 use crate::session::no_tracker;
-use crate::settings::write_atomically;
 use crate::token;
 
 /// How long a verb waits for a catalogue to be found on the LAN.
 const FIND_MAX: Duration = Duration::from_secs(10);
 /// When the catalogue has not answered for so long, whoever waits is told.
 const SILENT_MAX: Duration = Duration::from_secs(2);
-/// How long a tracker in this process may take to listen.
-const READY_MAX: Duration = Duration::from_secs(10);
+/// What every host calls itself.
+const LOOPBACK_NAMES: [&str; 4] = ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
+/// A catalogue of which no tracker has answered for so long does not answer: two announcements of this node
+/// were lost.
+const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// The catalogue of one cluster.
 pub struct Catalogue {
     client: Client,
     token: Option<TokenFile>,
     questions: Questions,
+    id: OnceLock<CatalogueId>,
+    begun: Instant,
     /// Its trackers, as they were named.
     pub trackers: Vec<String>,
+    /// How this node came by it.
+    pub origin: Origin,
+}
+
+/// How a node came by its catalogue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Somebody named it: it stays as it is.
+    Named,
+    /// This node keeps it.
+    Kept,
+    /// Neighbours told of it.
+    Found,
+}
+
+/// Which catalogue trackers have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// The same for all copies.
+    pub id: CatalogueId,
+    /// Nobody has put anything into it yet.
+    pub is_empty: bool,
 }
 
 /// Who has a dataset, or parts of it.
@@ -136,7 +155,12 @@ impl TokenFile {
 
 impl Catalogue {
     /// The catalogue behind these trackers; `None` without any.
-    pub fn start(trackers: &[String], identity: &Identity, access: &Access) -> Result<Option<Self>, Failure> {
+    pub fn start(
+        trackers: &[String],
+        origin: Origin,
+        identity: &Identity,
+        access: &Access,
+    ) -> Result<Option<Self>, Failure> {
         if trackers.is_empty() {
             return Ok(None);
         }
@@ -147,7 +171,44 @@ impl Catalogue {
         let config =
             ClientConfig { keypair: identity.keypair().clone(), trackers: addrs, token, network_key };
         let client = Client::start(config).map_err(failure)?;
-        Ok(Some(Self { client, token: file, questions: Questions::default(), trackers: trackers.to_vec() }))
+        Ok(Some(Self {
+            client,
+            token: file,
+            questions: Questions::default(),
+            id: OnceLock::new(),
+            begun: Instant::now(),
+            trackers: trackers.to_vec(),
+            origin,
+        }))
+    }
+
+    /// The same, known to be this one.
+    #[must_use]
+    pub fn with_id(self, id: CatalogueId) -> Self {
+        Self { id: OnceLock::from(id), ..self }
+    }
+
+    /// Which catalogue it is; `None` where none of its trackers answers within `limit`.
+    pub async fn answered_within(&self, limit: Duration) -> Option<Answered> {
+        let hello = self.client.hellos_within(limit).await.into_iter().flatten().next()?;
+        let id = *self.id.get_or_init(|| hello.catalogue);
+        (id == hello.catalogue).then_some(Answered { id, is_empty: hello.sequence == 0 })
+    }
+
+    /// Its id, where it said so already.
+    pub fn id(&self) -> Option<CatalogueId> {
+        self.id.get().copied()
+    }
+
+    /// How long none of its trackers has answered anything. Each is asked every few seconds: this node
+    /// announces itself.
+    pub fn unheard_for(&self) -> Duration {
+        self.client.answered().unwrap_or(self.begun).elapsed()
+    }
+
+    /// Whether it counts as one that does not answer.
+    pub fn is_silent(&self) -> bool {
+        self.unheard_for() >= UNHEARD_MAX
     }
 
     /// For how long questions have been waiting since the last answer; `None` where none waits.
@@ -370,27 +431,12 @@ impl Daemon {
             } else {
                 "; that of a private cluster is for who has its --secret FILE"
             };
-            Failure::new(Kind::NoSource, "no catalogue was found on the LAN").hint(format!(
+            let heard = self.finding.heard_of().map(|heard| format!(": {heard}")).unwrap_or_default();
+            Failure::new(Kind::NoSource, format!("no catalogue was found on the LAN{heard}")).hint(format!(
                 "one node has to keep it: dft daemon --embed-tracker; beyond one LAN, name it: \
                  dft daemon --tracker HOST:PORT{secret}"
             ))
         })
-    }
-
-    /// Uses the catalogue behind these trackers, where none is known yet.
-    pub(super) fn found_catalogue(&self, trackers: &[String]) {
-        if self.known_catalogue().is_some() {
-            return;
-        }
-        let started = Catalogue::start(trackers, self.endpoint.identity(), &self.access);
-        let Ok(Some(catalogue)) = started else { return };
-        for tracker in trackers {
-            if let Ok(addr) = parse_tracker(tracker) {
-                self.discovery.add_tracker(addr);
-            }
-        }
-        self.say(&format!("found the catalogue at {}", trackers.join(", ")));
-        self.catalogue.send_replace(Some(Arc::new(catalogue)));
     }
 }
 
@@ -418,80 +464,11 @@ pub fn parse_pattern(text: Option<&str>) -> Result<Pattern, Failure> {
     })
 }
 
-/// How the catalogue in a store was kept: a daemon that starts again, by itself or after a crash,
-/// keeps it the same way.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Kept {
-    /// Whoever reaches it may write.
-    pub open: bool,
-    /// It was the catalogue of a private cluster.
-    pub private: bool,
-}
-
-impl Kept {
-    const FILE: &'static str = "kept";
-
-    /// How the catalogue whose state is in this directory was kept; `None` where there is none. What
-    /// cannot be read is an error: without it, a node would keep its catalogue no more, unsaid.
-    pub(super) fn read(state: &Path) -> Result<Option<Self>, Failure> {
-        let path = state.join(Self::FILE);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-                Failure::new(Kind::Other, format!("{} is damaged: {error}", path.display()))
-                    .hint("it says how this node keeps its catalogue: remove it, and say --embed-tracker")
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Failure::io("read", &path, &error)),
-        }
-    }
-
-    /// Writes it down, where that is not there already: a full disk keeps no daemon from starting.
-    fn write(self, state: &Path) -> Result<(), Failure> {
-        if Self::read(state).is_ok_and(|kept| kept == Some(self)) {
-            return Ok(());
-        }
-        write_atomically(&state.join(Self::FILE), serde_json::json!(self).to_string().as_bytes(), 0o600)
-    }
-}
-
-/// Starts a tracker in this process; returns its addresses once it listens.
-pub(super) async fn start_tracker(
-    net: &NetArgs,
-    state: &Path,
-    open: bool,
-    network_key: Option<[u8; 32]>,
-) -> Result<(JoinHandle<()>, Vec<String>), Failure> {
-    // Links have the port that was asked for, discovery the next one.
-    let port = net.port.filter(|port| *port != 0).and_then(|port| port.checked_add(2)).unwrap_or(0);
-    Kept { open, private: network_key.is_some() }.write(state)?;
-    let catalogue = Some(CatalogueSettings { open, start_as: StartAs::AsBefore });
-    let listen = SocketAddr::new(net.listen, port);
-    let config = ServerConfig { listen, state: state.to_owned(), network_key, catalogue };
-    let (ready, is_ready) = oneshot::channel();
-    let (failed, failure) = oneshot::channel();
-    let task = tokio::spawn(async move {
-        let ready = |up: server::Ready| drop(ready.send(up.addrs));
-        let notices = |notice: dft_tracker::service::Notice| to_stderr(&format!("warning: {notice}"));
-        if let Err(error) = server::run(config, ready, notices, std::future::pending()).await {
-            to_stderr(&format!("error: the tracker: {error}"));
-            let _ = failed.send(error.to_string());
-        }
-    });
-    let addrs = tokio::time::timeout(READY_MAX, is_ready).await.ok().and_then(Result::ok);
-    match addrs {
-        Some(addrs) => Ok((task, addrs.iter().map(ToString::to_string).collect())),
-        None => {
-            let reason = failure.await.unwrap_or_else(|_| "it does not listen".into());
-            Err(Failure::new(Kind::Other, format!("the tracker did not start: {reason}")).hint(
-                "a tracker that runs here already may have the port or the store: see --port and --store",
-            ))
-        }
-    }
-}
-
 /// Whether a loopback tracker may be told of: only to whoever is on this host.
 pub fn is_for(tracker: &str, from: Option<IpAddr>) -> bool {
-    let loopback = socket_addr_of_text(tracker).is_some_and(|addr| addr.ip().is_loopback());
+    let named = |part: &str| LOOPBACK_NAMES.contains(&part);
+    let loopback = socket_addr_of_text(tracker).is_some_and(|addr| addr.ip().is_loopback())
+        || tracker.split(['/', ':']).any(named);
     !loopback || from.is_some_and(|from| from.is_loopback())
 }
 
@@ -550,17 +527,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_a_catalogue_was_kept_is_forgotten_only_where_no_file_says_it() {
-        let state = tempfile::tempdir().expect("a directory");
-        assert_eq!(Kept::read(state.path()).expect("there is none"), None);
-        let kept = Kept { open: true, private: false };
-        kept.write(state.path()).expect("it can be written");
-        assert_eq!(Kept::read(state.path()).expect("it is there"), Some(kept));
-        std::fs::write(state.path().join(Kept::FILE), b"half").expect("it can be written");
-        assert!(Kept::read(state.path()).is_err());
-    }
-
-    #[test]
     fn a_tracker_with_many_addresses_is_asked_at_the_first() {
         let trackers = [
             "/ip4/10.0.0.1/tcp/9/p2p/a",
@@ -575,6 +541,9 @@ mod tests {
             [&trackers[0], &trackers[2], &trackers[3], &trackers[4]]
         );
         assert!(is_for("/ip4/127.0.0.1/tcp/9", Some(IpAddr::from([127, 0, 0, 1]))));
-        assert!(!is_for("/ip4/127.0.0.1/tcp/9", Some(IpAddr::from([10, 0, 0, 1]))));
+        for own in ["/ip4/127.0.0.1/tcp/9", "127.0.0.1:9", "localhost:9", "/dns/localhost/tcp/9"] {
+            assert!(!is_for(own, Some(IpAddr::from([10, 0, 0, 1]))), "{own}");
+        }
+        assert!(is_for("/dns/localhosts/tcp/9", Some(IpAddr::from([10, 0, 0, 1]))));
     }
 }

@@ -8,13 +8,15 @@
 //! make room, or when what put it there failed; whatever goes wrong with the data is no reason.
 //!
 //! Where to start reading: [`run`]; then [`holding`] (the life of one dataset), `verbs` (what
-//! each request does), `rest` (what nobody is at work on), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours` and
-//! [`catalogue`] (the others), [`reach`] (the command line's side).
+//! each request does), `rest` (what nobody is at work on), `serve` and [`wire`] (the socket), [`table`] (the disk), `neighbours`,
+//! `finding` and [`catalogue`] (the others), [`reach`] (the command line's side).
 
 pub mod catalogue;
 mod content;
 mod copy;
+mod finding;
 pub mod holding;
+mod keeping;
 mod looking;
 mod neighbours;
 mod opening;
@@ -56,9 +58,9 @@ use crate::session::{Listening, Standing, interrupted};
 use crate::settings::{NodeState, create_private_dir};
 use crate::token;
 use crate::trace::Trace;
-use catalogue::{Catalogue, TokenFile};
+use catalogue::{Catalogue, Origin, TokenFile};
+use finding::Finding;
 use holding::{Holding, Presence};
-use neighbours::Neighbours;
 use opening::Opening;
 use rest::Resting;
 use table::{Loaded, Place, Record, Table};
@@ -118,7 +120,7 @@ pub struct Daemon {
     rates: Mutex<(Rate, Rate)>,
     access: catalogue::Access,
     limits: Arc<RateLimits>,
-    neighbours: Neighbours,
+    finding: Finding,
     /// The addresses of this node's libp2p side.
     control: Mutex<Vec<SocketAddr>>,
     /// The addresses of the tracker that runs in this process.
@@ -450,7 +452,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
     let secret = net.secret.as_deref().map(Secret::read).transpose()?;
     let network_key = secret.as_ref().map(Secret::network_key);
     let tracker_state = store.join("tracker");
-    let kept = catalogue::Kept::read(&tracker_state)?;
+    let kept = keeping::Kept::read(&tracker_state)?;
     let writers = keeps_catalogue(args, kept, network_key.is_some(), &reporter);
     let mut token = token_file(args);
     let (tracker, own_tracker) = if let Some(writers) = writers {
@@ -460,7 +462,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
             token = Some(TokenFile { path, named: true });
         }
         let open = writers != Writers::WithToken;
-        let (task, addrs) = catalogue::start_tracker(&net, &tracker_state, open, network_key).await?;
+        let (task, addrs) = keeping::start_tracker(&net, &tracker_state, open, network_key).await?;
         net.tracker.extend(addrs.iter().cloned());
         (Some(task), addrs)
     } else {
@@ -478,7 +480,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
     if let Err(failure) = state.remember(endpoint.port(), control.first().map_or(0, SocketAddr::port)) {
         reporter.warn(&format!("the next start will have other ports: {}", failure.message));
     }
-    let known = Catalogue::start(&net.tracker, endpoint.identity(), &access)?;
+    let origin = if own_tracker.is_empty() { Origin::Named } else { Origin::Kept };
+    let known = Catalogue::start(&net.tracker, origin, endpoint.identity(), &access)?;
     let daemon = Arc::new(Daemon {
         name: args.name.clone().unwrap_or_else(places::host_name),
         store,
@@ -494,7 +497,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
         rates: Mutex::default(),
         access,
         limits,
-        neighbours: Neighbours::default(),
+        finding: Finding::default(),
         control: Mutex::new(control),
         own_tracker,
         news: tokio::sync::Notify::new(),
@@ -528,7 +531,7 @@ fn token_file(args: &DaemonArgs) -> Option<TokenFile> {
 /// before it that used this store.
 fn keeps_catalogue(
     args: &DaemonArgs,
-    kept: Option<catalogue::Kept>,
+    kept: Option<keeping::Kept>,
     private: bool,
     reporter: &Reporter,
 ) -> Option<Writers> {

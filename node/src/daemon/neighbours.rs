@@ -1,15 +1,15 @@
-//! Other nodes: whom mDNS tells of, what they ask, and what this node tells the catalogue.
+//! Other nodes: what they ask, and what this node tells the catalogue. Which catalogue that is, [`finding`] says.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use dft_protocol::id::{ManifestId, PeerId};
+use dft_protocol::id::ManifestId;
 use dft_tracker::catalogue::node::NODE_INTERVAL;
 use tokio::sync::{mpsc, oneshot};
 
-use super::catalogue::{self, OwnNode};
+use super::catalogue::{self, Origin, OwnNode};
+use super::finding;
 use super::holding::{Presence, Running};
 use super::opening::Opening;
 use super::table::{Place, Record};
@@ -21,52 +21,12 @@ use crate::net::discovery::{
 use crate::report::Rate;
 use crate::settings::reachable_addrs;
 
-/// Most nodes that are remembered: as many as discovery has candidates.
-const NEIGHBOURS_MAX: usize = 1024;
-/// How often each is asked where the catalogue is, until one is known.
-const ASK_EVERY: Duration = Duration::from_secs(5);
-/// Most of them that are asked at once.
-const ASKED_AT_ONCE_MAX: usize = 16;
 /// How long it waits for more news before it tells the next.
 const NEWS_SETTLE: Duration = Duration::from_millis(500);
 /// How long the tracker has to say who has a dataset before the LAN is asked.
 const LAN_PAUSE: Duration = Duration::from_secs(2);
 /// How long the first addresses of the libp2p side may take to be known.
 const LISTENING_MAX: Duration = Duration::from_secs(2);
-
-/// The nodes that mDNS told of, while no catalogue is known.
-#[derive(Default)]
-pub(super) struct Neighbours(Mutex<BTreeMap<PeerId, Neighbour>>);
-
-struct Neighbour {
-    addr: SocketAddr,
-    asked: Option<Instant>,
-}
-
-impl Neighbours {
-    fn add(&self, node: PeerId, addr: SocketAddr) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < NEIGHBOURS_MAX || known.contains_key(&node) {
-            known.insert(node, Neighbour { addr, asked: None });
-        }
-    }
-
-    /// Those whose turn it is to be asked; then they count as asked.
-    fn take_due(&self) -> Vec<(PeerId, SocketAddr)> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = |neighbour: &Neighbour| neighbour.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
-        let due = known.iter_mut().filter(|(_, neighbour)| due(neighbour)).take(ASKED_AT_ONCE_MAX);
-        due.map(|(node, neighbour)| {
-            neighbour.asked = Some(Instant::now());
-            (*node, neighbour.addr)
-        })
-        .collect()
-    }
-
-    fn forget_all(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
 
 /// Waits for the addresses of this node's libp2p side.
 pub(super) async fn first_listening(events: &mut mpsc::Receiver<Event>) -> Vec<SocketAddr> {
@@ -88,18 +48,18 @@ fn control_addrs<A: ToString>(addrs: &[A]) -> Vec<SocketAddr> {
 
 /// Takes in what discovery has to say, for ever.
 pub(super) async fn attend(daemon: &Arc<Daemon>, inputs: &mut Inputs) {
-    let mut looks = tokio::time::interval(ASK_EVERY);
+    let mut looks = tokio::time::interval(finding::LOOK_EVERY);
     loop {
         tokio::select! {
-            _ = looks.tick() => look_for_catalogue(daemon),
+            _ = looks.tick() => finding::look(daemon),
             event = inputs.events.recv() => match event {
                 Some(event) => on_event(daemon, event).await,
                 None => return,
             },
             Some(neighbourly) = inputs.neighbourly.recv() => match neighbourly {
                 Neighbourly::Heard { node, addr } => {
-                    daemon.neighbours.add(node, addr);
-                    look_for_catalogue(daemon);
+                    daemon.finding.add(node, addr);
+                    finding::look(daemon);
                 }
                 Neighbourly::Asked { node: _, from, request, answer } => asked(daemon, from, request, answer),
             },
@@ -126,32 +86,6 @@ async fn on_event(daemon: &Arc<Daemon>, event: Event) {
     }
 }
 
-/// Asks the nodes whose turn it is where the catalogue is, while none is known.
-fn look_for_catalogue(daemon: &Arc<Daemon>) {
-    if daemon.known_catalogue().is_some() {
-        return daemon.neighbours.forget_all();
-    }
-    for (node, addr) in daemon.neighbours.take_due() {
-        let daemon = daemon.clone();
-        tokio::spawn(async move {
-            let answer = daemon.discovery.ask_node(node, vec![addr], NodeRequest::Hello).await;
-            if let Ok(NodeResponse::Node { trackers, .. }) = answer {
-                let usable = |tracker: &String| {
-                    parse_tracker(tracker).is_ok() && catalogue::is_for(tracker, Some(addr.ip()))
-                };
-                let mut trackers: Vec<String> = trackers.into_iter().filter(usable).collect();
-                // What answered here can be reached here.
-                let elsewhere =
-                    |text: &String| socket_addr_of_text(text).is_none_or(|at| at.ip() != addr.ip());
-                trackers.sort_by_key(elsewhere);
-                if !trackers.is_empty() {
-                    daemon.found_catalogue(&trackers);
-                }
-            }
-        });
-    }
-}
-
 fn asked(
     daemon: &Arc<Daemon>,
     from: Option<IpAddr>,
@@ -170,10 +104,12 @@ fn asked(
 }
 
 fn hello(daemon: &Daemon, from: Option<IpAddr>) -> NodeResponse {
-    let known = daemon.known_catalogue().map(|catalogue| catalogue.trackers.clone()).unwrap_or_default();
-    let multiaddrs =
-        known.into_iter().filter(|tracker| tracker.starts_with('/') && catalogue::is_for(tracker, from));
-    let trackers = multiaddrs.take(discovery::TRACKERS_MAX).collect();
+    // What was only heard of is passed on while it answers.
+    let known = daemon.known_catalogue().filter(|known| known.origin != Origin::Found || !known.is_silent());
+    let known = known.map(|catalogue| catalogue.trackers.clone()).unwrap_or_default();
+    let multiaddrs = known.iter().filter_map(|text| parse_tracker(text).ok()).map(|addr| addr.to_string());
+    let trackers = multiaddrs.filter(|tracker| catalogue::is_for(tracker, from));
+    let trackers = trackers.take(discovery::TRACKERS_MAX).collect();
     NodeResponse::Node { name: daemon.name.clone(), trackers }
 }
 

@@ -40,6 +40,7 @@ pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Fa
             quota: daemon.quota,
             listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
             trackers: trackers.unwrap_or_default(),
+            catalogue_problems: daemon.catalogue_problems(),
             embeds_tracker: !daemon.own_tracker.is_empty(),
             limits: super::limit::limits(daemon),
         }))

@@ -33,8 +33,19 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -
 
 async fn tell_of_waits(daemon: &Daemon, reply: &Reply) -> Infallible {
     let mut told = None;
+    let mut used = daemon.known_catalogue();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        let uses = daemon.known_catalogue();
+        if let (Some(before), Some(uses)) = (&used, &uses)
+            && !Arc::ptr_eq(before, uses)
+        {
+            let (silent, found) = (before.trackers.join(", "), uses.trackers.join(", "));
+            let text =
+                format!("the catalogue at {silent} does not answer; from now on that at {found} is asked");
+            reply.send(Event::Warning(text)).await;
+        }
+        used = uses;
         let waits = daemon.waits_for_catalogue();
         if let Some(text) = waits.clone().filter(|_| waits != told) {
             reply.send(Event::Warning(text)).await;

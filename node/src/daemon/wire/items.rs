@@ -62,6 +62,8 @@ pub struct Status {
     pub listen: Vec<String>,
     /// The trackers whose catalogue is used.
     pub trackers: Vec<String>,
+    /// What a person should know of the catalogue: it does not answer, or there is another.
+    pub catalogue_problems: Vec<String>,
     /// Whether it runs a tracker.
     pub embeds_tracker: bool,
     /// How fast payload may leave and arrive.
