@@ -79,11 +79,11 @@ fn many_small_copies_leave_a_full_store_and_no_more_than_have_to() {
     assert_eq!(left, expected);
 }
 
-/// A file of 8 GiB that takes little room on disk, since nearly all of it are holes; but none of its
+/// A file of so many MiB that takes little room on disk, since nearly all of it are holes; but none of its
 /// pieces is a hole as a whole.
-fn takes_long_to_hash(path: &Path) {
+pub(crate) fn takes_long_to_hash(path: &Path, len_mib: u64) {
     let file = std::fs::File::create(path).expect("it is made");
-    for mebibyte in 1..=8192 {
+    for mebibyte in 1..=len_mib {
         file.write_all_at(&[1], mebibyte * MIB - 1).expect("there is room");
     }
 }
@@ -94,7 +94,7 @@ fn put_that_is_interrupted_while_it_hashes_leaves_nothing() {
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
     let large = scene.path("large");
-    takes_long_to_hash(&large);
+    takes_long_to_hash(&large, 8192);
     let small = scene.path("small");
     data::random_file(&small, 2, 100);
     for copy in [&[][..], &["--copy"]] {

@@ -7,7 +7,7 @@
 //! [`hostile`] for peers that misbehave, [`namespace`] for daemons and their verbs, [`sharing`] for what
 //! they tell and spare those who wait, [`safety`] for what they must never lose, [`endings`] for what ends in
 //! the middle, [`same_content`] for what is put again, [`continuity`] for what goes on without a tracker or a node, [`catalogues`] for which
-//! catalogue is used, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
+//! catalogue is used, [`puts`] for what a put asks and leaves, [`shell`] for prompts, batches and the socket, [`laboratory`] for proof that the laboratory itself does what it says.
 
 #![allow(unreachable_pub, reason = "a test binary has no one to export to")]
 
@@ -33,6 +33,7 @@ mod many;
 mod names;
 mod namespace;
 mod node;
+mod puts;
 mod reading;
 mod removal;
 mod safety;

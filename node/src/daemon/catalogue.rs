@@ -242,6 +242,21 @@ impl Catalogue {
         })
     }
 
+    /// A failure where the catalogue takes no names from this node: whoever has much to hash asks first.
+    pub async fn may_write(&self) -> Result<(), Failure> {
+        self.write(|| self.client.may_write()).await
+    }
+
+    /// A failure where a name stands for something of another size.
+    pub async fn may_stand_for(&self, name: &DatasetName, bytes: u64) -> Result<(), Failure> {
+        match self.find(name).await? {
+            Some(Record { id, size, .. }) if size != bytes => {
+                Err(failure(ClientError::NameTaken { name: name.clone(), id, removed: false }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Publishes a manifest under a name; true where it was published already.
     pub async fn put(&self, name: &DatasetName, manifest: &Manifest) -> Result<bool, Failure> {
         let outcome = self.write(|| self.client.put(name, manifest)).await?;

@@ -111,6 +111,8 @@ pub struct Daemon {
     datasets: Mutex<Datasets>,
     /// Held while room in the store is looked for and taken.
     pub room: Arc<tokio::sync::Mutex<()>>,
+    /// Copies that are being made in the store, and their bytes: no record tells of them yet.
+    copies: watch::Sender<BTreeMap<ManifestId, u64>>,
     /// Who may hash what is here already.
     checks: tokio::sync::Semaphore,
     catalogue: watch::Sender<Option<Arc<Catalogue>>>,
@@ -178,7 +180,11 @@ impl Daemon {
         let (daemon, begun) = (self.clone(), holding.clone());
         // Once begun, it is recorded or given up, even where nobody waits for it any more.
         let work = tokio::spawn(async move {
-            if let Err(failure) = daemon.enter(&begun).await {
+            // Whoever gives it up waits until it is in the table.
+            let ended = begun.ended.lock().await;
+            let entered = if *ended { Ok(()) } else { daemon.enter(&begun).await };
+            drop(ended);
+            if let Err(failure) = entered {
                 // The first failure is the one to tell.
                 let _ = daemon.give_up(&begun).await;
                 return Err(failure);
@@ -491,6 +497,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
         discovery,
         datasets: Mutex::default(),
         room: Arc::default(),
+        copies: watch::Sender::default(),
         checks: tokio::sync::Semaphore::new(CHECKS_MAX),
         catalogue: watch::Sender::new(known.map(Arc::new)),
         looking: AtomicUsize::new(0),

@@ -173,7 +173,7 @@ impl Daemon {
             holding.touch(self);
             return Ok(holding);
         }
-        let _room = self.room.lock().await;
+        let _room = self.room_for(manifest.id()).await;
         // Another request may have been faster.
         let useless = match self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             Held::Usable(holding) => return Ok(holding),

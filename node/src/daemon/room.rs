@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_tracker::server::STREAMS_PER_CONNECTION_MAX;
+use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
 use super::holding::Holding;
@@ -53,11 +54,43 @@ fn may_leave(record: &Record) -> bool {
     record.place == Place::Stored && !record.origin
 }
 
+/// Room in the store of a copy that is being made; nobody else writes there.
+pub(super) struct TakenRoom {
+    daemon: Arc<Daemon>,
+    id: ManifestId,
+}
+
+impl Drop for TakenRoom {
+    fn drop(&mut self) {
+        self.daemon.copies.send_if_modified(|copies| copies.remove(&self.id).is_some());
+    }
+}
+
 impl Daemon {
     /// Bytes of all copies in the store, those that are not complete yet in full.
     pub fn store_bytes(&self) -> u64 {
         let at_work: u64 = self.stored().iter().map(|holding| holding.manifest.total_bytes()).sum();
-        at_work + self.datasets().at_rest.stored_bytes()
+        let being_made: u64 = self.copies.borrow().values().sum();
+        at_work + being_made + self.datasets().at_rest.stored_bytes()
+    }
+
+    /// The right to look for room in the store and to take it, once nobody makes a copy of this dataset there.
+    pub(super) async fn room_for(&self, id: ManifestId) -> OwnedMutexGuard<()> {
+        loop {
+            // It ends with the daemon alone.
+            let _ = self.copies.subscribe().wait_for(|copies| !copies.contains_key(&id)).await;
+            let room = self.room.clone().lock_owned().await;
+            if !self.copies.borrow().contains_key(&id) {
+                return room;
+            }
+        }
+    }
+
+    /// Takes room for a copy that is about to be made, which no record tells of yet. The caller holds
+    /// [`Daemon::room`].
+    pub(super) fn take_room(self: &Arc<Self>, id: ManifestId, bytes: u64) -> TakenRoom {
+        self.copies.send_if_modified(|copies| copies.insert(id, bytes).is_none());
+        TakenRoom { daemon: self.clone(), id }
     }
 
     fn stored(&self) -> Vec<Arc<Holding>> {

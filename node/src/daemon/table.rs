@@ -123,19 +123,33 @@ impl Table {
         Ok(table)
     }
 
-    /// Removes copies of which no record tells: whoever made or removed them died in between. What
-    /// is not named as a dataset is nobody's to remove, nor what cannot be looked at for a moment.
+    /// Removes copies that the table knows and has no record of: whoever made or removed them died in
+    /// between. What the table knows nothing of may be worth much, for it may have lost it; nor is removed
+    /// what cannot be looked at for a moment, or what is not named as a dataset.
     fn remove_leftovers(&self) -> Result<(), Failure> {
-        let directory = self.store.join("data");
-        let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
-        for entry in std::fs::read_dir(&directory).map_err(failure)? {
-            let name = entry.map_err(failure)?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            if !self.has_record(id)? {
+        for id in self.stored()? {
+            if self.is_known(id) && matches!(self.has_record(id), Ok(false)) {
                 remove_tree(&self.data_directory(id))?;
             }
         }
         Ok(())
+    }
+
+    /// The datasets of which there are data in the store.
+    fn stored(&self) -> Result<Vec<ManifestId>, Failure> {
+        let directory = self.store.join("data");
+        let failure = |error: std::io::Error| Failure::io("read", &directory, &error);
+        let mut stored = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(failure)? {
+            let name = entry.map_err(failure)?.file_name();
+            stored.extend(name.to_str().and_then(|name| name.parse::<ManifestId>().ok()));
+        }
+        Ok(stored)
+    }
+
+    /// Whether the table has a place for this dataset, with a record or without.
+    fn is_known(&self, id: ManifestId) -> bool {
+        self.directory(id).is_dir()
     }
 
     /// Whether there is a record of this dataset.
@@ -182,7 +196,20 @@ impl Table {
                 Err(problem) => loaded.problems.push(format!("{}: {problem}", path.display())),
             }
         }
+        for id in self.stored()?.into_iter().filter(|id| !self.is_known(*id)) {
+            let data = self.data_directory(id);
+            let text =
+                format!("{}: nothing tells what it is; remove it, or put what is in it", data.display());
+            loaded.problems.push(text);
+        }
         Ok(loaded)
+    }
+
+    /// A place in the table for a dataset whose data are about to be written: without a record, a start removes
+    /// them. Durable when it returns.
+    pub fn begin(&self, id: ManifestId) -> Result<(), Failure> {
+        create_private_dir(&self.directory(id))?;
+        sync(&self.store.join("datasets"))
     }
 
     /// Remembers a dataset; durable when it returns.
@@ -382,16 +409,35 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_stays_where_its_record_cannot_be_looked_at() {
+    fn a_copy_stays_where_the_table_cannot_be_read_or_is_lost() {
         let store = tempfile::tempdir().expect("a directory");
         let table = Table::open(store.path()).expect("it opens");
         let id = manifest().id();
         let copy = table.data_directory(id);
         std::fs::create_dir(&copy).expect("it is made");
+        let stays = |problems: usize| {
+            let loaded = Table::open(store.path()).and_then(|table| table.load()).expect("it opens");
+            assert_eq!((loaded.to_open.len(), loaded.problems.len()), (0, problems), "{:?}", loaded.problems);
+            assert!(copy.exists());
+        };
+        // All that was remembered is lost.
+        stays(1);
         // A loop of links does not say «there is none».
-        std::os::unix::fs::symlink(id.to_string(), table.directory(id)).expect("it is made");
-        assert!(Table::open(store.path()).is_err());
-        assert!(copy.exists());
+        let directory = table.directory(id);
+        std::os::unix::fs::symlink(id.to_string(), &directory).expect("it is made");
+        stays(2);
+        std::fs::remove_file(&directory).expect("it is a link");
+        // Nor does a record that is a loop, or cut off.
+        table.begin(id).expect("it is written");
+        std::os::unix::fs::symlink(RECORD, directory.join(RECORD)).expect("it is made");
+        stays(1);
+        std::fs::remove_file(directory.join(RECORD)).expect("it is a link");
+        std::fs::write(directory.join(RECORD), b"").expect("it is written");
+        stays(1);
+        // Whoever made it died before it was whole.
+        std::fs::remove_file(directory.join(RECORD)).expect("it is a file");
+        Table::open(store.path()).expect("it opens");
+        assert!(!copy.exists());
     }
 
     #[test]

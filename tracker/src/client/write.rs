@@ -58,6 +58,27 @@ impl Client {
         }
     }
 
+    /// Whether the leader takes writes of this client: the same failures as of a write that it refuses.
+    pub async fn may_write(&self) -> Result<(), ClientError> {
+        let leader = self.find_leader().await?;
+        let answer = match self.ask_at(leader.tracker, Request::Hello).await {
+            Ok(Response::Hello(hello)) if !hello.leads => Ok(Response::NotLeader(None)),
+            Ok(Response::Hello(hello)) if hello.open => Ok(Response::Done),
+            Ok(Response::Hello(_)) => self.prove(leader.tracker, leader.epoch).await,
+            answer => answer,
+        };
+        match answer {
+            Ok(Response::Done) => Ok(()),
+            Ok(Response::Unproven) => {
+                let tracker = self.0.trackers[leader.tracker].addr.to_string();
+                Err(ClientError::NotAuthorised { tracker })
+            }
+            Ok(Response::NotLeader(leader)) => Err(ClientError::NotLeader { leader }),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(self.failure(vec![(leader.tracker, error)])),
+        }
+    }
+
     async fn stage(&self, id: ManifestId, bytes: &[u8]) -> Result<(), ClientError> {
         let len32 = |len: usize| u32::try_from(len).expect("a manifest is far below 4 GiB");
         for (number, block) in bytes.chunks(BLOCK_LEN_MAX).enumerate() {

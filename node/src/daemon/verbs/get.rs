@@ -158,6 +158,27 @@ pub(super) async fn obtain(
     target: &Target,
     reply: &Reply,
 ) -> Result<Obtained, Failure> {
+    let failure = match obtain_once(daemon, name, manifest, selection, target, reply).await {
+        Err(failure) if failure.kind == Kind::Other => failure,
+        outcome => return outcome,
+    };
+    match daemon.usable_holding(manifest.id(), Asker::Fetcher).await? {
+        // All of it was put here while it was fetched.
+        Held::Usable(holding) if matches!(holding.record().place, Place::Put(_)) => {
+            obtain_once(daemon, name, manifest, selection, target, reply).await
+        }
+        _ => Err(failure),
+    }
+}
+
+async fn obtain_once(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    manifest: &Arc<Manifest>,
+    selection: &Selection,
+    target: &Target,
+    reply: &Reply,
+) -> Result<Obtained, Failure> {
     let mut has_changed = false;
     let useless = loop {
         match daemon.usable_holding(manifest.id(), Asker::Fetcher).await? {

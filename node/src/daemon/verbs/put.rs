@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dft_protocol::id::ManifestId;
 use dft_protocol::manifest::{Hints, Info, Manifest};
 use dft_protocol::path::Name;
 use dft_tracker::catalogue::name::DatasetName;
+use tokio::sync::oneshot;
 
 use super::wait;
 use crate::cli::Compress;
@@ -27,6 +28,7 @@ use crate::failure::{Failure, Kind};
 use crate::storage::{self, FetchOptions, Scan, ScanOptions, SeedCache, Store};
 
 /// What is to be published, and how.
+#[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) paths: Vec<PathBuf>,
     pub(super) name: Option<String>,
@@ -43,7 +45,9 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
         Failure::new(Kind::Usage, format!("not a name: {error}"))
             .hint("a name is for example experiments/run-17")
     })?;
-    let (scan, info) = hash(wanted.paths.clone(), root, reply).await?;
+    // Before hours of hashing, rather than behind them.
+    catalogue.may_write().await?;
+    let (scan, info) = hash(wanted.paths.clone(), root, (&catalogue, given.as_ref()), reply).await?;
     let skipped = scan.skipped.len() as u64;
     for left_out in &scan.skipped {
         let text = format!("left out {}: {}", left_out.path.display(), left_out.reason);
@@ -55,20 +59,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     };
     let original = original(daemon, &catalogue, &name, scan, info).await?;
     let manifest = original.manifest.clone();
-    let (holding, new) = hold(daemon, original, wanted, name.as_str(), reply).await?;
-    wait::complete(daemon, &holding, None, reply).await?;
-    let already = match catalogue.put(&name, &manifest).await {
-        Ok(already) => already,
-        // It may have been published, without an answer: then it has to stay.
-        Err(failure) if failure.kind == Kind::NoSource => return Err(failure),
-        Err(failure) => {
-            // What another request counts on meanwhile stays.
-            if new && !holding.is_claimed() {
-                daemon.give_up(&holding).await?;
-            }
-            return Err(failure);
-        }
-    };
+    let already = hold_and_publish(daemon, catalogue, original, wanted, &name, reply).await?;
     reply
         .item(Item::Put(wire::Put {
             name: name.to_string(),
@@ -82,9 +73,61 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     Ok(())
 }
 
-async fn hash(paths: Vec<PathBuf>, name: Option<Name>, reply: &Reply) -> Result<(Scan, Info), Failure> {
+/// Holds what is put and lets its name stand for it; true where it did so before. Where nobody waits for that
+/// any more, and the catalogue was not asked yet, it is as before afterwards.
+async fn hold_and_publish(
+    daemon: &Arc<Daemon>,
+    catalogue: Arc<Catalogue>,
+    original: Original,
+    wanted: &Wanted,
+    name: &DatasetName,
+    reply: &Reply,
+) -> Result<bool, Failure> {
+    let cancel = CancelOnDrop::default();
+    let cancelled = cancel.flag();
+    let (waits, waited_for) = oneshot::channel::<()>();
+    let (daemon, wanted, name, reply) = (daemon.clone(), wanted.clone(), name.clone(), reply.clone());
+    // A task of its own ends what it began.
+    let work = tokio::spawn(async move {
+        let manifest = original.manifest.clone();
+        let (holding, new) = hold(&daemon, original, &wanted, name.as_str(), (&reply, cancelled)).await?;
+        let complete = tokio::select! {
+            complete = wait::complete(&daemon, &holding, None, &reply) => complete,
+            _ = waited_for => Err(Reply::gone()),
+        };
+        let published = match complete {
+            Ok(()) => catalogue.put(&name, &manifest).await,
+            Err(failure) => Err(failure),
+        };
+        match published {
+            Ok(already) => Ok(already),
+            // It may have been published, without an answer: then it has to stay.
+            Err(failure) if failure.kind == Kind::NoSource => Err(failure),
+            Err(failure) => {
+                // What another request counts on meanwhile stays.
+                if new && !holding.is_claimed() {
+                    daemon.give_up(&holding).await?;
+                }
+                Err(failure)
+            }
+        }
+    });
+    let published = work.await;
+    drop((cancel, waits));
+    published.map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?
+}
+
+async fn hash(
+    paths: Vec<PathBuf>,
+    name: Option<Name>,
+    (catalogue, given): (&Catalogue, Option<&DatasetName>),
+    reply: &Reply,
+) -> Result<(Scan, Info), Failure> {
     let options = ScanOptions { skip_unsafe: true, exclude: Vec::new() };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
+    if let Some(given) = given {
+        catalogue.may_stand_for(given, scan.total_bytes).await?;
+    }
     let (total, reply) = (scan.total_bytes, reply.clone());
     let cancel = CancelOnDrop::default();
     let cancelled = cancel.flag();
@@ -152,13 +195,15 @@ async fn hold(
     original: Original,
     wanted: &Wanted,
     name: &str,
-    reply: &Reply,
+    (reply, cancelled): (&Reply, Arc<AtomicBool>),
 ) -> Result<(Arc<Holding>, bool), Failure> {
     // What is put again may have been changed since it was looked at last.
     if let Some(holding) = daemon.opened(original.manifest.id()).await {
         holding.look().await;
     }
     let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {
+        // What was put is all there: who fetches it goes on with that.
+        Held::Usable(holding) if !wanted.copy && is_being_fetched(&holding) => Some(holding),
         Held::Usable(holding) if !wanted.copy || holding.record().place == Place::Stored => {
             return Ok((as_put(daemon, holding, wanted.compress).await?, false));
         }
@@ -168,13 +213,13 @@ async fn hold(
     };
     let is_first = useless.is_none();
     let taken = if wanted.copy {
-        hold_copy(daemon, original, useless, record(wanted, name), reply).await?
+        hold_copy(daemon, original, useless, record(wanted, name), (reply, cancelled)).await?
     } else {
         let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
         let record = Record { place, complete: true, ..record(wanted, name) };
         let Original { manifest, scan, cache } = original;
-        let store = Arc::new(Store::seed(manifest.clone(), scan)?);
-        let directory = daemon.table.directory(manifest.id());
+        let (seeded, directory) = (manifest.clone(), daemon.table.directory(manifest.id()));
+        let store = Arc::new(blocking(move || Store::seed(seeded, scan)).await??);
         let opening = Opening::With(store);
         let taken = daemon.take_on(useless, manifest, record, opening, Presence::Shared).await?;
         if let Some(cache) = cache {
@@ -184,6 +229,11 @@ async fn hold(
         taken
     };
     Ok((taken.holding, taken.is_new && is_first))
+}
+
+fn is_being_fetched(holding: &Holding) -> bool {
+    let record = holding.record();
+    !record.origin && !record.complete && !holding.is_complete()
 }
 
 /// What is remembered of a copy that is about to be made.
@@ -232,21 +282,24 @@ async fn hold_copy(
     original: Original,
     useless: Option<Arc<Holding>>,
     record: Record,
-    reply: &Reply,
+    (reply, cancelled): (&Reply, Arc<AtomicBool>),
 ) -> Result<Taken, Failure> {
     let Original { manifest, scan, .. } = original;
-    let original = Arc::new(Store::seed(manifest.clone(), scan)?);
-    let room = daemon.room.clone().lock_owned().await;
+    let seeded = manifest.clone();
+    let original = Arc::new(blocking(move || Store::seed(seeded, scan)).await??);
+    let room = daemon.room_for(manifest.id()).await;
     daemon.make_room(manifest.total_bytes()).await?;
-    let cancel = CancelOnDrop::default();
-    let (cancelled, reply) = (cancel.flag(), reply.clone());
+    let taken_room = daemon.take_room(manifest.id(), manifest.total_bytes());
+    // Others look for room of their own while this is copied.
+    drop(room);
+    let reply = reply.clone();
     let (copied, worker) = (manifest.clone(), daemon.clone());
     // A damaged copy may lie there.
     let options = FetchOptions { force: true, selection: None };
-    // Nobody else takes the room while the thread is at work, whoever waits for it.
-    let room = blocking(move || {
+    blocking(move || {
         let (id, total) = (copied.id(), copied.total_bytes());
         let directory = worker.table.data_directory(id);
+        worker.table.begin(id)?;
         crate::settings::create_private_dir(&directory)?;
         let progress = |bytes| {
             reply.progress(Progress { verb: "copying".into(), bytes, total, ..Progress::default() });
@@ -256,18 +309,19 @@ async fn hold_copy(
             if cancelled.load(Ordering::Relaxed) { Err(Reply::gone()) } else { made.map_err(Failure::from) };
         // What no record tells of is nobody's.
         if made.is_err() && !worker.table.has_record(id)? {
-            worker.table.remove_data(id)?;
+            worker.table.remove(id)?;
         }
-        made.map(|_| room)
+        made.map(drop)
     })
     .await??;
+    let room = daemon.room.lock().await;
     // The copy was checked piece by piece; it is opened as it will be after a restart.
     let id = manifest.id();
     let taken = daemon.take_on(useless, manifest, record, Opening::Again, Presence::Shared).await;
     if taken.is_err() && !daemon.table.has_record(id)? {
         let daemon = daemon.clone();
-        blocking(move || daemon.table.remove_data(id)).await??;
+        blocking(move || daemon.table.remove(id)).await??;
     }
-    drop(room);
+    drop((taken_room, room));
     taken
 }

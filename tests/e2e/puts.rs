@@ -1,0 +1,94 @@
+//! What a `put` asks before it hashes, what it keeps from nobody, and what it leaves when it is interrupted.
+
+use std::path::Path;
+
+use crate::endings::takes_long_to_hash;
+use crate::lab::process::Outcome;
+use crate::lab::scene::Scene;
+use crate::lab::tree::assert_same;
+use crate::lab::{Lab, data};
+use crate::node::{Node, nodes, until};
+use crate::steps::MIB;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of a test")
+}
+
+fn is_at_work(outcome: &Outcome, verb: &str) -> bool {
+    outcome.events.iter().any(|event| event.name() == "progress" && event.text("verb") == verb)
+}
+
+#[test]
+fn put_that_will_be_refused_hashes_nothing() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let keeper = Node::start(&scene, lab.host(0), &["--embed-tracker"]);
+    let stranger = Node::start(&scene, lab.host(1), &[]);
+    let (small, large) = (scene.path("small"), scene.path("large"));
+    data::random_file(&small, 5, 1000);
+    takes_long_to_hash(&large, 8192);
+    keeper.put(&small, "small");
+    let unproven = stranger.begin(&["put", text(&large), "--name", "large"]).wait().expect_code(1);
+    assert!(unproven.stderr.contains("wants its token"), "{}", unproven.stderr);
+    assert!(!is_at_work(&unproven, "hashing"), "{:?}", unproven.events);
+    let taken = keeper.begin(&["put", text(&large), "--name", "small"]).wait().expect_code(7);
+    assert!(taken.stderr.contains("belongs to dataset"), "{}", taken.stderr);
+    assert!(!is_at_work(&taken, "hashing"), "{:?}", taken.events);
+}
+
+#[test]
+fn put_of_what_is_being_fetched_is_done_at_once_and_the_fetch_goes_on_from_it() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 8 * MIB);
+    nodes[1].put(&file, "model");
+    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    let get = nodes[2].begin(&["get", "model"]);
+    until("a fetch", || nodes[2].status().contains("\"fetching\""));
+    // A disk with the same arrives.
+    nodes[2].put(&file, "model");
+    get.wait().expect_code(0);
+    assert_same(&file, &scene.path("h2/model"));
+    nodes[0].until_copies("model", 2);
+    let left: Vec<_> = std::fs::read_dir(scene.path("h2")).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "no part is left: {left:?}");
+}
+
+#[test]
+fn copy_into_the_store_keeps_nobody_else_from_it_and_goes_when_it_is_interrupted() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--quota", "2G"]);
+    let (large, small) = (scene.path("large"), scene.path("small"));
+    takes_long_to_hash(&large, 1500);
+    data::random_file(&small, 5, 1000);
+    nodes[0].put(&small, "small");
+    let held = || nodes[1].run(&["status"]).events.iter().filter(|event| event.name() == "held").count();
+    for verb in ["copying", "checking"] {
+        let put = nodes[1].begin(&["put", "--copy", text(&large)]);
+        put.wait_until(verb, |event| event.name() == "progress" && event.text("verb") == verb);
+        if verb == "copying" {
+            // Others find room meanwhile, and not the room that is taken, for which the pushed copy would leave.
+            nodes[0].run(&["push", "small", "--to", "h1", "--wait"]);
+            let refused = nodes[1].fails(5, &["put", "--copy", text(&other(&scene)), "--name", "other"]);
+            assert!(refused.contains("quota"), "{refused}");
+            let done = put.events().iter().any(|event| event.name() == "put");
+            assert!(!done, "it was copied too fast to tell anything");
+        }
+        put.interrupt().expect_code(130);
+        until("nothing that is held", || held() == 0);
+        let store = nodes[1].run(&["status"]).event("status").text("store").to_owned();
+        let kept = || std::fs::read_dir(Path::new(&store).join("data")).expect("it is there").count();
+        until("no data of it", || kept() == 0);
+        assert!(nodes[0].copies("large").is_none(), "nobody hears of it");
+    }
+}
+
+/// Too large for the room that is left.
+fn other(scene: &Scene) -> std::path::PathBuf {
+    let path = scene.path("other");
+    takes_long_to_hash(&path, 600);
+    path
+}
