@@ -278,7 +278,10 @@ impl Driver {
         if !self.store.is_passing() {
             return self.event(Event::Preferred(ahead));
         }
+        let before = self.swarm.have().clone();
         self.event(Event::Reading(ahead));
+        let have = self.swarm.have();
+        before.iter().filter(|piece| !have.contains(*piece)).for_each(|piece| self.tally.remove(piece));
         // What is not wanted any more, and not on its way, is missing by now.
         self.store.keep(|piece| self.swarm.piece_state(piece) != PieceState::Missing);
     }
@@ -423,7 +426,8 @@ impl Driver {
                 }
             }
             Notification::AllVerified => {
-                self.complete.store(self.swarm.have().is_full(), Ordering::Relaxed);
+                let is_kept = !self.store.is_passing();
+                self.complete.store(is_kept && self.swarm.have().is_full(), Ordering::Relaxed);
                 self.flush_if_due();
             }
             Notification::PeerCompleted(peer) => self.update(Update::PeerCompleted(peer)),

@@ -129,3 +129,47 @@ fn reader_that_leaves_takes_what_is_read_along() {
     let line = nodes[1].dft().args(["cat", "tree", "b", "--range", "0-8"]).run().expect_code(0);
     assert_eq!(line.stdout.len() + 1, LINE_LEN);
 }
+
+#[test]
+fn several_read_all_of_it_where_the_store_has_no_room() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &["--quota", "5M"]);
+    let file = scene.path("log");
+    let text_of_log = lines(0);
+    std::fs::write(&file, &text_of_log).expect("it is written");
+    nodes[0].run(&["put", text(&file), "--compress", "off"]);
+    nodes[0].run(&["limit", "--max-upload", "8M"]);
+    let cats: Vec<_> = (0..3).map(|_| nodes[1].dft().args(["cat", "log"]).start()).collect();
+    // Who asks for a copy that has no room takes nothing from them either.
+    for _ in 0..20 {
+        assert!(nodes[0].fails(4, &["push", "log", "--to", "h1"]).contains("quota"));
+    }
+    for cat in cats {
+        let outcome = cat.wait().expect_code(0);
+        assert_printed(&outcome.stdout, &text_of_log);
+        assert_eq!(outcome.stderr.matches("is read and not kept").count(), 1, "{}", outcome.stderr);
+    }
+    until("nothing of it stays", || held(&nodes[1]) == 0);
+}
+
+#[test]
+fn what_is_of_no_use_is_set_aside_while_it_is_read() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (tree, texts) = tree_of(&scene, "tree", &["a", "b"]);
+    nodes[0].run(&["put", text(&tree), "--compress", "off"]);
+    let copy = nodes[1].get("tree");
+    std::fs::remove_dir_all(&copy).expect("it is removed");
+    let before = lab.host(0).sent_bytes();
+    let cat = nodes[1].dft().args(["cat", "tree", "a", "--range", "0-1M"]).run().expect_code(0);
+    assert_printed(&cat.stdout, &texts[0][..1 << 20]);
+    let sent = lab.host(0).sent_bytes() - before;
+    assert!(sent < 4 * MIB, "{sent} bytes were sent for 1 MiB");
+    until("it is remembered", || {
+        let status = nodes[1].run(&["status"]).events;
+        status.iter().any(|event| event.name() == "held" && event.text("state") != "reading")
+    });
+    assert!(!copy.exists(), "nothing was fetched to where it was");
+}

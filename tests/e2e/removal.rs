@@ -28,6 +28,15 @@ fn name_that_was_removed_stays_its_own_until_it_is_freed() {
     nodes[1].run(&hint.split(' ').skip(1).collect::<Vec<_>>());
     nodes[1].run(&["put", new, "--name", "name"]);
     assert_same(&files[1], &nodes[0].get("name"));
+    // A node that holds both gives up what the name stands for, or the one that is named.
+    assert_ne!(nodes[0].run(&["drop", "name", "--force"]).event("gone").text("id"), id);
+    nodes[0].get("name");
+    nodes[1].run(&["rm", "name"]);
+    let which = nodes[0].fails(2, &["drop", "name", "--force"]);
+    assert!(which.contains(&id[..12]) && which.contains("--id"), "{which}");
+    let gone = nodes[0].run(&["drop", "name", "--force", "--id", &id[..12]]);
+    assert_eq!(gone.event("gone").text("id"), id);
+    nodes[1].run(&["put", new, "--name", "name"]);
     // One step is enough where it was not removed before.
     nodes[0].run(&["rm", "name", "--forget"]);
     nodes[0].run(&["put", newer, "--name", "name"]);

@@ -208,6 +208,9 @@ pub struct DropArgs {
     /// Even where no other node has all of it
     #[arg(long)]
     pub force: bool,
+    /// The dataset, where this node holds several of that name
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    pub id: Option<String>,
     /// Print JSON lines
     #[arg(long)]
     pub json: bool,

@@ -13,7 +13,7 @@ pub(super) async fn push(args: PushArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn give_up(args: DropArgs) -> Result<(), Failure> {
-    ask(&Request::Drop { name: args.name, force: args.force }, args.json, show, no_data).await
+    ask(&Request::Drop { name: args.name, force: args.force, id: args.id }, args.json, show, no_data).await
 }
 
 pub(super) async fn remove(args: RmArgs) -> Result<(), Failure> {

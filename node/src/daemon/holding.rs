@@ -54,6 +54,13 @@ pub enum Presence {
     Selfish,
 }
 
+/// Who reads a dataset of which nothing is kept.
+struct Readers {
+    count: usize,
+    /// What was remembered of it before, which was of no use.
+    aside: Option<Record>,
+}
+
 /// One dataset on this node.
 pub struct Holding {
     /// What it is.
@@ -63,7 +70,7 @@ pub struct Holding {
     /// The files that are fetched, where these are not all.
     part: Option<Selection>,
     /// How many read it, where it is there for them alone and nothing of it is kept.
-    readers: Option<Mutex<usize>>,
+    readers: Option<Mutex<Readers>>,
     record: Mutex<Record>,
     /// Held by the thread that writes the record down, so that what is on disk is the latest; true
     /// once nothing is written for this one any more.
@@ -135,24 +142,36 @@ impl Holding {
         self.readers.is_some()
     }
 
-    fn readers(&self) -> Option<MutexGuard<'_, usize>> {
+    fn readers(&self) -> Option<MutexGuard<'_, Readers>> {
         self.readers.as_ref().map(|readers| readers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// One more reads it; false where the last one has left, or it is being given up.
     pub(super) fn begin_reading(&self) -> bool {
         let Some(mut readers) = self.readers() else { return false };
-        let goes_on = *readers > 0 && !self.is_ending();
-        *readers += usize::from(goes_on);
+        let goes_on = readers.count > 0 && !self.is_ending();
+        readers.count += usize::from(goes_on);
         goes_on
     }
 
     /// One less; whether it was the last.
     pub(super) fn end_reading(&self) -> bool {
         self.readers().is_some_and(|mut readers| {
-            *readers = readers.saturating_sub(1);
-            *readers == 0
+            readers.count = readers.count.saturating_sub(1);
+            readers.count == 0
         })
+    }
+
+    /// While it is read, this is not held.
+    pub(super) fn set_aside(&self, record: Option<Record>) {
+        if let (Some(mut readers), Some(record)) = (self.readers(), record) {
+            readers.aside = Some(record);
+        }
+    }
+
+    /// What was not held while it was read.
+    pub(super) fn take_aside(&self) -> Option<Record> {
+        self.readers()?.aside.take()
     }
 
     /// Bytes of the files that are wanted.
@@ -344,7 +363,7 @@ pub(super) fn start(
         Opening::With(_) | Opening::Again | Opening::Rested | Opening::New | Opening::Read => None,
     };
     // The one that it begins with.
-    let readers = matches!(opening, Opening::Read).then(|| Mutex::new(1));
+    let readers = matches!(opening, Opening::Read).then(|| Mutex::new(Readers { count: 1, aside: None }));
     let record = record.of(&manifest);
     let (runs, running) = watch::channel(());
     let holding = Arc::new(Holding {
@@ -514,14 +533,22 @@ async fn ask_for_holders(daemon: Arc<Daemon>, asker: Weak<Holding>, remote: driv
     loop {
         let Some(id) = asker.upgrade().map(|holding| holding.id()) else { return };
         remote.found(daemon.holders_of(id).await).await;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(HOLDERS_AGAIN_MAX);
-        let is_alone = |holding: Arc<Holding>| {
-            matches!(holding.view().state, State::Fetching) && holding.snapshot().stats.links == 0
-        };
-        if !asker.upgrade().is_some_and(is_alone) {
-            return;
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(holding) = asker.upgrade() else { return };
+            if !matches!(holding.view().state, State::Fetching) {
+                return;
+            }
+            if holding.snapshot().stats.links == 0 {
+                break;
+            }
+            // Discovery tells of new ones, but where nobody hears of it.
+            if holding.presence == Presence::Shared {
+                return;
+            }
+            pause = HOLDERS_AGAIN_MIN;
         }
+        pause = (pause * 2).min(HOLDERS_AGAIN_MAX);
     }
 }
 

@@ -212,6 +212,12 @@ impl Daemon {
                 if matches!(opening, Opening::Read) {
                     return Ok(Held::Already(held));
                 }
+                if presence == Presence::Selfish {
+                    let message = format!("dft cat is at work on {}", record.name);
+                    return Err(Failure::new(Kind::Other, message).hint(
+                        "run the same command again when that has ended; dft get of all takes it over",
+                    ));
+                }
                 // Whoever reads it goes on with what is kept.
                 self.give_up(&held).await?;
                 continue;

@@ -13,7 +13,7 @@ use super::finding;
 use super::holding::{Presence, Running};
 use super::opening::Opening;
 use super::table::{Place, Record};
-use super::taking::{Asker, Held};
+use super::taking::{Asker, Held, Taken};
 use super::{Daemon, Inputs};
 use crate::net::discovery::{
     self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, parse_tracker, socket_addr_of_text,
@@ -153,7 +153,7 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest).await?.is_complete())
+    Ok(daemon.fetch_into_store(name, manifest).await?.holding.is_complete())
 }
 
 impl Daemon {
@@ -168,22 +168,22 @@ impl Daemon {
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,
-    ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
+    ) -> Result<Taken, crate::failure::Failure> {
+        let is_here = |holding| Taken { holding, is_new: false, former: None };
         if let Held::Usable(holding) = self.usable_holding(manifest.id(), Asker::Fetcher).await? {
             holding.touch(self);
-            return Ok(holding);
+            return Ok(is_here(holding));
         }
         let _room = self.room_for(manifest.id()).await;
         // Another request may have been faster.
         let useless = match self.usable_holding(manifest.id(), Asker::Fetcher).await? {
-            Held::Usable(holding) => return Ok(holding),
+            Held::Usable(holding) => return Ok(is_here(holding)),
             Held::Useless(holding) => Some(holding),
             Held::Nothing => None,
         };
         self.make_room(manifest.total_bytes()).await?;
         let record = Record::new(name, Place::Stored);
-        let taken = self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await?;
-        Ok(taken.holding)
+        self.take_on(useless, manifest, record, Opening::New, Presence::Shared).await
     }
 }
 

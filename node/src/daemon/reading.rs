@@ -32,41 +32,59 @@ impl Drop for Readable {
     fn drop(&mut self) {
         if self.holding.is_read() && self.holding.end_reading() {
             let (daemon, holding) = (self.daemon.clone(), self.holding.clone());
-            tokio::spawn(async move { daemon.give_up(&holding).await });
+            tokio::spawn(async move { daemon.end_reading(&holding).await });
         }
     }
 }
 
 impl Daemon {
-    /// A dataset to be read: what is here of it, or what others have, of which nothing is kept. `None` where
-    /// what is here is of no use, and would be in the way.
+    /// A dataset to be read: what is here of it, or what others have, of which nothing is kept. Where what is
+    /// here is of no use, it is set aside meanwhile.
     pub(super) async fn readable(
         self: &Arc<Self>,
         name: &str,
         manifest: &Arc<Manifest>,
-    ) -> Result<Option<Readable>, Failure> {
+    ) -> Result<Readable, Failure> {
         for _ in 0..TRIES_MAX {
-            match self.usable_holding(manifest.id(), Asker::Reader).await? {
+            let useless = match self.usable_holding(manifest.id(), Asker::Reader).await? {
                 Held::Usable(holding) => {
                     if holding.is_read() && !holding.begin_reading() {
                         // Its last reader has just left.
-                        self.give_up(&holding).await?;
+                        self.end_reading(&holding).await?;
                         continue;
                     }
                     holding.touch(self);
-                    return Ok(Some(Readable { daemon: self.clone(), holding }));
+                    return Ok(Readable { daemon: self.clone(), holding });
                 }
-                Held::Useless(_) => return Ok(None),
-                Held::Nothing => {}
-            }
-            let record = Record::new(name, Place::Stored);
-            let (holding, is_new) =
-                self.hold(manifest.clone(), record, Opening::Read, Presence::Selfish).await?;
-            if is_new {
-                return Ok(Some(Readable { daemon: self.clone(), holding }));
+                Held::Useless(holding) => Some(holding),
+                Held::Nothing => None,
+            };
+            let (daemon, name, manifest) = (self.clone(), name.to_owned(), manifest.clone());
+            // Once begun, it ends with its readers, also where nobody waits for it any more.
+            let begun = tokio::spawn(async move {
+                let record = Record::new(&name, Place::Stored);
+                let taken =
+                    daemon.take_on(useless, manifest, record, Opening::Read, Presence::Selfish).await?;
+                taken.holding.set_aside(taken.former);
+                let readable = Readable { daemon, holding: taken.holding };
+                Ok::<_, Failure>(taken.is_new.then_some(readable))
+            });
+            let ended = |error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}"));
+            if let Some(readable) = begun.await.map_err(ended)?? {
+                return Ok(readable);
             }
         }
         let message = format!("other requests are at work on {name}");
         Err(Failure::new(Kind::Other, message).hint("run the same command again"))
+    }
+
+    /// Nobody reads it any more. What it stood in the way of is held again.
+    async fn end_reading(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), Failure> {
+        self.give_up(holding).await?;
+        if let Some(record) = holding.take_aside() {
+            // Where it fails, the record is in the table for the next start.
+            let _ = self.hold(holding.manifest.clone(), record, Opening::Again, Presence::Shared).await;
+        }
+        Ok(())
     }
 }

@@ -103,10 +103,10 @@ impl Resting {
         self.datasets.get(&id).map(|(_, turn)| *turn)
     }
 
-    /// One that has this name.
-    fn named(&self, name: &str) -> Option<ManifestId> {
+    /// Those that have this name.
+    fn named(&self, name: &str) -> Vec<ManifestId> {
         let first = (Arc::from(name), ManifestId::from_bytes([0; 32]));
-        self.by_name.range(first..).next().filter(|(found, _)| &**found == name).map(|(_, id)| *id)
+        self.by_name.range(first..).take_while(|(found, _)| &**found == name).map(|(_, id)| *id).collect()
     }
 
     pub(super) fn contains(&self, id: ManifestId) -> bool {
@@ -199,13 +199,12 @@ impl Daemon {
         self.datasets().at_rest.contains(id)
     }
 
-    /// The dataset that is held under this name.
-    pub(super) async fn held_as(self: &Arc<Self>, name: &str) -> Option<Arc<Holding>> {
-        if let Some(holding) = self.holdings().into_iter().find(|holding| holding.record().name == name) {
-            return Some(holding);
-        }
-        let id = self.datasets().at_rest.named(name)?;
-        self.holding(id).await
+    /// The datasets that are held under this name: more than one where the name was freed for other content.
+    pub(super) fn held_as(&self, name: &str) -> Vec<ManifestId> {
+        let mut at_work = self.holdings();
+        at_work.retain(|holding| holding.record().name == name && !holding.is_read());
+        let ids = at_work.iter().map(|holding| holding.id());
+        ids.chain(self.datasets().at_rest.named(name)).collect()
     }
 
     /// Tells trackers, and whoever asks, that a dataset is here, or that what is missing of it is wanted.

@@ -195,7 +195,7 @@ impl Daemon {
     /// of the lowest id stays, and the others try once more when a copy is counted again.
     async fn withdraw(&self, holding: &Holding) -> Result<bool, Failure> {
         let id = holding.id();
-        let others = self.other_copies(id).await?;
+        let others = self.lasting_copies(id).await?;
         if others.is_empty() || !self.is_kept_by_one_of(&others, holding).await? {
             return Ok(false);
         }
@@ -209,9 +209,19 @@ impl Daemon {
         self.withdraw_once(holding).await
     }
 
+    /// The other daemons that have all of this dataset, as far as the tracker knows. Who is none, a `dft seed` or
+    /// a `dft fetch` that runs, keeps nothing once that ends.
+    async fn lasting_copies(&self, id: ManifestId) -> Result<Vec<PeerId>, Failure> {
+        let mut copies = self.other_copies(id).await?;
+        if !copies.is_empty() {
+            let nodes = self.catalogue().await?.nodes().await?;
+            copies.retain(|copy| nodes.iter().any(|node| node.peer == *copy));
+        }
+        Ok(copies)
+    }
+
     /// Whether one of these nodes says that it has all of it, once it has looked at its files: the tracker
-    /// knows of what is at rest how it was when it was looked at last. Who is no daemon, a `dft seed` or a
-    /// `dft fetch` that runs, keeps nothing once that ends.
+    /// knows of what is at rest how it was when it was looked at last.
     async fn is_kept_by_one_of(&self, others: &[PeerId], holding: &Holding) -> Result<bool, Failure> {
         let nodes = self.catalogue().await?.nodes().await?;
         let found = others.iter().filter_map(|other| nodes.iter().find(|node| node.peer == *other));
@@ -232,7 +242,8 @@ impl Daemon {
         let id = holding.id();
         self.discovery.remove(id);
         let withdrawn = self.is_withdrawn(id).await;
-        if matches!(withdrawn, Ok(true)) && self.other_copies(id).await.is_ok_and(|others| !others.is_empty())
+        if matches!(withdrawn, Ok(true))
+            && self.lasting_copies(id).await.is_ok_and(|others| !others.is_empty())
         {
             return Ok(true);
         }
@@ -243,7 +254,7 @@ impl Daemon {
     /// Waits until the tracker counts a copy of another node (again).
     async fn is_counted_elsewhere(&self, id: ManifestId) -> Result<bool, Failure> {
         for _ in 0..WITHDRAWN_LOOKS_MAX {
-            if !self.other_copies(id).await?.is_empty() {
+            if !self.lasting_copies(id).await?.is_empty() {
                 return Ok(true);
             }
             tokio::time::sleep(WITHDRAWN_LOOK_EVERY).await;

@@ -67,9 +67,8 @@ impl Daemon {
                 if asker == Asker::Reader {
                     return Ok(Held::Usable(holding));
                 }
-                // Whoever reads it goes on with what is kept.
-                self.give_up(&holding).await?;
-                continue;
+                // Its place is taken by whoever keeps it, once that is sure.
+                return self.check_readable(id).map(|()| Held::Nothing);
             }
             if holding.presence == Presence::Selfish {
                 // It ends with its request, which has a bound of its own.

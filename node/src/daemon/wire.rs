@@ -25,7 +25,7 @@ use crate::cli::Compress;
 use crate::failure::{Failure, Kind};
 
 /// What is spoken. Any change of the types below is another version.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Longest frame: a manifest, and what goes with it.
 const FRAME_LEN_MAX: usize = MANIFEST_LEN_MAX + 1024 * 1024;
 /// Bytes of a file that one event carries.
@@ -175,6 +175,8 @@ pub enum Request {
         name: String,
         /// Even if nobody else has it.
         force: bool,
+        /// Which, of several of that name: the first digits of its id.
+        id: Option<String>,
     },
     /// Take a name out of the catalogue.
     Remove {

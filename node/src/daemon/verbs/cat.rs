@@ -2,8 +2,10 @@
 //! against its hash as it was read: no wrong byte goes out, whatever the disk did meanwhile. Who reads a part
 //! of a dataset fetches that part alone, and keeps nothing of it.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::{Entry, Manifest};
@@ -16,10 +18,13 @@ use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::Holding;
 use crate::daemon::reading::Readable;
 use crate::daemon::serve::Reply;
+use crate::daemon::taking::Taken;
 use crate::daemon::wire::{DATA_LEN_MAX, Event};
 use crate::failure::{Failure, Kind};
 use crate::storage::StorageError;
 
+/// Bytes a second that a piece comes at least, once it comes.
+const RATE_MIN: u64 = 64 * 1024;
 /// How often what is read may be taken over by other requests, which keep it.
 const BEGINNINGS_MAX: usize = 16;
 /// So many pieces are fetched again that were wrong on disk; a disk that damages more is no place for data.
@@ -55,7 +60,10 @@ pub(super) async fn run(daemon: &Arc<Daemon>, part: &Part, reply: &Reply) -> Res
     let runs = runs_of(&manifest, entry, part.from..to);
     let (mut sent, mut has_changed, mut beginnings) = (Sent::default(), false, 0);
     loop {
-        let readable = open(daemon, &part.name, &manifest, &runs, reply).await?;
+        let readable = tokio::select! {
+            readable = open(daemon, &part.name, &manifest, &runs, reply) => readable?,
+            never = tell_of_waiting(&part.name, reply) => match never {},
+        };
         let holding = &readable.holding;
         beginnings += 1;
         match send(daemon, holding, &runs, &mut sent, reply).await {
@@ -81,14 +89,14 @@ async fn open(
 ) -> Result<Readable, Failure> {
     // Runs are in order, one for each piece.
     let is_all = runs.len() == manifest.geometry().piece_count();
-    if !is_all && let Some(readable) = daemon.readable(name, manifest).await? {
-        return Ok(readable);
+    if !is_all {
+        return daemon.readable(name, manifest).await;
     }
     let full = match keep(daemon, name, manifest).await {
         Err(failure) if failure.kind == Kind::Disk => failure,
         kept => return Ok(Readable::kept(daemon, kept?)),
     };
-    let Some(readable) = daemon.readable(name, manifest).await? else { return Err(full) };
+    let readable = daemon.readable(name, manifest).await?;
     if readable.holding.is_read() {
         let message = format!("{name} is read and not kept: {}", full.message);
         reply.send(Event::Warning(message)).await;
@@ -96,16 +104,25 @@ async fn open(
     Ok(readable)
 }
 
-/// The dataset, in the store or where it is already. What could not even be opened is not remembered.
+/// The dataset, in the store or where it is already. What began here and could not even be opened is not
+/// remembered.
 async fn keep(daemon: &Arc<Daemon>, name: &str, manifest: &Arc<Manifest>) -> Result<Arc<Holding>, Failure> {
-    let holding = daemon.fetch_into_store(name, manifest.clone()).await?;
+    let Taken { holding, is_new, former } = daemon.fetch_into_store(name, manifest.clone()).await?;
     match wait::running(&holding).await {
-        Err(failure) if !holding.was_opened() && !holding.record().complete => {
+        Err(failure) if is_new && former.is_none() && !holding.was_opened() && !holding.is_claimed() => {
             daemon.give_up(&holding).await?;
             Err(failure)
         }
-        _ => Ok(holding),
+        Err(failure) => Err(failure),
+        Ok(_) => Ok(holding),
     }
+}
+
+/// Says so where the dataset cannot be opened for a while, for another request has it for itself.
+async fn tell_of_waiting(name: &str, reply: &Reply) -> Infallible {
+    tokio::time::sleep(wait::WHY_AFTER).await;
+    reply.send(Event::Warning(format!("waiting for another request that is at work on {name}"))).await;
+    std::future::pending().await
 }
 
 /// How much of the runs is on its way: so many runs, and so many blocks of the next one.
@@ -123,7 +140,7 @@ async fn send(
     sent: &mut Sent,
     reply: &Reply,
 ) -> Result<(), Failure> {
-    let running = wait::running(holding).await?;
+    let (running, manifest) = (wait::running(holding).await?, &holding.manifest);
     let reader = running.remote.reader();
     let (mut doubts, mut buffer) = (0, Vec::new());
     while let Some(run) = runs.get(sent.runs) {
@@ -132,6 +149,11 @@ async fn send(
         let is_here = tokio::select! {
             is_here = running.remote.has(run.piece) => is_here,
             failure = wait::stalled(daemon, holding, reply) => return Err(failure),
+            // Others who read it may get on.
+            () = tokio::time::sleep(patience_with(manifest.geometry().piece_len(run.piece))) => {
+                return Err(Failure::new(Kind::NoSource, format!("piece {} does not come", run.piece))
+                    .hint("dft ls --chunks NAME shows who has which pieces"));
+            }
         };
         if !is_here {
             return Err(
@@ -161,6 +183,11 @@ async fn send(
         (sent.runs, sent.blocks) = (sent.runs + 1, 0);
     }
     Ok(())
+}
+
+/// How long a piece may take that is waited for.
+fn patience_with(len: u32) -> Duration {
+    wait::NO_PROGRESS_MAX + Duration::from_secs(u64::from(len) / RATE_MIN)
 }
 
 /// The file's index among the entries, and its size.

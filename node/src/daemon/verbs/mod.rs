@@ -91,7 +91,9 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
         Request::Files { name } => list::files(daemon, &name, reply).await,
         Request::Nodes => list::nodes(daemon, reply).await,
         Request::Push { name, to, all, wait } => spread::push(daemon, &name, &to, all, wait, reply).await,
-        Request::Drop { name, force } => spread::give_up(daemon, &name, force, reply).await,
+        Request::Drop { name, force, id } => {
+            spread::give_up(daemon, &name, (force, id.as_deref()), reply).await
+        }
         Request::Remove { name, forget, id } => {
             spread::remove(daemon, &name, (forget, id.as_deref()), reply).await
         }

@@ -160,7 +160,8 @@ async fn original(
     let manifest = manifest
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
     let before = before(daemon, catalogue, name, manifest.id()).await?;
-    let manifest = match before.filter(|before| is_same_content(before.info(), manifest.info())) {
+    let mut before = before.into_iter();
+    let manifest = match before.find(|before| is_same_content(before.info(), manifest.info())) {
         Some(before) => before,
         None => Arc::new(manifest),
     };
@@ -174,11 +175,17 @@ async fn before(
     catalogue: &Catalogue,
     name: &DatasetName,
     id: ManifestId,
-) -> Result<Option<Arc<Manifest>>, Failure> {
+) -> Result<Vec<Arc<Manifest>>, Failure> {
     match catalogue.find(name).await? {
-        Some(record) if record.id == id => Ok(None),
-        Some(_) => Ok(Some(catalogue.get(name).await?.1)),
-        None => Ok(daemon.held_as(name.as_str()).await.map(|held| held.manifest.clone())),
+        Some(record) if record.id == id => Ok(Vec::new()),
+        Some(_) => Ok(vec![catalogue.get(name).await?.1]),
+        None => {
+            let mut manifests = Vec::new();
+            for id in daemon.held_as(name.as_str()) {
+                manifests.extend(daemon.holding(id).await.map(|held| held.manifest.clone()));
+            }
+            Ok(manifests)
+        }
     }
 }
 

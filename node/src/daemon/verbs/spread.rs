@@ -105,8 +105,8 @@ async fn ask(
         }
         .await
         .map_err(|failure| failure.message)?;
-        let holding = daemon.fetch_into_store(name, manifest).await.map_err(|failure| failure.message)?;
-        return Ok(if holding.is_complete() { "complete" } else { "fetching" });
+        let taken = daemon.fetch_into_store(name, manifest).await.map_err(|failure| failure.message)?;
+        return Ok(if taken.holding.is_complete() { "complete" } else { "fetching" });
     }
     let request = NodeRequest::Fetch { name: name.to_owned(), manifest: id };
     match daemon.discovery.ask_node(node.peer, node.control.clone(), request).await {
@@ -162,10 +162,10 @@ async fn tell(reply: &Reply, name: &str, node: &str, outcome: &str, problem: Opt
 pub(super) async fn give_up(
     daemon: &Arc<Daemon>,
     name: &str,
-    force: bool,
+    (force, named): (bool, Option<&str>),
     reply: &Reply,
 ) -> Result<(), Failure> {
-    let holding = held_as(daemon, name).await?;
+    let holding = held_as(daemon, name, named).await?;
     let (place, complete) = (holding.record().place, holding.record().complete);
     if force {
         daemon.give_up(&holding).await?;
@@ -193,18 +193,38 @@ pub(super) async fn give_up(
     Ok(())
 }
 
-/// What this node holds of that name: by its own table, so that it works without a catalogue.
-async fn held_as(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<Holding>, Failure> {
-    if let Some(holding) = daemon.held_as(name).await {
-        return daemon.opened(holding.id()).await.map_or(Ok(holding), Ok);
-    }
+/// What this node holds of that name: by its own table, so that it works without a catalogue; of several, the
+/// one with the id that is `named`, else what the name stands for.
+async fn held_as(daemon: &Arc<Daemon>, name: &str, named: Option<&str>) -> Result<Arc<Holding>, Failure> {
     let missing = || {
         Failure::new(Kind::Name, format!("this node holds no {name}")).hint("dft status shows what it holds")
     };
-    // Under another name of the same dataset.
-    let catalogue = daemon.known_catalogue().ok_or_else(missing)?;
-    let record = catalogue.record(&parse_name(name)?).await?;
-    daemon.opened(record.id).await.ok_or_else(missing)
+    let mut held = daemon.held_as(name);
+    if let Some(named) = named {
+        held.retain(|id| id.to_string().starts_with(named));
+    } else if held.len() != 1 {
+        // Or another name of the same dataset.
+        let catalogue = daemon.known_catalogue().ok_or_else(missing);
+        let record = match catalogue {
+            Ok(catalogue) => catalogue.record(&parse_name(name)?).await.map(Some),
+            Err(failure) if held.is_empty() => Err(failure),
+            Err(_) => Ok(None),
+        };
+        match record {
+            Ok(Some(record)) if held.is_empty() || held.contains(&record.id) => held = vec![record.id],
+            Err(failure) if held.is_empty() => return Err(failure),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    match held[..] {
+        [id] => daemon.opened(id).await.filter(|holding| !holding.is_read()).ok_or_else(missing),
+        [] => Err(missing()),
+        _ => {
+            let ids: Vec<String> = held.iter().map(|id| id.short().to_string()).collect();
+            let message = format!("this node holds several datasets as {name}: {}", ids.join(", "));
+            Err(Failure::new(Kind::Usage, message).hint("say which: dft drop NAME --id ID"))
+        }
+    }
 }
 
 /// Takes a name out of the catalogue, or frees it for other content; copies stay where they are. `named` is

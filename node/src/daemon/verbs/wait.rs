@@ -16,9 +16,9 @@ use crate::report::human_bytes;
 /// Without any peer, a request gives up after this time.
 const NO_PEER_MAX: Duration = Duration::from_secs(60);
 /// With peers, but nothing new from them, after this time.
-const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
+pub(super) const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
 /// When nothing comes for so long, whoever waits is told why.
-const WHY_AFTER: Duration = Duration::from_secs(3);
+pub(super) const WHY_AFTER: Duration = Duration::from_secs(3);
 /// How often it is looked whether that is still the reason.
 const WHY_EVERY: Duration = Duration::from_secs(5);
 /// How long the catalogue may take to say who has a dataset.
