@@ -160,7 +160,7 @@ impl Daemon {
     /// Gives a copy in the store up, where it is complete and another node has all of it.
     async fn leave(self: &Arc<Self>, id: ManifestId) -> Result<bool, Failure> {
         let Some(holding) = self.opened(id).await else { return Ok(false) };
-        let left = holding.is_complete() && self.give_up_if_elsewhere(&holding).await?;
+        let left = holding.is_complete() && self.give_up_if_elsewhere(&holding, may_leave).await?;
         if left {
             let name = holding.record().name;
             self.say(&format!("{name} left the store to make room; other nodes have it"));
@@ -168,19 +168,26 @@ impl Daemon {
         Ok(left)
     }
 
-    /// Gives a dataset up where another node has all of it; false, and it stays, where nobody has.
+    /// Gives a dataset up where another node has all of it; false, and it stays, where nobody has, or where it
+    /// may not go any more when that is known: somebody may have put it meanwhile.
     /// Once begun, it goes on even where nobody waits for it any more.
     pub(super) async fn give_up_if_elsewhere(
         self: &Arc<Self>,
         holding: &Arc<Holding>,
+        may_go: impl Fn(&Record) -> bool + Send + 'static,
     ) -> Result<bool, Failure> {
         let (daemon, holding) = (self.clone(), holding.clone());
         let work = tokio::spawn(async move {
-            let elsewhere = daemon.withdraw(&holding).await?;
-            if elsewhere {
-                daemon.give_up(&holding).await?;
+            if !daemon.withdraw(&holding).await? {
+                return Ok(false);
             }
-            Ok(elsewhere)
+            if !may_go(&holding.record()) {
+                daemon.announce(&holding, holding.is_complete());
+                return Ok(false);
+            }
+            // Nothing is waited for from here until it ends: nobody counts on it in between.
+            daemon.give_up(&holding).await?;
+            Ok(true)
         });
         work.await
             .map_err(|error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}")))?

@@ -8,7 +8,7 @@
 //! Every scenario is a function from the number of runs to rows of one table: [`swarm`] for ten
 //! shaped hosts, [`link`] for one pair of processes, [`hashing`], [`memory`], [`small`] for how
 //! soon a tiny file is there, [`names`] for a large catalogue, [`crowd`] for many at once, [`datasets`] for
-//! a daemon with very many. Times and costs are medians, with the smallest and the largest.
+//! a daemon with very many, [`reading`] for what is read while it is fetched. Times and costs are medians, with the smallest and the largest.
 
 #![allow(unreachable_pub, reason = "a bench has no one to export to")]
 
@@ -25,6 +25,7 @@ mod link;
 mod machine;
 mod memory;
 mod names;
+mod reading;
 mod small;
 mod swarm;
 #[allow(dead_code, reason = "shared with the comparison")]
@@ -41,7 +42,7 @@ struct Scenario {
     measure: fn(usize) -> Vec<Table>,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "swarm",
         about: "10 receivers, each host shaped to 50 Mbit/s both ways, one file of 64 MiB",
@@ -85,6 +86,12 @@ const SCENARIOS: [Scenario; 9] = [
         about: "a daemon that holds 5,000 and then 20,000 datasets of 200 bytes",
         runs: 5,
         measure: datasets::measure,
+    },
+    Scenario {
+        name: "reading",
+        about: "a file that is read while it is fetched, of one holder, and not kept",
+        runs: 3,
+        measure: reading::measure,
     },
 ];
 

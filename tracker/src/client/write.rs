@@ -58,8 +58,20 @@ impl Client {
         }
     }
 
-    /// Whether the leader takes writes of this client: the same failures as of a write that it refuses.
+    /// Whether the leader takes writes of this client: the same failures as of a write that it refuses. One that
+    /// was, or cannot be asked, is looked for anew, once.
     pub async fn may_write(&self) -> Result<(), ClientError> {
+        let first = self.may_write_at_leader().await;
+        match first {
+            Err(ClientError::Unreachable { .. } | ClientError::NotLeader { .. }) => {
+                *self.leader() = None;
+                self.may_write_at_leader().await
+            }
+            first => first,
+        }
+    }
+
+    async fn may_write_at_leader(&self) -> Result<(), ClientError> {
         let leader = self.find_leader().await?;
         let answer = match self.ask_at(leader.tracker, Request::Hello).await {
             Ok(Response::Hello(hello)) if !hello.leads => Ok(Response::NotLeader(None)),
@@ -108,29 +120,38 @@ impl Client {
         }
     }
 
-    /// Asks the leader; one that was, or cannot be asked, is looked for anew, once.
+    /// Asks the leader; one that was, or cannot be asked, is looked for anew, once. Where an answer was lost, what
+    /// was asked for may have been done, whatever comes of the second try: that is what is told then.
     async fn write(&self, request: Request) -> Result<Response, ClientError> {
-        let (mut failure, mut named) = (None, None);
+        let (mut lost, mut named) = (None, None);
         for _ in 0..2 {
-            let leader = self.find_leader().await?;
-            match self.write_at(leader, request.clone()).await {
-                Ok(Response::NotLeader(leader)) => named = leader,
-                Ok(Response::Unproven) => {
-                    let tracker = self.0.trackers[leader.tracker].addr.to_string();
-                    return Err(ClientError::NotAuthorised { tracker });
+            let answer = match self.find_leader().await {
+                Ok(leader) => (leader.tracker, self.write_at(leader, request.clone()).await),
+                Err(failure) => return Err(lost.unwrap_or(failure)),
+            };
+            let failure = match answer {
+                (_, Ok(Response::NotLeader(leader))) => {
+                    named = leader;
+                    *self.leader() = None;
+                    continue;
                 }
-                Ok(Response::Refused(reason)) => {
-                    return Err(ClientError::Refused { reason: reason.as_str().to_owned() });
+                (tracker, Ok(Response::Unproven)) => {
+                    let tracker = self.0.trackers[tracker].addr.to_string();
+                    ClientError::NotAuthorised { tracker }
                 }
-                Ok(response) => return Ok(response),
-                Err(error) => failure = Some((leader.tracker, error)),
-            }
-            *self.leader() = None;
+                (_, Ok(Response::Refused(reason))) => {
+                    ClientError::Refused { reason: reason.as_str().to_owned() }
+                }
+                (_, Ok(response)) => return Ok(response),
+                (tracker, Err(error)) => {
+                    lost.get_or_insert(self.failure(vec![(tracker, error)]));
+                    *self.leader() = None;
+                    continue;
+                }
+            };
+            return Err(lost.unwrap_or(failure));
         }
-        match failure {
-            Some(failure) => Err(self.failure(vec![failure])),
-            None => Err(ClientError::NotLeader { leader: named }),
-        }
+        Err(lost.unwrap_or(ClientError::NotLeader { leader: named }))
     }
 
     /// Asks, and proves where a proof is wanted. It is good for one connection: one that ends in

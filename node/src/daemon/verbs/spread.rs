@@ -170,7 +170,7 @@ pub(super) async fn give_up(
     if force {
         daemon.give_up(&holding).await?;
     } else {
-        let elsewhere = daemon.give_up_if_elsewhere(&holding).await.map_err(|failure| {
+        let elsewhere = daemon.give_up_if_elsewhere(&holding, |_| true).await.map_err(|failure| {
             let message = format!("whether others have {name} cannot be asked: {}", failure.message);
             Failure::new(failure.kind, message).hint("--force gives it up nevertheless")
         })?;
