@@ -150,6 +150,58 @@ fn nobody_else_can_use_the_socket() {
     nodes[0].run(&["status"]);
 }
 
+#[test]
+fn requests_that_wait_for_data_keep_no_short_one_waiting() {
+    /// More than are taken: the last ones are refused.
+    const WAITING: usize = 520;
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 8 * MIB);
+    nodes[0].put(&file, "model");
+    nodes[0].run(&["limit", "--max-upload", "1K"]);
+    let socket = scene.socket_directory("h1").join("daemon.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut waiting: Vec<_> = (0..WAITING)
+        .map(|number| {
+            let request = Request::Get {
+                names: vec!["model".into()],
+                into: scene.new_directory(&format!("into {number}")).as_path().into(),
+                parents: false,
+                peek: false,
+                id: None,
+                force: false,
+                include: Vec::new(),
+                exclude: Vec::new(),
+                timeout_ms: None,
+            };
+            runtime.block_on(async {
+                let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("it listens");
+                let request = wire::envelope(&request).expect("it encodes");
+                wire::send(&mut stream, &request).await.expect("it is taken");
+                stream
+            })
+        })
+        .collect();
+    until("a fetch", || nodes[1].status().contains("\"fetching\""));
+    nodes[1].run(&["ls"]).event("listed");
+    let mut end_of = |number: usize| {
+        runtime.block_on(async {
+            loop {
+                match wire::receive::<wire::Event>(&mut waiting[number]).await {
+                    Ok(Some(wire::Event::Failed { message, .. })) => return message,
+                    Ok(Some(_)) => {}
+                    other => panic!("it ended with {other:?}"),
+                }
+            }
+        })
+    };
+    assert!(end_of(WAITING - 1).contains("requests wait for data already"));
+    nodes[1].run(&["drop", "model", "--force"]);
+    assert!(end_of(0).contains("given up"));
+}
+
 /// What the daemon at a socket answers to whoever runs this; nothing where it hangs up.
 fn answer_at(socket: &Path) -> Option<wire::Event> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

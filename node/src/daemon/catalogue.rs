@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -405,6 +405,22 @@ impl Drop for OpenQuestion<'_> {
     }
 }
 
+/// Somebody waits for a catalogue to be found, as long as this lives: whoever hangs up waits no more.
+struct Looking<'daemon>(&'daemon AtomicUsize);
+
+impl<'daemon> Looking<'daemon> {
+    fn begin(count: &'daemon AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Daemon {
     /// What a verb that has nothing to say for a while may be waiting for.
     pub(super) fn waits_for_catalogue(&self) -> Option<String> {
@@ -436,9 +452,9 @@ impl Daemon {
     /// The catalogue; waits a while for one to be found.
     pub async fn catalogue(&self) -> Result<Arc<Catalogue>, Failure> {
         let mut known = self.catalogue.subscribe();
-        self.looking.fetch_add(1, Ordering::Relaxed);
+        let looking = Looking::begin(&self.looking);
         let found = tokio::time::timeout(FIND_MAX, known.wait_for(Option::is_some)).await;
-        self.looking.fetch_sub(1, Ordering::Relaxed);
+        drop(looking);
         let found = found.ok().and_then(Result::ok).and_then(|known| known.clone());
         found.ok_or_else(|| {
             let secret = if self.access.network_key.is_some() {

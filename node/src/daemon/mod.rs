@@ -63,7 +63,7 @@ use finding::Finding;
 use holding::{Holding, Presence};
 use opening::Opening;
 use rest::Resting;
-use table::{Loaded, Place, Record, Table};
+use table::{Place, Record, Table};
 
 /// Questions and news of other nodes that wait for the daemon.
 const NEIGHBOURLY_QUEUE_LEN: usize = 64;
@@ -402,31 +402,7 @@ pub async fn run(args: DaemonArgs) -> Result<(), Failure> {
     let (daemon, mut inputs, mut wanted, writers) = start(&args, store).await?;
     let mut interrupt = std::pin::pin!(interrupted());
     announce(&daemon, &args, writers);
-    let Loaded { at_rest, to_open, problems } = daemon.table.load()?;
-    problems.iter().for_each(|problem| daemon.reporter.warn(problem));
-    let few = at_rest.len() <= rest::OPENED_AT_START_MAX;
-    // Before anything else, for all of it replaces what trackers know from the process before this one: what
-    // turns out not to be there is taken off again.
-    daemon.discovery.shelve(at_rest.iter().map(|(id, _)| *id).collect());
-    for (id, dataset) in at_rest {
-        if !few {
-            daemon.datasets().at_rest.insert(id, dataset);
-            continue;
-        }
-        match daemon.table.read(id) {
-            Ok((manifest, record)) => daemon.hold_again(manifest, record),
-            Err(problem) => daemon.reporter.warn(&problem),
-        }
-    }
-    for (manifest, record) in to_open {
-        if record.seeded {
-            // Whoever seeded it is gone with the daemon before this one.
-            daemon.discovery.remove(manifest.id());
-            daemon.table.remove(manifest.id())?;
-        } else {
-            daemon.hold_again(manifest, record);
-        }
-    }
+    rest::take_up(&daemon).await?;
     let mut stopped = daemon.stop.subscribe();
     tokio::select! {
         () = &mut interrupt => {}

@@ -17,7 +17,7 @@ use super::Daemon;
 use super::holding::{self, Holding, Presence, Sent, State, View};
 use super::looking::{LOOK_EVERY, remember_hashes};
 use super::opening::{self, Opening};
-use super::table::{Place, Record};
+use super::table::{Loaded, Place, Record};
 use crate::commands::blocking;
 use crate::failure::{Failure, Kind};
 use crate::net::discovery::{self, DATASETS_MAX, parse_tracker};
@@ -31,7 +31,7 @@ const REST_EVERY: Duration = Duration::from_millis(500);
 /// Datasets at work of which nobody wants anything; beyond them, the longest idle one rests at once.
 const IDLE_MAX: usize = 256;
 /// So many datasets are opened at a start, and rest later; beyond them, none of those that may rest.
-pub(super) const OPENED_AT_START_MAX: usize = 256;
+const OPENED_AT_START_MAX: usize = 256;
 /// Most pieces and entries of a dataset that may rest: its manifest is read again in a millisecond or so.
 const SMALL_MAX: usize = 4_096;
 /// Datasets with links beyond which nothing is opened for a link.
@@ -138,6 +138,40 @@ impl Resting {
 pub(super) fn rest_bytes(manifest: &Manifest) -> Option<u64> {
     let size = manifest.geometry().piece_count() + manifest.info().entries.len();
     (size <= SMALL_MAX && manifest.hints().trackers.is_empty()).then(|| manifest.total_bytes())
+}
+
+/// Takes up what the table says that this node holds.
+pub(super) async fn take_up(daemon: &Arc<Daemon>) -> Result<(), Failure> {
+    let reader = daemon.clone();
+    let Loaded { at_rest, to_open, problems } = blocking(move || reader.table.load()).await??;
+    problems.iter().for_each(|problem| daemon.reporter.warn(problem));
+    // Before anything else, for all of it replaces what trackers know from the process before this one: what
+    // turns out not to be there is taken off again.
+    daemon.discovery.shelve(at_rest.iter().map(|(id, _)| *id).collect());
+    if at_rest.len() > OPENED_AT_START_MAX {
+        let mut datasets = daemon.datasets();
+        at_rest.into_iter().for_each(|(id, dataset)| datasets.at_rest.insert(id, dataset));
+    } else {
+        let reader = daemon.clone();
+        let read = move || at_rest.into_iter().map(|(id, _)| reader.table.read(id)).collect::<Vec<_>>();
+        for read in blocking(read).await? {
+            match read {
+                Ok((manifest, record)) => daemon.hold_again(manifest, record),
+                Err(problem) => daemon.reporter.warn(&problem),
+            }
+        }
+    }
+    for (manifest, record) in to_open {
+        if record.seeded {
+            // Whoever seeded it is gone with the daemon before this one.
+            daemon.discovery.remove(manifest.id());
+            let (daemon, id) = (daemon.clone(), manifest.id());
+            blocking(move || daemon.table.remove(id)).await??;
+        } else {
+            daemon.hold_again(manifest, record);
+        }
+    }
+    Ok(())
 }
 
 impl Daemon {

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::places::{self, SocketName};
 use super::wire::{self, Envelope, Event, Item};
 use super::{Daemon, verbs};
 use crate::failure::{Failure, Kind};
 
-/// Most requests at a time: a user's terminals and scripts. More wait in the kernel.
+/// Most short requests at a time: a user's terminals and scripts. More wait in the kernel.
 const REQUESTS_MAX: usize = 128;
+/// Most requests at a time that wait for data, each a task and a descriptor. More are refused; they keep no short
+/// one from being answered.
+const WAITING_MAX: usize = 512;
 /// How long a client may take to say what it wants.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Events that wait for a slow reader; then the request waits.
@@ -53,16 +56,14 @@ impl Drop for Socket {
 /// Takes requests, for ever.
 pub(super) async fn serve(daemon: &Arc<Daemon>, socket: &Socket) {
     let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match socket.listener.accept().await {
             Ok((stream, _)) if is_ours(&stream) => {
-                let daemon = daemon.clone();
-                tokio::spawn(async move {
-                    // Whoever went away wants no answer.
-                    let _ = attend(&daemon, stream).await;
-                    drop(slot);
-                });
+                let (daemon, waiting) = (daemon.clone(), waiting.clone());
+                // Whoever went away wants no answer.
+                tokio::spawn(async move { attend(&daemon, stream, slot, &waiting).await.ok() });
             }
             // Another user, whatever the mode of the socket says.
             Ok(_) => {}
@@ -76,15 +77,30 @@ fn is_ours(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
 }
 
-async fn attend(daemon: &Arc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
+async fn attend(
+    daemon: &Arc<Daemon>,
+    mut stream: UnixStream,
+    slot: OwnedSemaphorePermit,
+    waiting: &Arc<Semaphore>,
+) -> io::Result<()> {
     let received = tokio::time::timeout(REQUEST_MAX, wire::receive::<Envelope>(&mut stream)).await;
     let Some(envelope) = received.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else {
         return Ok(());
     };
     let (reply, mut events) = Reply::new();
     let (mut read, mut write) = stream.into_split();
+    let (request, slot) = match wire::open(&envelope) {
+        Ok(request) if request.waits_for_data() => match waiting.clone().try_acquire_owned() {
+            Ok(waits) => {
+                drop(slot);
+                (Ok(request), waits)
+            }
+            Err(_) => (Err(too_many()), slot),
+        },
+        request => (request, slot),
+    };
     let work = async {
-        let outcome = match wire::open(&envelope) {
+        let outcome = match request {
             Ok(request) => verbs::run(daemon, request, &reply).await,
             Err(failure) => Err(failure),
         };
@@ -112,7 +128,13 @@ async fn attend(daemon: &Arc<Daemon>, mut stream: UnixStream) -> io::Result<()> 
         // The other end hung up: nobody waits for the rest.
         _ = read.read_u8() => {}
     }
+    drop(slot);
     Ok(())
+}
+
+fn too_many() -> Failure {
+    let message = format!("{WAITING_MAX} requests wait for data already");
+    Failure::new(Kind::Other, message).hint("wait for some of them; dft get takes several names at once")
 }
 
 /// Where the events of a request go.

@@ -191,6 +191,28 @@ pub enum Request {
     Stop,
 }
 
+impl Request {
+    /// Whether it waits for data: as long as these take, or as whoever asks stays.
+    pub fn waits_for_data(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::Seed { .. }
+            | Self::Get { .. }
+            | Self::Fetch { .. }
+            | Self::Cat { .. } => true,
+            Self::Push { wait, .. } => *wait,
+            Self::Status
+            | Self::Limit { .. }
+            | Self::List { .. }
+            | Self::Files { .. }
+            | Self::Nodes
+            | Self::Drop { .. }
+            | Self::Remove { .. }
+            | Self::Stop => false,
+        }
+    }
+}
+
 /// What becomes of a rate limit.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LimitChange {

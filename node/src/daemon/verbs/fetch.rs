@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dft_protocol::manifest::Manifest;
+use serde_bytes::ByteBuf;
 
 use super::get::{Target, check_directory, obtain};
 use crate::cli::SelectArgs;
@@ -16,13 +17,14 @@ use crate::failure::{Failure, Kind};
 
 pub(super) async fn run(
     daemon: &Arc<Daemon>,
-    manifest: &[u8],
+    manifest: ByteBuf,
     select: &SelectArgs,
     target: &Target,
     reply: &Reply,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let manifest = Manifest::decode(manifest)
+    let manifest = blocking(move || Manifest::decode(&manifest))
+        .await?
         .map_err(|error| Failure::new(Kind::Manifest, format!("no valid manifest: {error}")))?;
     let manifest = Arc::new(manifest);
     let selection = selection(&manifest, select)?;

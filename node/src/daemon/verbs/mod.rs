@@ -68,7 +68,7 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
         Request::Seed { manifest, paths, output, cache, compress } => {
             let paths = paths.iter().map(WirePath::to_path).collect();
             let (output, cache) = (output.to_path(), cache.to_path());
-            seed::run(daemon, &manifest, seed::Wanted { paths, output, cache, compress }, reply).await
+            seed::run(daemon, manifest, seed::Wanted { paths, output, cache, compress }, reply).await
         }
         Request::Get { names, into, parents, peek, id, force, include, exclude, timeout_ms } => {
             let timeout = timeout_ms.map(Duration::from_millis);
@@ -80,7 +80,7 @@ async fn carry_out(daemon: &Arc<Daemon>, request: Request, reply: &Reply) -> Res
             let timeout = timeout_ms.map(Duration::from_millis);
             let target =
                 get::Target { into: into.to_path(), peek: false, force, timeout, peers, tells: true };
-            fetch::run(daemon, &manifest, &SelectArgs { include, exclude }, &target, reply).await
+            fetch::run(daemon, manifest, &SelectArgs { include, exclude }, &target, reply).await
         }
         Request::Cat { name, path, from, to } => {
             cat::run(daemon, &cat::Part { name, path, from, to }, reply).await

@@ -160,13 +160,16 @@ async fn original(
     let manifest = manifest
         .map_err(|error| Failure::new(Kind::Other, format!("no manifest can describe this: {error}")))?;
     let before = before(daemon, catalogue, name, manifest.id()).await?;
-    let mut before = before.into_iter();
-    let manifest = match before.find(|before| is_same_content(before.info(), manifest.info())) {
-        Some(before) => before,
-        None => Arc::new(manifest),
-    };
-    scan.entries.clone_from(&manifest.info().entries);
-    Ok(Original { manifest, scan, cache })
+    let compared = blocking(move || {
+        let mut before = before.into_iter();
+        let manifest = match before.find(|before| is_same_content(before.info(), manifest.info())) {
+            Some(before) => before,
+            None => Arc::new(manifest),
+        };
+        scan.entries.clone_from(&manifest.info().entries);
+        Original { manifest, scan, cache }
+    });
+    compared.await
 }
 
 /// What else a name stands for; where it was removed, what this node holds of it, for it is its own.

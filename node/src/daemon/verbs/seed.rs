@@ -43,13 +43,17 @@ pub(super) struct Wanted {
 
 pub(super) async fn run(
     daemon: &Arc<Daemon>,
-    manifest: &[u8],
+    manifest: ByteBuf,
     wanted: Wanted,
     reply: &Reply,
 ) -> Result<(), Failure> {
-    let manifest = Manifest::decode(manifest)
-        .map_err(|error| Failure::new(Kind::Manifest, format!("no valid manifest: {error}")))?;
-    let manifest = with_hints(daemon, manifest)?;
+    let hinter = daemon.clone();
+    let read = move || {
+        let manifest = Manifest::decode(&manifest)
+            .map_err(|error| Failure::new(Kind::Manifest, format!("no valid manifest: {error}")))?;
+        with_hints(&hinter, manifest)
+    };
+    let manifest = blocking(read).await??;
     let record = Record {
         name: manifest.info().name.to_string(),
         place: Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect()),
@@ -65,9 +69,11 @@ pub(super) async fn run(
     let scan = scan(&manifest, wanted).await?;
     let (seeder, mut completions) = hold(daemon, &manifest, scan, record).await?;
     wait::complete(daemon, &seeder.holding, None, reply).await?;
+    let told = manifest.clone();
+    let encoded = blocking(move || told.encode()).await?;
     reply
         .item(Item::Seeding(Seeding {
-            manifest: ByteBuf::from(manifest.encode()),
+            manifest: ByteBuf::from(encoded),
             listen: daemon.endpoint.listen_addrs().iter().map(ToString::to_string).collect(),
             peer: display_peer(&daemon.peer()),
         }))
@@ -182,7 +188,8 @@ async fn hold(
         }
         None => record,
     };
-    let opening = Opening::With(Arc::new(Store::seed(manifest.clone(), scan)?));
+    let seeded = manifest.clone();
+    let opening = Opening::With(Arc::new(blocking(move || Store::seed(seeded, scan)).await??));
     let taken = daemon.take_on(useless, manifest.clone(), record, opening, Presence::Shared).await?;
     Ok(Seeder::new(daemon, taken.holding))
 }
