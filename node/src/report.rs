@@ -133,6 +133,12 @@ pub fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// A number of things: «1 piece», «2 pieces».
+pub fn counted(count: impl Into<u64>, thing: &str) -> String {
+    let count = count.into();
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// Bytes as people read them: «1.5 GiB».
 pub fn human_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()

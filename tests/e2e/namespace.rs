@@ -206,9 +206,9 @@ fn push_makes_nodes_fetch_and_drop_keeps_the_only_copy() {
     until("four nodes", || {
         nodes[1].run(&["nodes"]).events.iter().filter(|event| event.name() == "node").count() == 4
     });
-    assert!(
-        nodes[1].fails(4, &["push", "model", "--to", "h2", "nobody"]).contains("nobody does not take model")
-    );
+    let said = nodes[1].fails(4, &["push", "model", "--to", "h2", "nobody"]);
+    assert!(said.contains("nobody does not take model"), "{said}");
+    assert!(said.contains("the nodes are h0, h1, h2, h3;"), "{said}");
     nodes[1].until_copies("model", 2);
     nodes[1].run(&["push", "model", "--all"]);
     for node in &nodes {

@@ -37,6 +37,25 @@ fn put_that_will_be_refused_hashes_nothing() {
 }
 
 #[test]
+fn status_tells_of_datasets_by_name() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let names = ["d", "b", "e", "a", "c", "f"];
+    for (number, name) in names.into_iter().enumerate() {
+        let file = scene.path(name);
+        data::random_file(&file, number as u64, 1000);
+        nodes[0].put(&file, name);
+    }
+    let listed = || nodes[0].run(&["status"]).events;
+    let held: Vec<_> = listed().into_iter().filter(|event| event.name() == "held").collect();
+    let told: Vec<_> = held.iter().map(|event| event.text("name")).collect();
+    assert_eq!(told, ["a", "b", "c", "d", "e", "f"]);
+    let said = nodes[0].dft().args(["put", text(&scene.path("a"))]).run().expect_code(0).stdout;
+    assert!(said.contains("1 piece, id"), "{said}");
+}
+
+#[test]
 fn put_of_what_is_being_fetched_is_done_at_once_and_the_fetch_goes_on_from_it() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();

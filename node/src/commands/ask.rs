@@ -3,7 +3,7 @@
 use crate::daemon::reach::Connection;
 use crate::daemon::wire::{Event, Item, Progress, Request, failure_of};
 use crate::failure::{Failure, Kind};
-use crate::report::{Rate, Reporter, eta, human_bytes, human_time};
+use crate::report::{Rate, Reporter, counted, eta, human_bytes, human_time};
 use crate::session::interrupted;
 
 /// Asks the daemon, which is started where none runs. Items are printed as JSON lines, or handed
@@ -73,7 +73,8 @@ fn tell(reporter: &mut Reporter, progress: &Progress, rate: f64) {
     )]
     let rate = human_bytes(rate as u64);
     let left = left.map_or_else(|| "--".into(), human_time);
-    let peers = if progress.peers > 0 { format!(", {} peers", progress.peers) } else { String::new() };
+    let peers =
+        if progress.peers > 0 { format!(", {}", counted(progress.peers, "peer")) } else { String::new() };
     reporter.progress(progress.bytes, format!("{rate}/s, {left} left{peers}"));
 }
 

@@ -9,7 +9,7 @@ use crate::cli::{LsArgs, NodesArgs, StatusArgs};
 use crate::daemon::reach::Connection;
 use crate::daemon::wire::{File, Held, Item, Listed, Node, Pieces, Request, Status};
 use crate::failure::{Failure, Kind};
-use crate::report::{Reporter, human_bytes};
+use crate::report::{Reporter, counted, human_bytes};
 
 /// Nodes with complete copies that are shown in a line.
 const HOLDERS_SHOWN_MAX: usize = 8;
@@ -59,8 +59,11 @@ fn held_line(held: &Held) -> String {
     let (bytes, sent) = (human_bytes(held.bytes), human_bytes(held.sent_bytes));
     let problem = held.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
     format!(
-        "{:>12}  {state:<9} {:<24} {} ({} peers, {sent} sent){problem}\n",
-        bytes, held.name, held.path, held.peers
+        "{:>12}  {state:<9} {:<24} {} ({}, {sent} sent){problem}\n",
+        bytes,
+        held.name,
+        held.path,
+        counted(held.peers, "peer")
     )
 }
 

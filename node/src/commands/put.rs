@@ -7,7 +7,7 @@ use super::print_bytes;
 use crate::cli::PutArgs;
 use crate::daemon::wire::{Item, Request};
 use crate::failure::{Failure, Kind};
-use crate::report::human_bytes;
+use crate::report::{counted, human_bytes};
 
 pub(super) async fn run(args: PutArgs) -> Result<(), Failure> {
     let (paths, name) = paths_and_name(args.paths, args.name)?;
@@ -20,8 +20,8 @@ pub(super) async fn run(args: PutArgs) -> Result<(), Failure> {
     let show = |item| match item {
         Item::Put(put) => {
             let what = if put.already { "is there already" } else { "is put" };
-            let (bytes, pieces) = (human_bytes(put.bytes), put.pieces);
-            print_bytes(format!("{} {what}: {bytes}, {pieces} pieces, id {}\n", put.name, put.id).as_bytes())
+            let (bytes, pieces) = (human_bytes(put.bytes), counted(put.pieces, "piece"));
+            print_bytes(format!("{} {what}: {bytes}, {pieces}, id {}\n", put.name, put.id).as_bytes())
         }
         _ => Ok(()),
     };

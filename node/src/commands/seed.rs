@@ -18,7 +18,7 @@ use crate::driver::{Snapshot, Update};
 use crate::failure::{Failure, Kind, shown};
 use crate::net::discovery;
 use crate::net::identity::display_peer;
-use crate::report::{Rate, Reporter, human_bytes, human_time};
+use crate::report::{Rate, Reporter, counted, human_bytes, human_time};
 use crate::session::{Discovering, Happening, Listening, Role, Session, interrupted};
 use crate::settings::{Ports, SeedState, reachable_addrs, write_atomically};
 use crate::storage::{self, Scan, ScanOptions, SeedCache, StorageError, Store};
@@ -94,10 +94,10 @@ pub(super) fn tell_of_seeding(
         "trackers": manifest.hints().trackers,
     }));
     reporter.say(&format!(
-        "seeding {} ({}, {} pieces)\n  manifest  {}\n  fetch it  dft fetch {}\nCtrl-C ends it",
+        "seeding {} ({}, {})\n  manifest  {}\n  fetch it  dft fetch {}\nCtrl-C ends it",
         manifest.info().name,
         human_bytes(manifest.total_bytes()),
-        manifest.geometry().piece_count(),
+        counted(manifest.geometry().piece_count() as u64, "piece"),
         shown(output),
         shown(output),
     ));
@@ -322,7 +322,8 @@ pub(super) fn tell_of_end(
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let ratio = if total == 0 { 0.0 } else { sent as f64 / total as f64 };
     reporter.say(&format!(
-        "{copies} peers have everything; {} sent from here ({ratio:.2} copies) in {}",
+        "{} everything; {} sent from here ({ratio:.2} copies) in {}",
+        if copies == 1 { "1 peer has".to_owned() } else { format!("{copies} peers have") },
         human_bytes(sent),
         human_time(started.elapsed()),
     ));
@@ -366,7 +367,7 @@ pub(super) fn show_progress(
         reason = "a rate is positive and for people"
     )]
     let rate = human_bytes(rate as u64);
-    reporter.status(format!("{} sent, {rate}/s, {peers} peers", human_bytes(sent)));
+    reporter.status(format!("{} sent, {rate}/s, {}", human_bytes(sent), counted(peers, "peer")));
 }
 
 /// What happens to a seeder and to a fetch alike.

@@ -27,8 +27,10 @@ const NEIGHBOURS_MAX: usize = 1024;
 const ADDRS_MAX: usize = 4;
 /// How often each is asked where the catalogue is, while none answers …
 const ASK_EVERY: Duration = Duration::from_secs(5);
-/// … and then, for another one may have come.
-const ASK_AGAIN_EVERY: Duration = Duration::from_secs(60);
+/// … then, for another one may have come …
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(300);
+/// … and where one names another catalogue, of which a person is told as long as it is so.
+const ASK_OTHER_EVERY: Duration = Duration::from_secs(30);
 /// Most of them that are asked in that time while none answers …
 const ASKED_AT_ONCE_MAX: usize = 16;
 /// … and then: among hundreds of nodes each is asked about once in a second.
@@ -130,10 +132,12 @@ impl Finding {
 
 impl Heard {
     /// Those whose turn it is to be asked; then they count as asked.
-    fn take_due(&mut self, in_need: bool) -> Vec<(PeerId, Vec<SocketAddr>)> {
-        let (every, most) = match in_need {
-            true => (ASK_EVERY, ASKED_AT_ONCE_MAX),
-            false => (ASK_AGAIN_EVERY, ASKED_IN_PEACE_MAX),
+    fn take_due(&mut self, in_need: bool, own: Option<CatalogueId>) -> Vec<(PeerId, Vec<SocketAddr>)> {
+        let most = if in_need { ASKED_AT_ONCE_MAX } else { ASKED_IN_PEACE_MAX };
+        let every = |one: &Neighbour| match self.offers.get(&one.trackers) {
+            _ if in_need => ASK_EVERY,
+            Some(Offer::Said(_, Some(answered))) if Some(answered.id) != own => ASK_OTHER_EVERY,
+            _ => ASK_AGAIN_EVERY,
         };
         let within = |asked: Option<Instant>, time| asked.is_some_and(|at: Instant| at.elapsed() < time);
         let busy = match in_need {
@@ -143,7 +147,7 @@ impl Heard {
         let mut due: Vec<(Option<Instant>, PeerId)> = self
             .neighbours
             .iter()
-            .filter(|(_, one)| !within(one.asked, every))
+            .filter(|(_, one)| !within(one.asked, every(one)))
             .map(|(node, one)| (one.asked, *node))
             .collect();
         due.sort_unstable();
@@ -155,6 +159,17 @@ impl Heard {
             Some((node, neighbour.addrs.clone()))
         };
         due.into_iter().filter_map(ask).collect()
+    }
+
+    fn forget(&mut self, node: PeerId) {
+        self.neighbours.remove(&node);
+        self.forget_offers();
+    }
+
+    /// What no neighbour names any more is no offer.
+    fn forget_offers(&mut self) {
+        let named: BTreeSet<&Vec<String>> = self.neighbours.values().map(|one| &one.trackers).collect();
+        self.offers.retain(|trackers, _| named.contains(trackers));
     }
 
     /// Trackers, and the node that keeps them, or told of them.
@@ -180,8 +195,9 @@ pub(super) fn look(daemon: &Arc<Daemon>) {
     if known.as_ref().is_some_and(|known| known.origin == Origin::Named) {
         return daemon.finding.lock().neighbours.clear();
     }
+    let own = known.as_ref().and_then(|known| known.id());
     let in_need = known.is_none_or(|known| known.origin == Origin::Found && known.is_silent());
-    let due = daemon.finding.lock().take_due(in_need);
+    let due = daemon.finding.lock().take_due(in_need, own);
     for (node, addrs) in due {
         let daemon = daemon.clone();
         tokio::spawn(async move {
@@ -191,7 +207,7 @@ pub(super) fn look(daemon: &Arc<Daemon>) {
                     heard(&daemon, (node, &addrs), name, trackers).await;
                 }
                 // mDNS tells of it again, where it is there.
-                Err(_) if !in_need => drop(daemon.finding.lock().neighbours.remove(&node)),
+                Err(_) if !in_need => daemon.finding.lock().forget(node),
                 _ => {}
             }
         });
@@ -217,9 +233,7 @@ async fn heard(
         let mut heard = daemon.finding.lock();
         let Some(neighbour) = heard.neighbours.get_mut(&node) else { return };
         (neighbour.name, neighbour.trackers) = (name, trackers.clone());
-        let named: BTreeSet<Vec<String>> =
-            heard.neighbours.values().map(|neighbour| neighbour.trackers.clone()).collect();
-        heard.offers.retain(|trackers, _| named.contains(trackers));
+        heard.forget_offers();
         let is_fresh = match heard.offers.get(&trackers) {
             Some(Offer::Asked) => true,
             Some(Offer::Said(at, _)) => at.elapsed() < ASK_EVERY,
@@ -254,7 +268,9 @@ async fn weigh(daemon: &Arc<Daemon>) {
             (best(&answered), best(&copies.collect::<Vec<_>>()))
         };
         let silent = used.trackers.join(", ");
-        if let Some((id, trackers)) = same {
+        if same.as_ref().is_some_and(|(_, trackers)| *trackers == used.trackers) {
+            // It answers again.
+        } else if let Some((id, trackers)) = same {
             let text = format!("the catalogue at {silent} does not answer; it is found at");
             daemon.use_catalogue(Some(&used), id, &trackers, &text);
         } else if let Some((id, trackers)) = all.filter(|_| used.unheard_for() >= ANOTHER_AFTER) {
@@ -404,7 +420,7 @@ mod tests {
         for number in 0..20 {
             finding.add(node(number), SocketAddr::from(([10, 0, 0, number], 1)));
         }
-        let due = |in_need| finding.lock().take_due(in_need).len();
+        let due = |in_need| finding.lock().take_due(in_need, None).len();
         assert_eq!((due(false), due(false)), (ASKED_IN_PEACE_MAX, 0));
         assert_eq!((due(true), due(true)), (ASKED_AT_ONCE_MAX, 0));
         // Who is heard of at many addresses is asked no sooner, and remembered at a few.

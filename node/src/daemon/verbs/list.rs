@@ -45,19 +45,13 @@ pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Fa
             limits: super::limit::limits(daemon),
         }))
         .await;
-    // Both at once: what goes to rest meanwhile is told of once.
-    let (holdings, at_rest): (Vec<Arc<Holding>>, Vec<(ManifestId, AtRest)>) = {
-        let datasets = daemon.datasets();
-        let at_rest = datasets.at_rest.iter().map(|(id, dataset)| (id, dataset.clone()));
-        (datasets.at_work.values().cloned().collect(), at_rest.collect())
-    };
-    for holding in holdings {
-        reply.item(Item::Held(held(daemon, &holding))).await;
-    }
-    for datasets in at_rest.chunks(RECORDS_PER_TURN) {
+    for datasets in by_name(daemon).chunks(RECORDS_PER_TURN) {
         let (daemon, datasets) = (daemon.clone(), datasets.to_vec());
         let read = blocking(move || {
-            let held = |(id, dataset)| held_at_rest(&daemon, id, dataset);
+            let held = |(_, id, dataset)| match dataset {
+                Dataset::AtWork(holding) => held(&daemon, &holding),
+                Dataset::AtRest(dataset) => held_at_rest(&daemon, id, dataset),
+            };
             datasets.into_iter().map(held).collect::<Vec<_>>()
         });
         for held in read.await? {
@@ -65,6 +59,25 @@ pub(super) async fn status(daemon: &Arc<Daemon>, reply: &Reply) -> Result<(), Fa
         }
     }
     Ok(())
+}
+
+/// A dataset of this node.
+#[derive(Clone)]
+enum Dataset {
+    AtWork(Arc<Holding>),
+    AtRest(AtRest),
+}
+
+/// All that this node holds, by name. Both at once: what goes to rest meanwhile is told of once.
+fn by_name(daemon: &Daemon) -> Vec<(String, ManifestId, Dataset)> {
+    let datasets = daemon.datasets();
+    let at_work = datasets.at_work.iter();
+    let at_work = at_work.map(|(id, held)| (held.record().name, *id, Dataset::AtWork(held.clone())));
+    let at_rest = datasets.at_rest.iter();
+    let at_rest = at_rest.map(|(id, held)| (held.name.to_string(), id, Dataset::AtRest(held.clone())));
+    let mut all: Vec<_> = at_work.chain(at_rest).collect();
+    all.sort_unstable_by(|(one, one_id, _), (other, other_id, _)| (one, one_id).cmp(&(other, other_id)));
+    all
 }
 
 fn held(daemon: &Daemon, holding: &Holding) -> wire::Held {

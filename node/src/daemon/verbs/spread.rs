@@ -23,6 +23,8 @@ use crate::storage::Store;
 
 /// How often a node that fetches is asked whether it has all of it.
 const ASK_EVERY: Duration = Duration::from_millis(300);
+/// Most nodes that a hint names.
+const NAMED_MAX: usize = 8;
 /// When it has had nothing new for so long, nobody waits for it any more.
 const NO_PROGRESS_MAX: Duration = Duration::from_secs(300);
 
@@ -41,6 +43,7 @@ pub(super) async fn push(
     let named = |node: &SeenNode| to.iter().any(|wanted| is_called(node, wanted));
     let (targets, others): (Vec<SeenNode>, Vec<SeenNode>) =
         nodes.into_iter().partition(|node| if all { node.peer != daemon.peer() } else { named(node) });
+    let hint = whom_there_is(targets.iter().chain(&others));
     drop(others);
     let unknown: BTreeSet<&String> =
         to.iter().filter(|wanted| !targets.iter().any(|node| is_called(node, wanted))).collect();
@@ -74,18 +77,23 @@ pub(super) async fn push(
         }
     }
     match (failed, reached) {
-        (0, 0) => {
-            Err(Failure::new(Kind::NoSource, "there is no other node").hint("dft nodes shows who is there"))
-        }
+        (0, 0) => Err(Failure::new(Kind::NoSource, "there is no other node").hint(hint)),
         (0, _) => Ok(()),
-        (1, _) => {
-            Err(Failure::new(Kind::NoSource, first.unwrap_or_default()).hint("dft nodes shows who is there"))
-        }
+        (1, _) => Err(Failure::new(Kind::NoSource, first.unwrap_or_default()).hint(hint)),
         (failed, _) => {
             let message = format!("{failed} nodes do not take {name}; {}", first.unwrap_or_default());
-            Err(Failure::new(Kind::NoSource, message).hint("dft nodes shows who is there"))
+            Err(Failure::new(Kind::NoSource, message).hint(hint))
         }
     }
+}
+
+/// A few of the nodes by name, and where to see the rest.
+fn whom_there_is<'node>(nodes: impl Iterator<Item = &'node SeenNode>) -> String {
+    let mut names: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
+    names.sort_unstable();
+    let more = if names.len() > NAMED_MAX { ", …" } else { "" };
+    names.truncate(NAMED_MAX);
+    format!("the nodes are {}{more}; dft nodes shows who is there", names.join(", "))
 }
 
 fn is_called(node: &SeenNode, wanted: &str) -> bool {
