@@ -165,6 +165,8 @@ fn token_of_a_user_opens_the_catalogue_of_his_daemon_and_open_does_without() {
     data::random_file(&file, 5, 1000);
     let path = file.to_str().expect("a path of a test");
     same_user.put(&file, "model");
+    // It has found the catalogue then.
+    stranger.run(&["ls"]);
     let tracker = stranger.run(&["status"]).event("status").texts("trackers").remove(0);
     let own = home_of("h2").join("dft/token");
     let attempts = [&["put", path, "--name", "mine"][..], &["rm", "model"]];
