@@ -76,6 +76,54 @@ fn put_of_what_is_being_fetched_is_done_at_once_and_the_fetch_goes_on_from_it() 
 }
 
 #[test]
+fn copy_of_what_is_being_fetched_into_the_store_takes_its_place() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 8 * MIB);
+    nodes[1].put(&file, "model");
+    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    nodes[1].run(&["push", "model", "--to", "h2"]);
+    until("a fetch", || nodes[2].status().contains("\"fetching\""));
+    nodes[2].run(&["put", "--copy", text(&file), "--name", "model"]);
+    let held = nodes[2].run(&["status"]).event("held").clone();
+    assert_eq!((held.text("state"), &held.value["in_store"]), ("complete", &serde_json::json!(true)));
+    assert_same(&file, Path::new(held.text("path")));
+    nodes[0].until_copies("model", 2);
+}
+
+#[test]
+fn put_that_is_refused_leaves_a_fetch_as_it_was() {
+    let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
+    let scene = Scene::new();
+    let nodes = nodes(&lab, &scene, &[]);
+    let (file, other) = (scene.path("model"), scene.path("other"));
+    data::random_file(&file, 5, 8 * MIB);
+    data::random_file(&other, 6, 8 * MIB);
+    nodes[1].put(&file, "model");
+    nodes[1].put(&other, "taken");
+    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    nodes[1].run(&["push", "model", "--to", "h2"]);
+    until("a fetch", || nodes[2].status().contains("\"fetching\""));
+    for copy in [&[][..], &["--copy"]] {
+        let put = [&["put", text(&file), "--name", "taken"], copy].concat();
+        assert!(nodes[2].fails(7, &put).contains("belongs to dataset"));
+        let held = nodes[2].run(&["status"]).event("held").clone();
+        assert_eq!(held.value["origin"], false, "{copy:?}: {}", held.value);
+    }
+    nodes[1].run(&["limit", "--max-upload", "off"]);
+    nodes[0].until_copies("model", 2);
+    let held = nodes[2].run(&["status"]).event("held").clone();
+    assert_eq!(
+        (held.text("name"), &held.value["in_store"]),
+        ("model", &serde_json::json!(true)),
+        "{}",
+        held.value
+    );
+}
+
+#[test]
 fn copy_into_the_store_keeps_nobody_else_from_it_and_goes_when_it_is_interrupted() {
     let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
     let scene = Scene::new();

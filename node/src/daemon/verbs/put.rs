@@ -90,7 +90,7 @@ async fn hold_and_publish(
     // A task of its own ends what it began.
     let work = tokio::spawn(async move {
         let manifest = original.manifest.clone();
-        let (holding, new) = hold(&daemon, original, &wanted, name.as_str(), (&reply, cancelled)).await?;
+        let (holding, before) = hold(&daemon, original, &wanted, name.as_str(), (&reply, cancelled)).await?;
         let complete = tokio::select! {
             complete = wait::complete(&daemon, &holding, None, &reply) => complete,
             _ = waited_for => Err(Reply::gone()),
@@ -104,9 +104,9 @@ async fn hold_and_publish(
             // It may have been published, without an answer: then it has to stay.
             Err(failure) if failure.kind == Kind::NoSource => Err(failure),
             Err(failure) => {
-                // What another request counts on meanwhile stays.
-                if new && !holding.is_claimed() {
-                    daemon.give_up(&holding).await?;
+                // What another request counts on meanwhile stays. The first failure is the one to tell.
+                if !holding.is_claimed() {
+                    let _ = undo(&daemon, &holding, before).await;
                 }
                 Err(failure)
             }
@@ -199,29 +199,60 @@ struct Original {
     cache: Option<SeedCache>,
 }
 
-/// Holds what is put: from where it is, or a copy of it; whether this request began that.
+/// How a dataset was held before it was put.
+enum Before {
+    /// Not at all.
+    Nothing,
+    /// At another place, or not all of it.
+    Elsewhere(Record),
+    /// As it is held now, but for what its record says.
+    Here(Record),
+}
+
+/// What was to be published was not: it is held as before.
+async fn undo(daemon: &Arc<Daemon>, holding: &Arc<Holding>, before: Before) -> Result<(), Failure> {
+    match before {
+        Before::Nothing => daemon.give_up(holding).await,
+        Before::Elsewhere(record) => daemon.hold_elsewhere(holding, record, Opening::Again).await,
+        Before::Here(former) => {
+            let as_before = |record: &mut Record| {
+                record.origin = former.origin;
+                record.seeded = former.seeded;
+                record.compress = former.compress;
+            };
+            holding.remember(daemon, as_before).await
+        }
+    }
+}
+
+/// Holds what is put: from where it is, or a copy of it; and how it was held before.
 async fn hold(
     daemon: &Arc<Daemon>,
     original: Original,
     wanted: &Wanted,
     name: &str,
     (reply, cancelled): (&Reply, Arc<AtomicBool>),
-) -> Result<(Arc<Holding>, bool), Failure> {
+) -> Result<(Arc<Holding>, Before), Failure> {
     // What is put again may have been changed since it was looked at last.
     if let Some(holding) = daemon.opened(original.manifest.id()).await {
         holding.look().await;
     }
     let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {
-        // What was put is all there: who fetches it goes on with that.
-        Held::Usable(holding) if !wanted.copy && is_being_fetched(&holding) => Some(holding),
+        Held::Usable(holding) if is_being_fetched(&holding) => {
+            if wanted.copy && holding.record().place == Place::Stored {
+                return copy_over(daemon, original, &holding, record(wanted, name), (reply, cancelled)).await;
+            }
+            // What was put is all there: who fetches it goes on with that.
+            Some(holding)
+        }
         Held::Usable(holding) if !wanted.copy || holding.record().place == Place::Stored => {
-            return Ok((as_put(daemon, holding, wanted.compress).await?, false));
+            let before = Before::Here(holding.record());
+            return Ok((as_put(daemon, holding, wanted.compress).await?, before));
         }
         // It is here, but at a place that may change or go.
         Held::Usable(holding) | Held::Useless(holding) => Some(holding),
         Held::Nothing => None,
     };
-    let is_first = useless.is_none();
     let taken = if wanted.copy {
         hold_copy(daemon, original, useless, record(wanted, name), (reply, cancelled)).await?
     } else {
@@ -238,12 +269,37 @@ async fn hold(
         }
         taken
     };
-    Ok((taken.holding, taken.is_new && is_first))
+    let before = match taken.former {
+        Some(former) if former.place == taken.holding.record().place => Before::Here(former),
+        Some(former) => Before::Elsewhere(former),
+        None if taken.is_new => Before::Nothing,
+        None => Before::Here(taken.holding.record()),
+    };
+    Ok((taken.holding, before))
+}
+
+/// Takes a copy into the store where a fetch of it is at work: the fetch ends, and what it has is taken over.
+async fn copy_over(
+    daemon: &Arc<Daemon>,
+    original: Original,
+    fetched: &Arc<Holding>,
+    record: Record,
+    work: (&Reply, Arc<AtomicBool>),
+) -> Result<(Arc<Holding>, Before), Failure> {
+    let (manifest, former) = (original.manifest.clone(), fetched.record());
+    daemon.set_aside(fetched).await?;
+    match hold_copy(daemon, original, None, record, work).await {
+        Ok(taken) => Ok((taken.holding, Before::Here(former))),
+        Err(failure) => {
+            // Where it fails, the record is in the table for the next start.
+            let _ = daemon.hold(manifest, former, Opening::Again, Presence::Shared).await;
+            Err(failure)
+        }
+    }
 }
 
 fn is_being_fetched(holding: &Holding) -> bool {
-    let record = holding.record();
-    !record.origin && !record.complete && !holding.is_complete()
+    !holding.record().complete && !holding.is_complete()
 }
 
 /// What is remembered of a copy that is about to be made.
