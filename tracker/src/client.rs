@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use dft_protocol::id::{ManifestId, PeerId};
 use dft_protocol::manifest::{Hints, MANIFEST_LEN_MAX, Manifest};
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
@@ -316,18 +318,33 @@ impl Client {
 
     /// Who each tracker is, in the order of the configuration; `None` where it cannot be asked.
     pub async fn hellos(&self) -> Vec<Option<Hello>> {
-        self.hellos_within(ASK_TIMEOUT).await
-    }
-
-    /// The same of those that answer within `limit`.
-    pub async fn hellos_within(&self, limit: Duration) -> Vec<Option<Hello>> {
         join_all((0..self.0.trackers.len()).map(|tracker| async move {
-            match tokio::time::timeout(limit, self.ask_at(tracker, Request::Hello)).await {
+            match tokio::time::timeout(ASK_TIMEOUT, self.ask_at(tracker, Request::Hello)).await {
                 Ok(Ok(Response::Hello(hello))) => Some(hello),
                 _ => None,
             }
         }))
         .await
+    }
+
+    /// What the first tracker says that answers within `limit`.
+    pub async fn first_hello(&self, limit: Duration) -> Option<Hello> {
+        let ask = |tracker| async move {
+            match self.ask_at(tracker, Request::Hello).await {
+                Ok(Response::Hello(hello)) => Some(hello),
+                _ => None,
+            }
+        };
+        let mut answers: FuturesUnordered<_> = (0..self.0.trackers.len()).map(ask).collect();
+        let first = async {
+            while let Some(answer) = answers.next().await {
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            None
+        };
+        tokio::time::timeout(limit, first).await.ok().flatten()
     }
 
     /// The steps behind `since`, for a follower: whether that is too old, the next steps, and the

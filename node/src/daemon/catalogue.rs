@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct Catalogue {
     questions: Questions,
     id: OnceLock<CatalogueId>,
     begun: Instant,
+    /// It was seen to have names.
+    has_names: AtomicBool,
     /// Its trackers, as they were named.
     pub trackers: Vec<String>,
     /// How this node came by it.
@@ -177,6 +179,7 @@ impl Catalogue {
             questions: Questions::default(),
             id: OnceLock::new(),
             begun: Instant::now(),
+            has_names: AtomicBool::new(false),
             trackers: trackers.to_vec(),
             origin,
         }))
@@ -190,9 +193,19 @@ impl Catalogue {
 
     /// Which catalogue it is; `None` where none of its trackers answers within `limit`.
     pub async fn answered_within(&self, limit: Duration) -> Option<Answered> {
-        let hello = self.client.hellos_within(limit).await.into_iter().flatten().next()?;
+        let hello = self.client.first_hello(limit).await?;
         let id = *self.id.get_or_init(|| hello.catalogue);
+        self.saw_names(hello.sequence > 0);
         (id == hello.catalogue).then_some(Answered { id, is_empty: hello.sequence == 0 })
+    }
+
+    fn saw_names(&self, some: bool) {
+        self.has_names.fetch_or(some, Ordering::Relaxed);
+    }
+
+    /// Whether it has names, or had some, as far as this node saw.
+    pub fn has_names(&self) -> bool {
+        self.has_names.load(Ordering::Relaxed)
     }
 
     /// Its id, where it said so already.
@@ -260,12 +273,14 @@ impl Catalogue {
     /// Publishes a manifest under a name; true where it was published already.
     pub async fn put(&self, name: &DatasetName, manifest: &Manifest) -> Result<bool, Failure> {
         let outcome = self.write(|| self.client.put(name, manifest)).await?;
+        self.saw_names(true);
         Ok(matches!(outcome, PutOutcome::Already))
     }
 
     /// The dataset of a name.
     pub async fn get(&self, name: &DatasetName) -> Result<(Record, Arc<Manifest>), Failure> {
         let found = self.answer(self.client.get(name)).await?;
+        self.saw_names(found.is_some());
         found.map(|(record, manifest)| (record, Arc::new(manifest))).ok_or_else(|| unknown(name))
     }
 
@@ -276,12 +291,16 @@ impl Catalogue {
 
     /// What a name stands for; `None` where it stands for nothing.
     pub async fn find(&self, name: &DatasetName) -> Result<Option<Record>, Failure> {
-        self.answer(self.client.record(name)).await
+        let found = self.answer(self.client.record(name)).await?;
+        self.saw_names(found.is_some());
+        Ok(found)
     }
 
     /// The names that match.
     pub async fn list(&self, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
-        self.answer(self.client.list(pattern)).await
+        let found = self.answer(self.client.list(pattern)).await?;
+        self.saw_names(!found.is_empty());
+        Ok(found)
     }
 
     /// Takes a name out, where it stands for this dataset.

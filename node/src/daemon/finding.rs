@@ -39,10 +39,14 @@ const ASKED_IN_PEACE_MAX: usize = 4;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// For how long their answer counts.
 const ANSWER_TTL: Duration = Duration::from_secs(15);
-/// How long it is waited for others, once a catalogue was found.
+/// How long it is waited for others, once a catalogue was found …
 const CHOICE_PAUSE: Duration = Duration::from_millis(300);
-/// When another catalogue takes the place of one that does not answer: a node that starts again is back by then.
+/// … and for those that are being asked already.
+const CHOICE_MAX: Duration = Duration::from_secs(2);
+/// When another catalogue takes the place of one that does not answer: a node that starts again is back by then …
 const ANOTHER_AFTER: Duration = Duration::from_secs(30);
+/// … and of one that has names: a machine that is repaired, or a network, is back by then.
+const ANOTHER_WITH_NAMES_AFTER: Duration = Duration::from_secs(1800);
 /// Most catalogues of which a warning tells.
 const TOLD_MAX: usize = 16;
 
@@ -57,6 +61,8 @@ struct Heard {
     offers: BTreeMap<Vec<String>, Offer>,
     /// A choice is about to be made.
     chooses: bool,
+    /// How many nodes, or what they named, are being asked.
+    asking: usize,
     /// The other catalogues of which a warning told.
     told: BTreeSet<CatalogueId>,
 }
@@ -66,6 +72,8 @@ struct Neighbour {
     /// The latest one first.
     addrs: Vec<SocketAddr>,
     asked: Option<Instant>,
+    /// How often it did not answer, since it did.
+    failures: u32,
     name: String,
     trackers: Vec<String>,
 }
@@ -87,7 +95,13 @@ impl Finding {
     pub(super) fn add(&self, node: PeerId, addr: SocketAddr) {
         let mut heard = self.lock();
         if heard.neighbours.len() >= NEIGHBOURS_MAX && !heard.neighbours.contains_key(&node) {
-            return;
+            // One that does not answer makes room.
+            let silent = heard.neighbours.iter().filter(|(_, one)| one.failures > 0);
+            let Some(gone) = silent.max_by_key(|(_, one)| one.failures).map(|(node, _)| *node) else {
+                return;
+            };
+            heard.neighbours.remove(&gone);
+            heard.forget_offers();
         }
         let neighbour = heard.neighbours.entry(node).or_default();
         neighbour.addrs.retain(|known| *known != addr);
@@ -141,7 +155,7 @@ impl Heard {
         };
         let within = |asked: Option<Instant>, time| asked.is_some_and(|at: Instant| at.elapsed() < time);
         let busy = match in_need {
-            true => 0,
+            true => self.asking,
             false => self.neighbours.values().filter(|one| within(one.asked, ASK_EVERY)).count(),
         };
         let mut due: Vec<(Option<Instant>, PeerId)> = self
@@ -159,11 +173,6 @@ impl Heard {
             Some((node, neighbour.addrs.clone()))
         };
         due.into_iter().filter_map(ask).collect()
-    }
-
-    fn forget(&mut self, node: PeerId) {
-        self.neighbours.remove(&node);
-        self.forget_offers();
     }
 
     /// What no neighbour names any more is no offer.
@@ -199,18 +208,38 @@ pub(super) fn look(daemon: &Arc<Daemon>) {
     let in_need = known.is_none_or(|known| known.origin == Origin::Found && known.is_silent());
     let due = daemon.finding.lock().take_due(in_need, own);
     for (node, addrs) in due {
-        let daemon = daemon.clone();
+        let asking = Asking::new(daemon);
         tokio::spawn(async move {
+            let daemon = &asking.0;
             let answer = daemon.discovery.ask_node(node, addrs.clone(), NodeRequest::Hello).await;
             match answer {
                 Ok(NodeResponse::Node { name, trackers }) => {
-                    heard(&daemon, (node, &addrs), name, trackers).await;
+                    heard(daemon, (node, &addrs), name, trackers).await;
                 }
-                // mDNS tells of it again, where it is there.
-                Err(_) if !in_need => daemon.finding.lock().forget(node),
-                _ => {}
+                // It may be back: mDNS does not tell of it twice.
+                _ => {
+                    if let Some(neighbour) = daemon.finding.lock().neighbours.get_mut(&node) {
+                        neighbour.failures = neighbour.failures.saturating_add(1);
+                    }
+                }
             }
         });
+    }
+}
+
+/// A node is being asked, as long as this lives.
+struct Asking(Arc<Daemon>);
+
+impl Asking {
+    fn new(daemon: &Arc<Daemon>) -> Self {
+        daemon.finding.lock().asking += 1;
+        Self(daemon.clone())
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.finding.lock().asking -= 1;
     }
 }
 
@@ -232,7 +261,7 @@ async fn heard(
     {
         let mut heard = daemon.finding.lock();
         let Some(neighbour) = heard.neighbours.get_mut(&node) else { return };
-        (neighbour.name, neighbour.trackers) = (name, trackers.clone());
+        (neighbour.name, neighbour.trackers, neighbour.failures) = (name, trackers.clone(), 0);
         heard.forget_offers();
         let is_fresh = match heard.offers.get(&trackers) {
             Some(Offer::Asked) => true,
@@ -265,15 +294,28 @@ async fn weigh(daemon: &Arc<Daemon>) {
             let heard = daemon.finding.lock();
             let answered = heard.answered();
             let copies = answered.iter().filter(|(_, answered)| Some(answered.id) == used.id()).copied();
-            (best(&answered), best(&copies.collect::<Vec<_>>()))
+            let same = best(&copies.collect::<Vec<_>>());
+            // Names that are gone are worth waiting for, and none are not worth having.
+            let others = answered.iter().filter(|(_, answered)| !(used.has_names() && answered.is_empty));
+            (best(&others.copied().collect::<Vec<_>>()), same)
         };
         let silent = used.trackers.join(", ");
-        if same.as_ref().is_some_and(|(_, trackers)| *trackers == used.trackers) {
+        let patience = if used.has_names() { ANOTHER_WITH_NAMES_AFTER } else { ANOTHER_AFTER };
+        if same.as_ref().is_some_and(|(_, trackers)| trackers.iter().all(|text| used.trackers.contains(text)))
+        {
             // It answers again.
-        } else if let Some((id, trackers)) = same {
+        } else if let Some((id, mut trackers)) = same {
+            // Those that are away may be back, and take writes.
+            trackers.extend(
+                used.trackers.iter().filter(|text| !trackers.contains(text)).cloned().collect::<Vec<_>>(),
+            );
+            trackers.truncate(TRACKERS_MAX);
             let text = format!("the catalogue at {silent} does not answer; it is found at");
             daemon.use_catalogue(Some(&used), id, &trackers, &text);
-        } else if let Some((id, trackers)) = all.filter(|_| used.unheard_for() >= ANOTHER_AFTER) {
+        } else if let Some((id, trackers)) = all.filter(|_| used.unheard_for() >= patience)
+            // This node may have been cut off itself.
+            && used.answered_within(ANSWER_MAX).await.is_none()
+        {
             let text = format!("the catalogue at {silent} does not answer; this node uses another one, at");
             daemon.use_catalogue(Some(&used), id, &trackers, &text);
         }
@@ -295,7 +337,12 @@ async fn choose(daemon: &Arc<Daemon>) {
     if std::mem::replace(&mut daemon.finding.lock().chooses, true) {
         return;
     }
+    let begun = Instant::now();
+    let is_asking = || daemon.finding.lock().offers.values().any(|offer| matches!(offer, Offer::Asked));
     tokio::time::sleep(CHOICE_PAUSE).await;
+    while begun.elapsed() < CHOICE_MAX && is_asking() {
+        tokio::time::sleep(CHOICE_PAUSE).await;
+    }
     let chosen = {
         let mut heard = daemon.finding.lock();
         heard.chooses = false;
@@ -363,6 +410,10 @@ impl Daemon {
         if !is_used {
             return;
         }
+        if let Some(used) = self.known_catalogue() {
+            // Whether it has names is known then.
+            tokio::spawn(async move { used.answered_within(ANSWER_MAX).await });
+        }
         for addr in trackers.iter().filter_map(|tracker| parse_tracker(tracker).ok()) {
             self.discovery.add_tracker(addr);
         }
@@ -423,6 +474,11 @@ mod tests {
         let due = |in_need| finding.lock().take_due(in_need, None).len();
         assert_eq!((due(false), due(false)), (ASKED_IN_PEACE_MAX, 0));
         assert_eq!((due(true), due(true)), (ASKED_AT_ONCE_MAX, 0));
+        // Who is being asked still counts.
+        let waiting = Finding::default();
+        (0..40).for_each(|number| waiting.add(node(number), SocketAddr::from(([10, 0, 0, number], 1))));
+        waiting.lock().asking = ASKED_AT_ONCE_MAX - 3;
+        assert_eq!(waiting.lock().take_due(true, None).len(), 3);
         // Who is heard of at many addresses is asked no sooner, and remembered at a few.
         (0..9).for_each(|net| finding.add(node(0), SocketAddr::from(([10, 0, net, 0], 1))));
         assert_eq!(due(true), 0);

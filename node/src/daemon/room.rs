@@ -178,10 +178,13 @@ impl Daemon {
     ) -> Result<bool, Failure> {
         let (daemon, holding) = (self.clone(), holding.clone());
         let work = tokio::spawn(async move {
+            let asked = daemon.catalogue().await?;
             if !daemon.withdraw(&holding).await? {
                 return Ok(false);
             }
-            if !may_go(&holding.record()) {
+            // Another catalogue counted other copies.
+            let is_asked = daemon.known_catalogue().is_some_and(|used| Arc::ptr_eq(&used, &asked));
+            if !is_asked || !may_go(&holding.record()) {
                 daemon.announce(&holding, holding.is_complete());
                 return Ok(false);
             }

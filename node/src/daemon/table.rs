@@ -129,7 +129,8 @@ impl Table {
     fn remove_leftovers(&self) -> Result<(), Failure> {
         for id in self.stored()? {
             if self.is_known(id) && matches!(self.has_record(id), Ok(false)) {
-                remove_tree(&self.data_directory(id))?;
+                // Where it cannot be removed, the next start tries again: no daemon would be worse.
+                let _ = remove_tree(&self.data_directory(id));
             }
         }
         Ok(())
