@@ -20,7 +20,7 @@ use super::{
 /// How long a flapping host keeps a link, at most.
 const FLAP_AFTER_MS: u64 = 400;
 /// Pieces longer than this are hashed block by block, and reported as they come.
-const BLOCKWISE: u32 = 1 << 20;
+pub(super) const BLOCKWISE: u32 = 1 << 20;
 
 fn number(host: usize) -> u64 {
     u64::try_from(host).unwrap_or(u64::MAX)

@@ -23,6 +23,7 @@ use dft_protocol::swarm::LinkId;
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{FRAME_HEADER_LEN, Message};
 
+use super::driver::BLOCKWISE;
 use super::gate::{Admitted, Gates};
 use super::{Happening, Terms, World};
 
@@ -30,16 +31,16 @@ use super::{Happening, Terms, World};
 #[derive(Clone, Debug)]
 pub(super) enum Chunk {
     /// What was said at one moment, in order.
-    Messages {
-        messages: Vec<Message>,
-        len: u64,
-    },
+    Messages { messages: Vec<Message>, len: u64 },
     Data {
         piece: PieceIndex,
         len: u64,
         first: bool,
         last: bool,
         corrupt: bool,
+        /// Bytes of which the sender's socket is free when it arrives; none where it comes without an event, and
+        /// the last one of its piece frees them, too.
+        frees: u64,
     },
 }
 
@@ -47,6 +48,14 @@ impl Chunk {
     pub(super) fn len(&self) -> u64 {
         match self {
             Chunk::Messages { len, .. } | Chunk::Data { len, .. } => *len,
+        }
+    }
+
+    /// Bytes of which the sender's socket is free when it arrives.
+    const fn frees(&self) -> u64 {
+        match self {
+            Chunk::Messages { len, .. } => *len,
+            Chunk::Data { frees, .. } => *frees,
         }
     }
 
@@ -59,7 +68,14 @@ impl Chunk {
 #[derive(Debug)]
 enum Outgoing {
     Message(Chunk),
-    Piece { piece: PieceIndex, len: u64, left: u64, corrupt: bool },
+    Piece {
+        piece: PieceIndex,
+        len: u64,
+        left: u64,
+        corrupt: bool,
+        /// Bytes in the socket or under way that are free with the last one.
+        free_later: u64,
+    },
 }
 
 /// A host as its links know it: they are many, and do not read all of it at each event.
@@ -341,7 +357,13 @@ impl World {
     }
 
     pub(super) fn push_piece(&mut self, link: LinkId, piece: PieceIndex, len: u64, corrupt: bool) {
-        self.network.ends[slot(link)].outgoing.push_back(Outgoing::Piece { piece, len, left: len, corrupt });
+        self.network.ends[slot(link)].outgoing.push_back(Outgoing::Piece {
+            piece,
+            len,
+            left: len,
+            corrupt,
+            free_later: 0,
+        });
         self.pump(link);
     }
 
@@ -390,6 +412,7 @@ impl World {
     }
 
     fn fill(&mut self, link: LinkId) {
+        let scarce = self.terms.cpu.is_some() || self.terms.queue_max.is_some();
         let end = &mut self.network.ends[slot(link)];
         let was_empty = end.socket.is_empty();
         let mut sent = None;
@@ -400,16 +423,24 @@ impl World {
                     Some(Outgoing::Message(chunk)) => chunk,
                     _ => break,
                 },
-                Some(Outgoing::Piece { piece, len, left, corrupt }) => {
+                Some(Outgoing::Piece { piece, len, left, corrupt, free_later }) => {
                     let part = (*left).min(self.terms.chunk);
                     let first = *left == *len;
                     *left -= part;
                     let (piece, last, corrupt) = (*piece, *left == 0, *corrupt);
+                    // Nobody waits for the middle of a piece, unless the socket may be full.
+                    let roomy = end.buffered < self.terms.socket_buffer / 2;
+                    let frees = if roomy && !scarce && !first && !last && *len <= u64::from(BLOCKWISE) {
+                        *free_later += part;
+                        0
+                    } else {
+                        std::mem::take(free_later) + part
+                    };
                     if last {
                         end.outgoing.pop_front();
                         sent = Some(piece);
                     }
-                    Chunk::Data { piece, len: part, first, last, corrupt }
+                    Chunk::Data { piece, len: part, first, last, corrupt, frees }
                 }
             };
             end.buffered += chunk.len();
@@ -495,7 +526,9 @@ impl World {
         let end = &mut self.network.ends[slot(Network::other_end(to))];
         let done = port.down_free_at.max(at + spread).max(end.arrived_at);
         end.arrived_at = done;
-        self.plan(done, Happening::Delivered { to, chunk });
+        if chunk.frees() > 0 {
+            self.plan(done, Happening::Delivered { to, chunk });
+        }
     }
 
     pub(super) fn port_free(&mut self, port: usize) {
@@ -514,7 +547,7 @@ impl World {
             self.leave(self.network.ports[self.network.port_of(to)].gate, chunk.len());
         }
         let end = &mut self.network.ends[slot(from)];
-        end.buffered -= chunk.len();
+        end.buffered -= chunk.frees();
         if !end.open {
             return;
         }
