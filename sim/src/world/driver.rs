@@ -433,7 +433,7 @@ impl World {
                 for message in messages {
                     // What one says may end the link.
                     if self.network.is_held(link) {
-                        self.ledger.heard(link, &message);
+                        self.hear(link, &message);
                         self.tell(host, Event::Message { link, message });
                     }
                 }

@@ -23,6 +23,7 @@ use dft_protocol::swarm::{DisconnectReason, LinkId, PieceState, REQUESTS_PER_LIN
 use dft_protocol::time::{Duration, Instant};
 use dft_protocol::wire::{Message, RejectReason};
 
+use super::network::Network;
 use super::{Conduct, Host, World};
 
 /// No piece is asked of a second peer sooner.
@@ -39,8 +40,6 @@ const QUICK_PIECE: u32 = 64 << 10;
 struct Page {
     /// The pieces that the other end announced.
     told: PieceSet,
-    /// The pieces that this end announced and did not take back.
-    announced: PieceSet,
     /// The requests that this end made and that wait, with their time; true: taken back.
     asked: PieceMap<(Instant, bool)>,
     /// The requests that arrived here and wait for their answer: how many of each piece. (A hostile
@@ -50,22 +49,8 @@ struct Page {
 
 impl Page {
     fn new(piece_count: usize) -> Self {
-        let none = PieceSet::empty(piece_count);
-        Self { told: none.clone(), announced: none, asked: PieceMap::default(), wanted: PieceMap::default() }
-    }
-
-    /// This end says something.
-    fn announce(&mut self, message: &Message) {
-        match message {
-            Message::Bitfield(set) => self.announced = set.clone(),
-            Message::Have(list) => list.pieces().iter().for_each(|piece| {
-                self.announced.insert(*piece);
-            }),
-            Message::Lost(list) => list.pieces().iter().for_each(|piece| {
-                self.announced.remove(*piece);
-            }),
-            _ => {}
-        }
+        let told = PieceSet::empty(piece_count);
+        Self { told, asked: PieceMap::default(), wanted: PieceMap::default() }
     }
 
     /// A request that arrived here is answered; false where none waits.
@@ -157,7 +142,7 @@ impl Ledger {
     }
 
     /// A message arrived at this end.
-    pub(super) fn heard(&mut self, link: LinkId, message: &Message) {
+    fn heard(&mut self, link: LinkId, message: &Message) {
         let page = self.page(link);
         match message {
             Message::Bitfield(set) => page.told = set.clone(),
@@ -258,9 +243,6 @@ impl World {
     /// Holds a message that `host` sends to the rules.
     pub(super) fn check_message(&mut self, host: usize, link: LinkId, message: &Message) {
         let honest = self.is_honest(host);
-        if honest {
-            self.ledger.page(link).announce(message);
-        }
         match message {
             Message::Bitfield(set) if honest => {
                 let right = &self.ledger.account(host).right;
@@ -290,12 +272,21 @@ impl World {
                 let missing = *reason == RejectReason::Missing;
                 let lies = missing && have.contains(*piece);
                 assert!(!honest || !lies, "host {host} says that it lacks {piece}, and has it");
-                let announced = self.ledger.page(link).announced.contains(*piece);
-                let told = missing && announced;
-                assert!(!honest || !told, "host {host} takes {piece} back before it says that it lacks it");
             }
             _ => {}
         }
+    }
+
+    /// Holds a message that arrived at this end to the rules, and takes note of it.
+    pub(super) fn hear(&mut self, link: LinkId, message: &Message) {
+        if let Message::Reject(piece, RejectReason::Missing) = message {
+            let sender = self.network.host_of(Network::other_end(link));
+            self.acting = Some(sender);
+            let told = self.ledger.page(link).told.contains(*piece);
+            let honest = self.is_honest(sender);
+            assert!(!honest || !told, "host {sender} takes {piece} back before it says that it lacks it");
+        }
+        self.ledger.heard(link, message);
     }
 
     fn check_request(&mut self, host: usize, link: LinkId, piece: PieceIndex) {
