@@ -62,6 +62,7 @@ impl World {
     pub(super) fn crash(&mut self, host: usize) {
         self.hosts[host].swarm = None;
         self.hosts[host].wake_at = None;
+        self.hosts[host].unflushed.clear();
         self.hosts[host].life += 1;
         for link in std::mem::take(&mut self.hosts[host].links).into_keys() {
             self.network.hold_end(link, false);
@@ -206,18 +207,28 @@ impl World {
                 let len = self.geometry_of(host).piece_len(*piece);
                 self.check_verified(host, *piece, len);
                 self.record.verified(self.now, u64::from(len));
-                let life = self.hosts[host].life;
-                self.plan_in(self.terms.durable_delay, Happening::Durable { host, life, piece: *piece });
+                let place = &mut self.hosts[host];
+                place.unflushed.push(*piece);
+                // One flush takes all that was verified by then.
+                if place.unflushed.len() == 1 {
+                    let life = place.life;
+                    self.plan_in(self.terms.durable_delay, Happening::Flush { host, life });
+                }
             }
             Notification::Banned { peer, violation, .. } => self.hosts[host].banned.push((*peer, *violation)),
             Notification::PeerCompleted(_) => {}
         }
     }
 
-    pub(super) fn durable(&mut self, host: usize, life: u64, piece: PieceIndex) {
-        if self.hosts[host].life == life {
-            self.hosts[host].durable.insert(piece);
-            self.tell(host, Event::PiecesDurable(vec![piece]));
+    /// What was verified since the last flush is on disk for good.
+    pub(super) fn flush(&mut self, host: usize, life: u64) {
+        let place = &mut self.hosts[host];
+        if place.life == life {
+            let pieces = std::mem::take(&mut place.unflushed);
+            pieces.iter().for_each(|piece| {
+                place.durable.insert(*piece);
+            });
+            self.tell(host, Event::PiecesDurable(pieces));
         }
     }
 

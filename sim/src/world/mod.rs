@@ -57,6 +57,8 @@ pub struct Host {
     pub swarm: Option<Swarm>,
     /// What a restart finds on disk.
     pub durable: PieceSet,
+    /// What was verified, and is not durable yet.
+    unflushed: Vec<PieceIndex>,
     /// How often it was started: what was planned for an earlier life is void.
     pub life: u64,
     /// When it was started last.
@@ -141,10 +143,10 @@ enum Happening {
         piece: PieceIndex,
         valid: bool,
     },
-    Durable {
+    /// What a host verified becomes durable.
+    Flush {
         host: usize,
         life: u64,
-        piece: PieceIndex,
     },
     Lose(usize, Vec<PieceIndex>),
     Cut(usize, usize),
@@ -267,6 +269,7 @@ impl World {
         self.by_peer.insert(peer, number);
         self.hosts.push(Host {
             durable: plan.have.clone(),
+            unflushed: Vec::new(),
             plan,
             peer,
             addr,
@@ -471,11 +474,12 @@ impl World {
             Happening::Checked { host, life, link, piece, valid } => {
                 self.tell_alive(host, life, Event::PieceChecked { link, piece, valid });
             }
-            Happening::Durable { host, life, piece } => self.durable(host, life, piece),
+            Happening::Flush { host, life } => self.flush(host, life),
             Happening::Lose(host, pieces) => {
                 pieces.iter().for_each(|piece| {
                     self.hosts[host].durable.remove(*piece);
                 });
+                self.hosts[host].unflushed.retain(|piece| !pieces.contains(piece));
                 self.tell(host, Event::PiecesLost(pieces));
             }
             Happening::Cut(a, b) => {

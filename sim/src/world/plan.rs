@@ -18,7 +18,7 @@ pub struct Terms {
     pub latency: Duration,
     /// How long hashing a piece takes.
     pub hash_delay: Duration,
-    /// From verified to durable.
+    /// From the first piece that is verified and not durable until all such pieces are, in one flush.
     pub durable_delay: Duration,
     /// Bytes that one direction of a link takes before they are read at the other end.
     pub socket_buffer: u64,
