@@ -19,10 +19,10 @@ pub(super) struct Outstanding {
     pub cancelled: bool,
 }
 
-/// One link, both directions. In memory it is as it is here: first what is read in walks over all links,
-/// and where it announces something.
+/// One link, both directions. In memory it is as it is here, from the beginning of a line of a processor's cache
+/// on: in the first one lies what is read in walks over all links, and where it announces something.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Link {
     /// Complete when the link came up: a seeder, in this swarm's eyes.
     pub seeder: bool,
@@ -33,16 +33,19 @@ pub(super) struct Link {
     pub version: u8,
     /// The pieces that we may request.
     pub have: PieceSet,
+    pub announce_at: Option<Instant>,
+    /// When something arrived last.
+    pub heard_at: Instant,
+
     /// Pieces handed to the network, and when.
     pub sending: Vec<(PieceIndex, Instant)>,
     /// Requests that wait to be served.
     pub queue: VecDeque<PieceIndex>,
-    pub announce_at: Option<Instant>,
+    /// When something was sent last.
+    pub sent_at: Instant,
+
     /// Pieces to announce to it.
     pub unannounced: Vec<PieceIndex>,
-    /// When something arrived last, and when something was sent last.
-    pub heard_at: Instant,
-    pub sent_at: Instant,
     /// Pieces that it sent corrupt: not asked of it until then.
     pub refused: BTreeMap<PieceIndex, Instant>,
     /// Pieces from another site that it alone was told of, and did not announce yet.

@@ -86,25 +86,28 @@ pub(super) struct Place {
     pub(super) reads: bool,
 }
 
-/// What one end of a link sends.
+/// What one end of a link sends. In memory it is as it is here, in two lines of a processor's cache: what
+/// arrives reads the first one alone.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct End {
     host: usize,
-    /// That of its host.
-    port: usize,
     /// Its host reads pieces that arrive.
     reads: bool,
     open: bool,
     /// Its host knows of it.
     held: bool,
-    outgoing: VecDeque<Outgoing>,
-    pub(super) socket: VecDeque<Chunk>,
-    /// Bytes in the socket.
-    unsent: u64,
     /// Bytes in the socket and under way.
     buffered: u64,
     /// When the latest of what is under way arrives: nothing overtakes it.
     arrived_at: Instant,
+    outgoing: VecDeque<Outgoing>,
+
+    /// That of its host.
+    port: usize,
+    /// Bytes in the socket.
+    unsent: u64,
+    pub(super) socket: VecDeque<Chunk>,
     /// The gates that have room for the next chunk already.
     pub(super) admitted: Admitted,
 }
