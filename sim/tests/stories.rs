@@ -192,6 +192,33 @@ fn a_killed_receiver_resumes_with_what_was_durable() {
 }
 
 #[test]
+fn a_flush_makes_all_durable_that_was_verified_by_then() {
+    let mut world = small_world(1);
+    world.seeder(mbit(10));
+    let receiver = world.receiver(mbit(10));
+    world.introduce_all();
+    assert!(world.run(seconds(10.0), |world| !world.hosts[receiver].durable.is_empty()));
+    let verified = world.swarm(receiver).unwrap().have().count();
+    assert!(verified > 2, "200 ms bring more than {verified} pieces");
+    assert_eq!(world.hosts[receiver].durable.count(), verified);
+}
+
+#[test]
+fn the_middle_of_a_piece_costs_no_events() {
+    let events = |chunk: u64| {
+        let mut world = World::new(Terms { chunk, ..large() }, pieces(8 * MIB, 256 * KIB), 1);
+        world.seeder(mbit(50));
+        let receiver = world.receiver(mbit(50));
+        world.introduce_all();
+        world.run_until_complete(&[receiver], seconds(10.0));
+        world.events
+    };
+    // A port is free after each chunk; that one arrived is told at the ends of a piece alone.
+    let (whole, chunks) = (events(256 << 10), events(32 << 10));
+    assert!(chunks < whole + 32 * 12, "{chunks} in chunks of an eighth, {whole} in whole pieces");
+}
+
+#[test]
 fn lost_links_lose_only_what_they_carried() {
     let mut world = small_world(1);
     let seeder = world.seeder(mbit(50));
