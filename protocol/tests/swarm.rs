@@ -491,7 +491,7 @@ fn what_is_only_read_is_fetched_as_it_is_read_and_goes() {
         for command in commands(swarm) {
             match command {
                 Command::Send { message: Message::Request(list), .. } => {
-                    asked.extend_from_slice(list.pieces())
+                    asked.extend_from_slice(list.pieces());
                 }
                 Command::Send { message: Message::Cancel(list), .. } => {
                     cancelled.extend_from_slice(list.pieces());
