@@ -339,6 +339,13 @@ fn prompt_completes_remembers_and_ends_with_the_code_of_its_last_line() {
     terminal.press("ta\t results/table\r");
     terminal.until_shown("results/table is put");
     terminal.until_shown("dft> ");
+    // The only name that begins so, an option, the only node.
+    terminal.press("ls --fi\tres\t\r");
+    terminal.until_shown("5 B");
+    terminal.until_shown("dft> ");
+    terminal.press("push res\t--to \t--wa\t\r");
+    terminal.until_shown("complete");
+    terminal.until_shown("dft> ");
     terminal.press("!echo one, two\r");
     terminal.until_shown("\none, two");
     terminal.until_shown("dft> ");
@@ -355,7 +362,7 @@ fn prompt_completes_remembers_and_ends_with_the_code_of_its_last_line() {
     // Another shell remembers.
     let mut terminal = Terminal::start(nodes[0].dft().shell_on_terminal());
     terminal.until_shown("dft> ");
-    terminal.press(&format!("{UP}{UP}{UP}{UP}\r"));
+    terminal.press(&format!("{UP}{UP}{UP}{UP}{UP}{UP}\r"));
     terminal.until_shown("results/table is there already");
     terminal.until_shown("dft> ");
     // The end of the input ends it, too.

@@ -3,21 +3,18 @@
 //! A line is split at commas and each part into words, both as a shell does it: quotes and
 //! backslashes keep what is within. `!command` runs a command of the system's shell.
 
-use std::borrow::Cow;
+mod completion;
+
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
-use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
-use rustyline::validate::Validator;
-use rustyline::{Config, Context, Editor, Helper};
+use rustyline::{Config, Editor};
 
+use self::completion::Prompt;
 use super::run;
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::config::ConfigFile;
 use crate::failure::{Failure, Kind};
 use crate::report::{asks_for_json, print_failure, tell_failure};
@@ -161,55 +158,6 @@ fn split(text: &str) -> Result<Vec<String>, Failure> {
     parts.push(part);
     Ok(parts)
 }
-
-/// Completes verbs, and names of files behind them.
-struct Prompt {
-    verbs: Vec<String>,
-    files: FilenameCompleter,
-}
-
-impl Prompt {
-    fn new() -> Self {
-        let verbs = Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-        Self { verbs, files: FilenameCompleter::new() }
-    }
-}
-
-impl Completer for Prompt {
-    type Candidate = Pair;
-
-    fn complete(
-        &self,
-        line: &str,
-        at: usize,
-        context: &Context<'_>,
-    ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let before = &line[..at];
-        let part = before.rfind(',').map_or(0, |comma| comma + 1);
-        let start = part + (before[part..].len() - before[part..].trim_start().len());
-        let typed = &before[start..];
-        if typed.contains(char::is_whitespace) {
-            return self.files.complete(line, at, context);
-        }
-        let matching = self.verbs.iter().filter(|verb| verb.starts_with(typed));
-        let pairs = matching.map(|verb| Pair { display: verb.clone(), replacement: format!("{verb} ") });
-        Ok((start, pairs.collect()))
-    }
-}
-
-impl Hinter for Prompt {
-    type Hint = String;
-}
-
-impl Highlighter for Prompt {
-    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
-        Cow::Borrowed(hint)
-    }
-}
-
-impl Validator for Prompt {}
-
-impl Helper for Prompt {}
 
 #[cfg(test)]
 mod tests {
