@@ -127,3 +127,24 @@ fn copy_of_a_catalogue_is_found_when_its_first_tracker_is_gone() {
     assert_same(&file, &finder.get("model"));
     finder.kill9();
 }
+
+#[test]
+fn catalogue_that_was_kept_by_mistake_is_kept_no_more_once_another_is_named() {
+    let Some(lab) = Lab::hosts(2).start_or_skip() else { return };
+    let scene = Scene::new();
+    let first = Node::start(&scene, lab.host(0), &KEEPS);
+    let file = scene.path("model");
+    data::random_file(&file, 5, 1000);
+    first.put(&file, "model");
+    let own = first.run(&["status"]).event("status").texts("trackers");
+    let mut mistaken = Node::start(&scene, lab.host(1), &KEEPS);
+    assert_ne!(catalogue_of(&mistaken).0, own);
+    mistaken.kill9();
+    let told = Node::start(&scene, lab.host(1), &["--tracker", &own[0]]);
+    assert_same(&file, &told.get("model"));
+    told.run(&["status", "--stop"]);
+    // A verb starts it again, without a word.
+    let listed = told.run(&["ls"]);
+    assert_eq!(listed.event("listed").text("name"), "model");
+    told.run(&["status", "--stop"]);
+}

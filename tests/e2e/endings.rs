@@ -140,8 +140,18 @@ fn daemon_that_starts_on_a_full_disk_serves_what_it_has() {
     assert!(read.stderr.contains("is read and not kept"), "{}", read.stderr);
     assert_same_bytes(&more, &copy);
     until("nothing of it stays", || held(&node).len() == 2);
+    let said = keeper.fails(4, &["push", "more", "--to", "h1", "--wait"]);
+    assert!(
+        said.contains("h1 does not take more") && (said.contains("full") || said.contains("free")),
+        "{said}"
+    );
+    assert_eq!(held(&node).len(), 2, "what could not begin is not remembered");
     std::fs::remove_file(filler).expect("it is there");
-    node.run(&["push", "more", "--to", "h1"]);
+    keeper.run(&["push", "more", "--to", "h1", "--wait"]);
+    // Who ends in good order is not counted any more.
+    assert_eq!(keeper.copies("more"), Some((2, 0)));
+    node.run(&["status", "--stop"]);
+    assert_eq!(keeper.copies("more"), Some((1, 0)));
 }
 
 #[test]

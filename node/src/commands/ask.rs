@@ -86,6 +86,7 @@ fn after_interruption(request: &Request) -> &'static str {
         {
             "the daemon does not go on with it; the same command does, with what is there already"
         }
+        Request::Cat { .. } => "where all of it was asked for, the daemon goes on with it: dft status",
         Request::Get { .. } | Request::Fetch { .. } | Request::Push { .. } => {
             "what the daemon has begun to fetch, it goes on with: dft status; dft drop NAME ends that"
         }

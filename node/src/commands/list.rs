@@ -1,11 +1,12 @@
 //! `dft status`, `dft ls`, `dft nodes`: what there is.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::ask::{ask, no_data};
 use super::limit::limits_text;
 use super::print_bytes;
 use crate::cli::{LsArgs, NodesArgs, StatusArgs};
+use crate::daemon::places::is_daemon_locked;
 use crate::daemon::reach::Connection;
 use crate::daemon::wire::{File, Held, Item, Listed, Node, Pieces, Request, Status};
 use crate::failure::{Failure, Kind};
@@ -13,6 +14,10 @@ use crate::report::{Reporter, counted, human_bytes};
 
 /// Nodes with complete copies that are shown in a line.
 const HOLDERS_SHOWN_MAX: usize = 8;
+/// How long a daemon may take to end …
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// … and how often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Runs of pieces that are shown in a line.
 const RUNS_SHOWN_MAX: usize = 12;
 
@@ -29,7 +34,21 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
     };
     ask(&request, args.json, show, no_data).await?;
     if args.stop {
+        until_ended().await?;
         Reporter::new(args.json).say("the daemon ends; the next put or get starts it again");
+    }
+    Ok(())
+}
+
+/// Waits until the daemon is gone, so that another can begin.
+async fn until_ended() -> Result<(), Failure> {
+    let begun = Instant::now();
+    while super::blocking(is_daemon_locked).await?? {
+        if begun.elapsed() >= ENDS_WITHIN {
+            return Err(Failure::new(Kind::Other, "the daemon has not ended yet")
+                .hint("dft status shows whether it does; its disk may be slow"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
 }

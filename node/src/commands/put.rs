@@ -38,9 +38,10 @@ fn paths_and_name(
     }
     let missing = paths.last().is_some_and(|last| last.symlink_metadata().is_err());
     if !missing {
-        return Err(
-            Failure::new(Kind::Usage, "several paths need a name").hint("put it last, or say --name NAME")
-        );
+        let last = paths.last().map(|last| last.display().to_string()).unwrap_or_default();
+        return Err(Failure::new(Kind::Usage, "several paths need a name").hint(format!(
+            "put it last, or say --name NAME; «{last}» is there, and was taken for one of the paths"
+        )));
     }
     let name = paths.pop().map(|last| last.into_os_string().into_string());
     match name.transpose() {

@@ -45,6 +45,17 @@ impl Kept {
         }
     }
 
+    /// The catalogue in this directory is kept no more, until somebody says so; it stays where it is.
+    pub(super) fn forget(state: &Path) -> Result<(), Failure> {
+        let path = state.join(Self::FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::io("remove", &path, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes it down, where that is not there already: a full disk keeps no daemon from starting.
     fn write(self, state: &Path) -> Result<(), Failure> {
         if Self::read(state).is_ok_and(|kept| kept == Some(self)) {
@@ -102,5 +113,9 @@ mod tests {
         assert_eq!(Kept::read(state.path()).expect("it is there"), Some(kept));
         std::fs::write(state.path().join(Kept::FILE), b"half").expect("it can be written");
         assert!(Kept::read(state.path()).is_err());
+        for _ in 0..2 {
+            Kept::forget(state.path()).expect("it is forgotten");
+        }
+        assert_eq!(Kept::read(state.path()).expect("there is none"), None);
     }
 }

@@ -454,6 +454,10 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
         net.tracker.extend(addrs.iter().cloned());
         (Some(task), addrs)
     } else {
+        if !net.tracker.is_empty() {
+            // It was told another catalogue, and does not go back to its own by itself.
+            keeping::Kept::forget(&tracker_state)?;
+        }
         (None, Vec::new())
     };
     let access = catalogue::Access { token, network_key };

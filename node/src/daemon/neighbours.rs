@@ -14,6 +14,7 @@ use super::holding::{Presence, Running};
 use super::opening::Opening;
 use super::table::{Place, Record};
 use super::taking::{Asker, Held, Taken};
+use super::verbs::wait;
 use super::{Daemon, Inputs};
 use crate::net::discovery::{
     self, Event, Neighbourly, NodeRequest, NodeResponse, RUNS_MAX, parse_tracker, socket_addr_of_text,
@@ -153,7 +154,7 @@ async fn try_fetch(
         let message = format!("{name} is another dataset in the catalogue");
         return Err(crate::failure::Failure::new(crate::failure::Kind::Name, message));
     }
-    Ok(daemon.fetch_into_store(name, manifest).await?.holding.is_complete())
+    Ok(daemon.keep_in_store(name, manifest).await?.is_complete())
 }
 
 impl Daemon {
@@ -163,8 +164,26 @@ impl Daemon {
         if self.known_catalogue().is_some() { LAN_PAUSE } else { Duration::ZERO }
     }
 
+    /// Begins to fetch a dataset into the store, where it is not here yet. What begins here and cannot even be
+    /// opened, for the disk is full, is not remembered.
+    pub(super) async fn keep_in_store(
+        self: &Arc<Self>,
+        name: &str,
+        manifest: Arc<dft_protocol::manifest::Manifest>,
+    ) -> Result<Arc<super::holding::Holding>, crate::failure::Failure> {
+        let Taken { holding, is_new, former } = self.fetch_into_store(name, manifest).await?;
+        match wait::running(&holding).await {
+            Err(failure) if is_new && former.is_none() && !holding.was_opened() && !holding.is_claimed() => {
+                self.give_up(&holding).await?;
+                Err(failure)
+            }
+            Err(failure) => Err(failure),
+            Ok(_) => Ok(holding),
+        }
+    }
+
     /// Begins to fetch a dataset into the store, where it is not here yet.
-    pub(super) async fn fetch_into_store(
+    async fn fetch_into_store(
         self: &Arc<Self>,
         name: &str,
         manifest: Arc<dft_protocol::manifest::Manifest>,

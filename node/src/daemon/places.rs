@@ -119,7 +119,7 @@ fn lock_path() -> Result<PathBuf, Failure> {
 }
 
 /// Whether a daemon runs, or is about to begin or to end.
-pub(super) fn is_daemon_locked() -> Result<bool, Failure> {
+pub fn is_daemon_locked() -> Result<bool, Failure> {
     let path = lock_path()?;
     let file = open_lock(&path).and_then(|file| try_lock(&file));
     Ok(!file.map_err(|error| cannot("lock", &path, &error))?)
@@ -132,7 +132,8 @@ pub(super) const STORE_LOCK: &str = "lock";
 pub fn lock_store(store: &Path) -> Result<std::fs::File, Failure> {
     create_private_dir(store)?;
     let path = store.join(STORE_LOCK);
-    const ANOTHER: &str = "name another store: --store DIR";
+    const ANOTHER: &str =
+        "end that one, or name another store: --store DIR; where XDG_STATE_HOME is another, it is not found";
     match lock(&path).map_err(|error| Failure::io("lock", &path, &error).hint_else(ANOTHER))? {
         Locked::Ours(file) => Ok(file),
         Locked::By(holder) => {

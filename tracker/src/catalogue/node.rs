@@ -122,7 +122,7 @@ struct Kept {
     record: NodeRecord,
     observed: IpAddr,
     announced: Instant,
-    // Its last connection is gone, so it is no answer until it announces itself again.
+    // It is gone, so it is no answer until it announces itself again.
     away: bool,
 }
 
@@ -151,14 +151,13 @@ impl NodeDirectory {
         if new_here && self.of_ip.get(&observed).is_some_and(|nodes| *nodes >= NODES_PER_IP_MAX) {
             return Err(NodeQuotaError::NodesOfIp);
         }
-        self.leave(&peer);
+        self.forget(&peer);
         *self.of_ip.entry(observed).or_default() += 1;
         self.nodes.insert(peer, Kept { record, observed, announced: now, away: false });
         Ok(())
     }
 
-    /// Forgets `peer`.
-    pub fn leave(&mut self, peer: &PeerId) {
+    fn forget(&mut self, peer: &PeerId) {
         if let Some(kept) = self.nodes.remove(peer)
             && let Some(count) = self.of_ip.get_mut(&kept.observed)
         {
@@ -169,7 +168,7 @@ impl NodeDirectory {
         }
     }
 
-    /// The last connection of `peer` is gone: it is no answer until it announces itself again.
+    /// `peer` took leave, or its last connection is gone: it is no answer until it announces itself again.
     pub fn away(&mut self, peer: &PeerId) {
         if let Some(kept) = self.nodes.get_mut(peer) {
             kept.away = true;
@@ -185,7 +184,7 @@ impl NodeDirectory {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in expired {
-            self.leave(&peer);
+            self.forget(&peer);
         }
     }
 
@@ -261,7 +260,7 @@ pub(crate) mod tests {
         for (number, host) in ["a", "b", "c"].into_iter().enumerate() {
             directory.announce(peer(number), HERE, record(host), at(0)).expect("taken");
         }
-        directory.leave(&peer(0));
+        directory.away(&peer(0));
         assert_eq!(hosts(&directory), ["b", "c"]);
         directory.away(&peer(1));
         assert_eq!(hosts(&directory), ["c"]);

@@ -18,7 +18,6 @@ use crate::daemon::catalogue::parse_name;
 use crate::daemon::holding::Holding;
 use crate::daemon::reading::Readable;
 use crate::daemon::serve::Reply;
-use crate::daemon::taking::Taken;
 use crate::daemon::wire::{DATA_LEN_MAX, Event};
 use crate::failure::{Failure, Kind};
 use crate::storage::StorageError;
@@ -92,7 +91,7 @@ async fn open(
     if !is_all {
         return daemon.readable(name, manifest).await;
     }
-    let full = match keep(daemon, name, manifest).await {
+    let full = match daemon.keep_in_store(name, manifest.clone()).await {
         Err(failure) if failure.kind == Kind::Disk => failure,
         kept => return Ok(Readable::kept(daemon, kept?)),
     };
@@ -102,20 +101,6 @@ async fn open(
         reply.send(Event::Warning(message)).await;
     }
     Ok(readable)
-}
-
-/// The dataset, in the store or where it is already. What began here and could not even be opened is not
-/// remembered.
-async fn keep(daemon: &Arc<Daemon>, name: &str, manifest: &Arc<Manifest>) -> Result<Arc<Holding>, Failure> {
-    let Taken { holding, is_new, former } = daemon.fetch_into_store(name, manifest.clone()).await?;
-    match wait::running(&holding).await {
-        Err(failure) if is_new && former.is_none() && !holding.was_opened() && !holding.is_claimed() => {
-            daemon.give_up(&holding).await?;
-            Err(failure)
-        }
-        Err(failure) => Err(failure),
-        Ok(_) => Ok(holding),
-    }
 }
 
 /// Says so where the dataset cannot be opened for a while, for another request has it for itself.
@@ -198,7 +183,8 @@ fn file_of(manifest: &Manifest, part: &Part) -> Result<(usize, u64), Failure> {
         Some((index, Entry::File { size, .. })) => Ok((index, *size)),
         Some((_, Entry::Directory { .. })) => {
             let message = format!("{} is a directory", part.path.as_deref().unwrap_or(&part.name));
-            Err(Failure::new(Kind::Usage, message).hint("name a file in it: dft cat NAME PATH"))
+            Err(Failure::new(Kind::Usage, message)
+                .hint("name a file in it: dft cat NAME PATH, dft append NAME LOCAL --path PATH"))
         }
         Some((_, Entry::Symlink { target, .. })) => {
             let target = target.as_bytes().escape_ascii().to_string();
@@ -207,8 +193,7 @@ fn file_of(manifest: &Manifest, part: &Part) -> Result<(usize, u64), Failure> {
         }
         None => {
             let message = format!("{} holds no {}", part.name, wanted.escape_ascii());
-            Err(Failure::new(Kind::Name, message)
-                .hint("dft get NAME --include PATH, or all of it, shows what it holds"))
+            Err(Failure::new(Kind::Name, message).hint("dft ls --files NAME shows what it holds"))
         }
     }
 }

@@ -8,7 +8,7 @@ mod list;
 mod put;
 mod seed;
 mod spread;
-mod wait;
+pub(super) mod wait;
 
 use std::convert::Infallible;
 use std::sync::Arc;

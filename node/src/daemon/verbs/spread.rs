@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dft_protocol::id::ManifestId;
+use dft_tracker::catalogue::protocol::Record;
 use futures::StreamExt;
 
 use super::list::QUESTIONS_MAX;
@@ -43,21 +44,26 @@ pub(super) async fn push(
     let named = |node: &SeenNode| to.iter().any(|wanted| is_called(node, wanted));
     let (targets, others): (Vec<SeenNode>, Vec<SeenNode>) =
         nodes.into_iter().partition(|node| if all { node.peer != daemon.peer() } else { named(node) });
-    let hint = whom_there_is(targets.iter().chain(&others));
+    let known = whom_there_is(targets.iter().chain(&others));
     drop(others);
     let unknown: BTreeSet<&String> =
         to.iter().filter(|wanted| !targets.iter().any(|node| is_called(node, wanted))).collect();
     let (mut failed, mut first) = (unknown.len(), None);
+    let hint = match unknown.is_empty() {
+        true => "dft status there shows what it holds, and what keeps it from more".to_owned(),
+        false => known.clone(),
+    };
     let not_taken = |node: &str, problem: &str| format!("{node} does not take {name}: {problem}");
     for node in unknown {
         let problem = "the catalogue knows no such node".to_owned();
         first.get_or_insert_with(|| not_taken(node, &problem));
         tell(reply, name, node, "failed", Some(problem)).await;
     }
+    let record = &record;
     let asked = futures::stream::iter(targets.into_iter().map(|node| async move {
         let mut outcome = ask(daemon, name, record.id, &node).await;
         if wait && outcome == Ok("fetching") {
-            outcome = until_complete(daemon, name, record.id, &node).await;
+            outcome = until_complete(daemon, record, &node).await;
         }
         (node.name, outcome)
     }));
@@ -77,7 +83,7 @@ pub(super) async fn push(
         }
     }
     match (failed, reached) {
-        (0, 0) => Err(Failure::new(Kind::NoSource, "there is no other node").hint(hint)),
+        (0, 0) => Err(Failure::new(Kind::NoSource, "there is no other node").hint(known)),
         (0, _) => Ok(()),
         (1, _) => Err(Failure::new(Kind::NoSource, first.unwrap_or_default()).hint(hint)),
         (failed, _) => {
@@ -113,8 +119,8 @@ async fn ask(
         }
         .await
         .map_err(|failure| failure.message)?;
-        let taken = daemon.fetch_into_store(name, manifest).await.map_err(|failure| failure.message)?;
-        return Ok(if taken.holding.is_complete() { "complete" } else { "fetching" });
+        let holding = daemon.keep_in_store(name, manifest).await.map_err(|failure| failure.message)?;
+        return Ok(if holding.is_complete() { "complete" } else { "fetching" });
     }
     let request = NodeRequest::Fetch { name: name.to_owned(), manifest: id };
     match daemon.discovery.ask_node(node.peer, node.control.clone(), request).await {
@@ -126,21 +132,26 @@ async fn ask(
     }
 }
 
-/// Waits until a node that fetches has all of it; every wait has a bound.
+/// Waits until a node that fetches has all of it; every wait has a bound. It is not asked to fetch again: its user
+/// may have given it up.
 async fn until_complete(
     daemon: &Arc<Daemon>,
-    name: &str,
-    id: ManifestId,
+    record: &Record,
     node: &SeenNode,
 ) -> Result<&'static str, String> {
     let (mut had, mut since) = (0, Instant::now());
     while since.elapsed() < NO_PROGRESS_MAX {
         tokio::time::sleep(ASK_EVERY).await;
         // One that does not answer may be back in a moment: it goes on where it was.
-        if ask(daemon, name, id, node).await == Ok("complete") {
+        let Some(has) = pieces_at(daemon, record.id, node).await else { continue };
+        // All that is left is its final name.
+        let is_all = has >= u64::from(record.pieces);
+        if is_all && ask(daemon, record.name.as_str(), record.id, node).await == Ok("complete") {
             return Ok("complete");
         }
-        let has = pieces_at(daemon, id, node).await;
+        if has == 0 && had > 0 {
+            return Err("it was given up there".into());
+        }
         if has > had {
             (had, since) = (has, Instant::now());
         }
@@ -148,16 +159,16 @@ async fn until_complete(
     Err(format!("it has got nowhere for {} s", NO_PROGRESS_MAX.as_secs()))
 }
 
-/// How many pieces a node has.
-async fn pieces_at(daemon: &Arc<Daemon>, id: ManifestId, node: &SeenNode) -> u64 {
+/// How many pieces a node has; nothing where it does not answer.
+async fn pieces_at(daemon: &Arc<Daemon>, id: ManifestId, node: &SeenNode) -> Option<u64> {
     let count = |runs: &[(u32, u32)]| runs.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
     if node.peer == daemon.peer() {
-        return count(&runs_of(daemon, id).await);
+        return Some(count(&runs_of(daemon, id).await));
     }
     let request = NodeRequest::Pieces { manifest: id };
     match daemon.discovery.ask_node(node.peer, node.control.clone(), request).await {
-        Ok(NodeResponse::Pieces(runs)) => count(&runs),
-        _ => 0,
+        Ok(NodeResponse::Pieces(runs)) => Some(count(&runs)),
+        _ => None,
     }
 }
 
@@ -256,6 +267,11 @@ pub(super) async fn remove(
                 "of a name that was removed, all 64 digits are needed; a put under that name tells them",
             )
         })?,
+        (None, _) if forget => {
+            return Err(unknown(&dataset).hint(
+                "of a name that was removed before, --id says which dataset it was: a put under the name tells it",
+            ));
+        }
         (None, _) => return Err(unknown(&dataset)),
     };
     let what = if forget {

@@ -191,7 +191,7 @@ fn tell(holding: &Holding, state: &State, reply: &Reply) {
 }
 
 /// Waits until a dataset's store and driver are there.
-pub(super) async fn running(holding: &Holding) -> Result<Running, Failure> {
+pub(in crate::daemon) async fn running(holding: &Holding) -> Result<Running, Failure> {
     let mut views = holding.watch();
     loop {
         {

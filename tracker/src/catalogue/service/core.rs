@@ -375,7 +375,8 @@ impl<Notify: Fn(Notice)> Core<Notify> {
                 }
             }
             Ask::Request(caller, Request::LeaveNode) => {
-                self.nodes.leave(&caller.peer);
+                // What it announced may be known still: of one that is away, nothing counts.
+                self.nodes.away(&caller.peer);
                 Response::Done
             }
             Ask::Request(_, Request::Nodes { after }) => {
