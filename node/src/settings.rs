@@ -82,6 +82,9 @@ impl SeedState {
     }
 }
 
+/// The file with the private key of a node, or of a tracker.
+const IDENTITY: &str = "identity";
+
 /// What a daemon keeps from run to run, so that others find it again: its identity and ports.
 pub struct NodeState {
     directory: PathBuf,
@@ -99,6 +102,12 @@ impl NodeState {
         identity_in(&self.directory)
     }
 
+    /// The files that prove who it is, and who a tracker in its process is and lets write.
+    pub fn secrets(&self) -> [PathBuf; 3] {
+        let tracker = self.directory.join("tracker");
+        [self.directory.join(IDENTITY), tracker.join(IDENTITY), tracker.join("token")]
+    }
+
     /// The ports of the run before.
     pub fn ports(&self) -> Option<Ports> {
         ports_in(&self.directory)
@@ -113,7 +122,7 @@ impl NodeState {
 /// The identity in this directory; a new one only where there is none. Others name a node by its
 /// identity: one that cannot be read for a moment must not be replaced.
 fn identity_in(directory: &Path) -> Result<Identity, Failure> {
-    let path = directory.join("identity");
+    let path = directory.join(IDENTITY);
     match std::fs::read(&path) {
         Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map(Identity::from_keypair).map_err(|error| {
             Failure::new(Kind::Other, format!("{} holds no identity: {error}", path.display())).hint(
@@ -225,7 +234,7 @@ mod tests {
     #[test]
     fn an_identity_is_made_only_where_there_is_none() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("identity");
+        let path = directory.path().join(IDENTITY);
         let made = identity_in(directory.path()).expect("there was none").peer();
         assert_eq!(identity_in(directory.path()).expect("there is one").peer(), made);
 

@@ -159,3 +159,27 @@ fn other(scene: &Scene) -> std::path::PathBuf {
     takes_long_to_hash(&path, 600);
     path
 }
+
+#[test]
+fn secrets_of_a_node_are_put_under_no_name() {
+    let Some(lab) = Lab::hosts(1).start_or_skip() else { return };
+    let scene = Scene::new();
+    let mut node = Node::start(&scene, lab.host(0), &["--embed-tracker"]);
+    let home = scene.path("h0.state");
+    std::fs::write(home.join(".config/mine"), "text").expect("it is written");
+    for (directory, name) in [(home.join(".config"), "config"), (home.join("data"), "data")] {
+        let put = node.run(&["put", text(&directory), "--name", name]);
+        assert!(put.stderr.contains("a secret of this node"), "{}", put.stderr);
+        let files = node.run(&["ls", "--files", name]);
+        let paths: Vec<&str> = files.events.iter().map(|file| file.text("path")).collect();
+        let is_secret = |path: &&str| path.ends_with("token") || path.ends_with("identity");
+        assert!(!paths.is_empty() && !paths.iter().any(is_secret), "{paths:?}");
+    }
+    // It is what it was when it is opened again.
+    node.kill9();
+    node.start_again();
+    let held = || node.run(&["status"]).events.into_iter().filter(|event| event.name() == "held");
+    until("it is opened", || held().all(|held| held.text("state") != "opening"));
+    let config = held().find(|held| held.text("name") == "config").expect("it is held");
+    assert_eq!(config.text("state"), "complete", "{}", config.value);
+}

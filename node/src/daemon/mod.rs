@@ -127,6 +127,8 @@ pub struct Daemon {
     control: Mutex<Vec<SocketAddr>>,
     /// The addresses of the tracker that runs in this process.
     own_tracker: Vec<String>,
+    /// Files with what proves who this node and its user are: they are put under no name.
+    pub secrets: Vec<PathBuf>,
     /// What this node tells the catalogue of itself has changed.
     news: tokio::sync::Notify,
     stop: watch::Sender<bool>,
@@ -460,6 +462,8 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
         }
         (None, Vec::new())
     };
+    let files = token.as_ref().map(|token| token.path.clone()).into_iter().chain(net.secret.clone());
+    let secrets = files.chain(state.secrets()).collect();
     let access = catalogue::Access { token, network_key };
     let listening = Listening::start(&net, &state.identity()?, state.ports(), Trace::default())?;
     // Links that come before the table is read wait for that.
@@ -493,6 +497,7 @@ async fn start(args: &DaemonArgs, store: PathBuf) -> Result<Started, Failure> {
         finding: Finding::default(),
         control: Mutex::new(control),
         own_tracker,
+        secrets,
         news: tokio::sync::Notify::new(),
         stop: watch::Sender::new(false),
         reporter,

@@ -91,8 +91,8 @@ pub enum SkipReason {
     /// The part directory of a fetch.
     #[error("it holds a fetch that is not complete")]
     PartDirectory,
-    /// The file was excluded: the manifest itself.
-    #[error("it is the manifest to be written")]
+    /// The file was excluded: the manifest itself, or a secret.
+    #[error("it is the manifest to be written, or a secret of this node or its user")]
     Excluded,
 }
 

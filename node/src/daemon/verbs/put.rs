@@ -47,7 +47,8 @@ pub(super) async fn run(daemon: &Arc<Daemon>, wanted: &Wanted, reply: &Reply) ->
     })?;
     // Before hours of hashing, rather than behind them.
     catalogue.may_write().await?;
-    let (scan, info) = hash(wanted.paths.clone(), root, (&catalogue, given.as_ref()), reply).await?;
+    let work = (daemon.secrets.clone(), reply);
+    let (scan, info) = hash(wanted.paths.clone(), root, (&catalogue, given.as_ref()), work).await?;
     let skipped = scan.skipped.len() as u64;
     for left_out in &scan.skipped {
         let text = format!("left out {}: {}", left_out.path.display(), left_out.reason);
@@ -127,9 +128,9 @@ async fn hash(
     paths: Vec<PathBuf>,
     name: Option<Name>,
     (catalogue, given): (&Catalogue, Option<&DatasetName>),
-    reply: &Reply,
+    (exclude, reply): (Vec<PathBuf>, &Reply),
 ) -> Result<(Scan, Info), Failure> {
-    let options = ScanOptions { skip_unsafe: true, exclude: Vec::new() };
+    let options = ScanOptions { skip_unsafe: true, exclude };
     let scan = blocking(move || storage::scan(&paths, name, &options)).await??;
     if let Some(given) = given {
         catalogue.may_stand_for(given, scan.total_bytes).await?;
@@ -246,7 +247,14 @@ async fn hold(
     let useless = match daemon.usable_holding(original.manifest.id(), Asker::Putter).await? {
         Held::Usable(holding) if is_being_fetched(&holding) => {
             if wanted.copy && holding.record().place == Place::Stored {
-                return copy_over(daemon, original, &holding, record(wanted, name), (reply, cancelled)).await;
+                return copy_over(
+                    daemon,
+                    original,
+                    &holding,
+                    record(daemon, wanted, name),
+                    (reply, cancelled),
+                )
+                .await;
             }
             // What was put is all there: who fetches it goes on with that.
             Some(holding)
@@ -260,10 +268,10 @@ async fn hold(
         Held::Nothing => None,
     };
     let taken = if wanted.copy {
-        hold_copy(daemon, original, useless, record(wanted, name), (reply, cancelled)).await?
+        hold_copy(daemon, original, useless, record(daemon, wanted, name), (reply, cancelled)).await?
     } else {
         let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
-        let record = Record { place, complete: true, ..record(wanted, name) };
+        let record = Record { place, complete: true, ..record(daemon, wanted, name) };
         let Original { manifest, scan, cache } = original;
         let (seeded, directory) = (manifest.clone(), daemon.table.directory(manifest.id()));
         let store = Arc::new(blocking(move || Store::seed(seeded, scan)).await??);
@@ -309,7 +317,7 @@ fn is_being_fetched(holding: &Holding) -> bool {
 }
 
 /// What is remembered of a copy that is about to be made.
-fn record(wanted: &Wanted, name: &str) -> Record {
+fn record(daemon: &Daemon, wanted: &Wanted, name: &str) -> Record {
     Record {
         name: name.to_owned(),
         place: Place::Stored,
@@ -318,7 +326,7 @@ fn record(wanted: &Wanted, name: &str) -> Record {
         last_use_ms: now_ms(),
         force: false,
         seeded: false,
-        exclude: Vec::new(),
+        exclude: daemon.secrets.iter().map(|path| path.as_path().into()).collect(),
         compress: wanted.compress.unwrap_or_default(),
         rest_bytes: None,
     }
