@@ -210,10 +210,11 @@ impl Daemon {
     ) -> Result<Held, Failure> {
         let id = manifest.id();
         while let Some(held) = self.holding(id).await {
+            if matches!(opening, Opening::Read) {
+                // Another request was faster; whoever reads looks what that is.
+                return Ok(Held::Already(held));
+            }
             if held.is_read() {
-                if matches!(opening, Opening::Read) {
-                    return Ok(Held::Already(held));
-                }
                 if presence == Presence::Selfish {
                     let message = format!("dft cat is at work on {}", record.name);
                     return Err(Failure::new(Kind::Other, message).hint(

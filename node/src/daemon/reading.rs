@@ -65,9 +65,11 @@ impl Daemon {
                 let record = Record::new(&name, Place::Stored);
                 let taken =
                     daemon.take_on(useless, manifest, record, Opening::Read, Presence::Selfish).await?;
+                if !taken.is_new {
+                    return Ok::<_, Failure>(None);
+                }
                 taken.holding.set_aside(taken.former);
-                let readable = Readable { daemon, holding: taken.holding };
-                Ok::<_, Failure>(taken.is_new.then_some(readable))
+                Ok(Some(Readable { daemon, holding: taken.holding }))
             });
             let ended = |error| Failure::new(Kind::Other, format!("a worker ended unexpectedly: {error}"));
             if let Some(readable) = begun.await.map_err(ended)?? {
