@@ -63,7 +63,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a dataset of which nothing is here yet, asked for now.
+    /// The record of a dataset that is to be fetched or copied to `place`, and is used at this moment.
     pub fn new(name: &str, place: Place) -> Self {
         Self {
             name: name.to_owned(),

@@ -18,7 +18,7 @@ use crate::daemon::Daemon;
 use crate::daemon::catalogue::{Catalogue, parse_name};
 use crate::daemon::content::is_same_content;
 use crate::daemon::copy::{CancelOnDrop, copy};
-use crate::daemon::holding::{Holding, Presence, now_ms, packing_of};
+use crate::daemon::holding::{Holding, Presence, packing_of};
 use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
@@ -318,18 +318,9 @@ fn is_being_fetched(holding: &Holding) -> bool {
 
 /// What is remembered of a copy that is about to be made.
 fn record(daemon: &Daemon, wanted: &Wanted, name: &str) -> Record {
-    Record {
-        name: name.to_owned(),
-        place: Place::Stored,
-        complete: false,
-        origin: true,
-        last_use_ms: now_ms(),
-        force: false,
-        seeded: false,
-        exclude: daemon.secrets.iter().map(|path| path.as_path().into()).collect(),
-        compress: wanted.compress.unwrap_or_default(),
-        rest_bytes: None,
-    }
+    let exclude = daemon.secrets.iter().map(|path| path.as_path().into()).collect();
+    let compress = wanted.compress.unwrap_or_default();
+    Record { origin: true, exclude, compress, ..Record::new(name, Place::Stored) }
 }
 
 /// What is held already stays from now on, as what is put does, and is sent as the latest put that

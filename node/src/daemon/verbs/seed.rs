@@ -18,7 +18,7 @@ use crate::commands::blocking;
 use crate::commands::seed::Copies;
 use crate::daemon::Daemon;
 use crate::daemon::copy::CancelOnDrop;
-use crate::daemon::holding::{Holding, Presence, State, now_ms};
+use crate::daemon::holding::{Holding, Presence, State};
 use crate::daemon::opening::Opening;
 use crate::daemon::serve::Reply;
 use crate::daemon::table::{Place, Record};
@@ -54,17 +54,13 @@ pub(super) async fn run(
         with_hints(&hinter, manifest)
     };
     let manifest = blocking(read).await??;
+    let place = Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect());
     let record = Record {
-        name: manifest.info().name.to_string(),
-        place: Place::Put(wanted.paths.iter().map(|path| path.as_path().into()).collect()),
         complete: true,
-        origin: false,
-        last_use_ms: now_ms(),
-        force: false,
         seeded: true,
         exclude: vec![wanted.output.as_path().into()],
         compress: wanted.compress,
-        rest_bytes: None,
+        ..Record::new(&manifest.info().name.to_string(), place)
     };
     let scan = scan(&manifest, wanted).await?;
     let (seeder, mut completions) = hold(daemon, &manifest, scan, record).await?;
