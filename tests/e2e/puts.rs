@@ -1,6 +1,6 @@
 //! What a `put` asks before it hashes, what it keeps from nobody, and what it leaves when it is interrupted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::endings::takes_long_to_hash;
 use crate::lab::process::Outcome;
@@ -55,15 +55,21 @@ fn status_tells_of_datasets_by_name() {
     assert!(said.contains("1 piece, id"), "{said}");
 }
 
+/// A file that is «model» for all, of which the second node sends little at a time.
+fn put_on_a_slow_node(scene: &Scene, nodes: &[Node<'_>]) -> PathBuf {
+    let file = scene.path("model");
+    data::random_file(&file, 5, 8 * MIB);
+    nodes[1].put(&file, "model");
+    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    file
+}
+
 #[test]
 fn put_of_what_is_being_fetched_is_done_at_once_and_the_fetch_goes_on_from_it() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
-    let file = scene.path("model");
-    data::random_file(&file, 5, 8 * MIB);
-    nodes[1].put(&file, "model");
-    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    let file = put_on_a_slow_node(&scene, &nodes);
     let get = nodes[2].begin(&["get", "model"]);
     until("a fetch", || nodes[2].status().contains("\"fetching\""));
     // A disk with the same arrives.
@@ -80,10 +86,7 @@ fn copy_of_what_is_being_fetched_into_the_store_takes_its_place() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
-    let file = scene.path("model");
-    data::random_file(&file, 5, 8 * MIB);
-    nodes[1].put(&file, "model");
-    nodes[1].run(&["limit", "--max-upload", "100K"]);
+    let file = put_on_a_slow_node(&scene, &nodes);
     nodes[1].run(&["push", "model", "--to", "h2"]);
     until("a fetch", || nodes[2].status().contains("\"fetching\""));
     nodes[2].run(&["put", "--copy", text(&file), "--name", "model"]);
@@ -98,12 +101,9 @@ fn put_that_is_refused_leaves_a_fetch_as_it_was() {
     let Some(lab) = Lab::hosts(3).start_or_skip() else { return };
     let scene = Scene::new();
     let nodes = nodes(&lab, &scene, &[]);
-    let (file, other) = (scene.path("model"), scene.path("other"));
-    data::random_file(&file, 5, 8 * MIB);
+    let (file, other) = (put_on_a_slow_node(&scene, &nodes), scene.path("other"));
     data::random_file(&other, 6, 8 * MIB);
-    nodes[1].put(&file, "model");
     nodes[1].put(&other, "taken");
-    nodes[1].run(&["limit", "--max-upload", "100K"]);
     nodes[1].run(&["push", "model", "--to", "h2"]);
     until("a fetch", || nodes[2].status().contains("\"fetching\""));
     for copy in [&[][..], &["--copy"]] {
@@ -155,7 +155,7 @@ fn copy_into_the_store_keeps_nobody_else_from_it_and_goes_when_it_is_interrupted
 }
 
 /// Too large for the room that is left.
-fn other(scene: &Scene) -> std::path::PathBuf {
+fn other(scene: &Scene) -> PathBuf {
     let path = scene.path("other");
     takes_long_to_hash(&path, 1200);
     path
