@@ -26,6 +26,8 @@ pub const PREFERRED_MAX: usize = 64;
 pub struct Picker {
     availability: Vec<u16>,
     open: PieceSet,
+    /// How many of the open pieces some linked peer has.
+    offered: usize,
     /// What somebody waits for, the most urgent first; at most [`PREFERRED_MAX`].
     preferred: Vec<PieceIndex>,
 }
@@ -33,7 +35,7 @@ pub struct Picker {
 impl Picker {
     /// A picker to which no peer has anything, and for which the pieces in `open` are wanted.
     pub fn new(open: PieceSet) -> Self {
-        Self { availability: vec![0; open.capacity()], open, preferred: Vec::new() }
+        Self { availability: vec![0; open.capacity()], open, offered: 0, preferred: Vec::new() }
     }
 
     /// How many linked peers have `piece`.
@@ -45,6 +47,7 @@ impl Picker {
     pub fn add(&mut self, piece: PieceIndex) {
         let count = &mut self.availability[piece.index()];
         *count = count.saturating_add(1);
+        self.offered += usize::from(*count == 1 && self.open.contains(piece));
     }
 
     /// One peer less has `piece`.
@@ -52,6 +55,7 @@ impl Picker {
         let count = &mut self.availability[piece.index()];
         assert!(*count > 0, "a peer that had piece {piece} was counted");
         *count -= 1;
+        self.offered -= usize::from(*count == 0 && self.open.contains(piece));
     }
 
     /// The pieces that are wanted and not asked of anybody.
@@ -61,12 +65,21 @@ impl Picker {
 
     /// `piece` is wanted.
     pub fn open_piece(&mut self, piece: PieceIndex) {
-        self.open.insert(piece);
+        if self.open.insert(piece) {
+            self.offered += usize::from(self.availability[piece.index()] > 0);
+        }
     }
 
     /// `piece` is asked for, or here.
     pub fn close_piece(&mut self, piece: PieceIndex) {
-        self.open.remove(piece);
+        if self.open.remove(piece) {
+            self.offered -= usize::from(self.availability[piece.index()] > 0);
+        }
+    }
+
+    /// How many pieces are open that some linked peer has.
+    pub const fn offered(&self) -> usize {
+        self.offered
     }
 
     /// These pieces come before all others, in this order, as far as [`PREFERRED_MAX`] reaches.
@@ -168,6 +181,24 @@ mod tests {
         for (have, seen, open, expected) in cases {
             assert_eq!(picks(have, seen, open), *expected, "have {have}, seen {seen}, open {open}");
         }
+    }
+
+    #[test]
+    fn counts_what_is_open_and_somewhere() {
+        let geometry = Geometry::new(vec![1; 3]).unwrap();
+        let pieces: Vec<PieceIndex> = geometry.pieces().collect();
+        let mut picker = Picker::new(PieceSet::full(3));
+        let mut counts = vec![picker.offered()];
+        let changes: [fn(&mut Picker, PieceIndex); 4] =
+            [Picker::add, Picker::close_piece, Picker::open_piece, Picker::subtract];
+        for change in changes {
+            // The second of a kind changes nothing, but a second holder does.
+            for index in [0, 0, 1] {
+                change(&mut picker, pieces[index]);
+                counts.push(picker.offered());
+            }
+        }
+        assert_eq!(counts, [0, 1, 1, 2, 1, 1, 0, 1, 1, 2, 2, 1, 0]);
     }
 
     #[test]

@@ -83,6 +83,16 @@ fn hears(swarm: &mut Swarm, link: u64, message: Message, ms: u64) -> Vec<(LinkId
     sent(swarm)
 }
 
+/// A swarm that has the last `have` pieces, with another one at each of its links, and more at the last link.
+fn swarm_with_plenty(have: u64) -> Swarm {
+    let count = u64::try_from(PIECES).unwrap();
+    let mut swarm = swarm(&(count - have..count).collect::<Vec<_>>());
+    for index in 0..2 * LINKS {
+        hears(&mut swarm, index.min(LINKS - 1), Message::Have(PieceList::one(piece(index))), 1);
+    }
+    swarm
+}
+
 #[test]
 fn who_says_that_it_is_idle_is_asked_and_others_are_not() {
     let mut swarm = swarm(&[]);
@@ -97,10 +107,12 @@ fn who_says_that_it_is_idle_is_asked_and_others_are_not() {
 
 #[test]
 fn so_many_requests_wait_and_the_next_idle_peer_is_remembered() {
-    let mut swarm = swarm(&[]);
-    for link in 0..LINKS {
-        hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+    for (have, most) in [(0, 10), (50, 10), (51, 16)] {
+        let mut swarm = swarm_with_plenty(have);
+        let asked: usize = (0..LINKS).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
+        assert_eq!(asked, most, "with {have} pieces");
     }
+    let mut swarm = swarm_with_plenty(0);
     let asked: usize = (0..11).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
     assert_eq!(asked, 10);
     swarm.handle(Event::PieceReceived { link: LinkId(0), piece: piece(0) }, at(3));
@@ -108,11 +120,21 @@ fn so_many_requests_wait_and_the_next_idle_peer_is_remembered() {
 }
 
 #[test]
-fn who_is_rejected_as_one_too_many_asks_the_next_idle_peer_and_bears_no_grudge() {
-    let mut swarm = swarm(&[]);
-    for link in 0..LINKS {
-        hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+fn of_what_could_be_asked_for_half_is_left_for_those_who_are_idle_next() {
+    for (offered, expected) in [(2, 2), (4, 3), (8, 4), (14, 7), (LINKS, 10)] {
+        let mut swarm = swarm(&[]);
+        for link in 0..offered {
+            hears(&mut swarm, link, Message::Have(PieceList::one(piece(link))), 1);
+        }
+        let asked: usize =
+            (0..offered).map(|link| requests(&hears(&mut swarm, link, Message::Idle, 2))).sum();
+        assert_eq!(asked, expected, "of {offered}");
     }
+}
+
+#[test]
+fn who_is_rejected_as_one_too_many_asks_the_next_idle_peer_and_bears_no_grudge() {
+    let mut swarm = swarm_with_plenty(0);
     for link in 0..11 {
         hears(&mut swarm, link, Message::Idle, 2);
     }
@@ -142,6 +164,25 @@ fn what_is_asked_beyond_a_short_queue_is_rejected_at_once() {
         let sent = hears(&mut few, link, Message::Request(PieceList::one(piece(1))), 101);
         assert_eq!(sent, []);
     }
+}
+
+#[test]
+fn of_what_is_too_much_the_most_common_piece_is_rejected_whoever_asked_for_it() {
+    let mut swarm = swarm(&[1, 2, 3]);
+    for (index, holders) in [(1, 2), (2, 3), (3, 1)] {
+        for link in 0..holders {
+            hears(&mut swarm, link, Message::Have(PieceList::one(piece(index))), 0);
+        }
+    }
+    // Two uploads run, three requests wait.
+    for (link, index) in [(10, 1), (11, 1), (12, 1), (13, 2), (14, 1)] {
+        assert_eq!(hears(&mut swarm, link, Message::Request(PieceList::one(piece(index))), 1), []);
+    }
+    let busy = |link, index| vec![(LinkId(link), Message::Reject(piece(index), RejectReason::Busy))];
+    assert_eq!(hears(&mut swarm, 15, Message::Request(PieceList::one(piece(3))), 2), busy(13, 2));
+    assert_eq!(hears(&mut swarm, 16, Message::Request(PieceList::one(piece(2))), 2), busy(16, 2));
+    assert_eq!(hears(&mut swarm, 17, Message::Request(PieceList::one(piece(1))), 2), busy(17, 1));
+    assert_eq!(hears(&mut swarm, 18, Message::Request(PieceList::one(piece(3))), 2).len(), 1);
 }
 
 #[test]
@@ -217,6 +258,30 @@ fn a_node_that_is_asked_does_not_say_it() {
     swarm.handle_timeout(at(100));
     let idle = sent(&mut swarm).into_iter().filter(|(_, message)| *message == Message::Idle);
     assert_eq!(idle.count(), 0);
+}
+
+#[test]
+fn who_got_a_rare_piece_says_at_once_that_it_can_be_asked_for() {
+    for (holders, expected) in [(1, 2), (7, 2), (8, 0)] {
+        let mut swarm = swarm(&[1]);
+        for link in 0..holders {
+            hears(&mut swarm, link, Message::Have(PieceList::one(piece(50))), 0);
+        }
+        // It was said a moment ago.
+        swarm.handle_timeout(at(1));
+        hears(&mut swarm, 0, Message::Idle, 1);
+        let link = LinkId(0);
+        swarm.handle(Event::PieceReceived { link, piece: piece(50) }, at(1));
+        sent(&mut swarm);
+        swarm.handle(Event::PieceChecked { link, piece: piece(50), valid: true }, at(1));
+        let sent = sent(&mut swarm);
+        let idle: Vec<LinkId> =
+            sent.iter().filter(|(_, message)| *message == Message::Idle).map(|(link, _)| *link).collect();
+        assert_eq!(idle.len(), expected, "with {holders} holders: {sent:?}");
+        let have = Message::Have(PieceList::one(piece(50)));
+        let know = |link: &LinkId| link.0 < holders || sent.contains(&(*link, have.clone()));
+        assert!(idle.iter().all(know), "they know of it: {sent:?}");
+    }
 }
 
 #[test]

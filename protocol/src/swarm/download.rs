@@ -431,6 +431,7 @@ impl Swarm {
             let alone = self.entrust(piece, id, now);
             self.tell_other_sites(piece, id, now);
             self.announce(piece, Some(id), alone, now);
+            self.say_rare(piece, now);
         }
         if self.is_satisfied() {
             self.commands.push_back(Command::Notify(Notification::AllVerified));

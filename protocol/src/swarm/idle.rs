@@ -6,10 +6,11 @@
 //! in a large swarm it is the sending end that speaks first: a node that has little to send says
 //! [`Message::Idle`] to a few peers, after it told them what it has. They ask it for what they lack
 //! most, as long as few requests of theirs wait elsewhere, and remember it for a moment otherwise.
-//! Whoever has enough to send by then rejects what else is asked, and the asker turns to the next one that
+//! Whoever has enough to send by then rejects the most common piece, and its asker turns to the next one that
 //! is idle: what waits in a queue cannot be asked of anybody else. Queues stay short, each request is made
-//! when it can be served, and the rarest piece is chosen at that moment. (Join-idle-queue: Lu, Xie, Kliot,
-//! Geller, Larus, Greenberg, Performance Evaluation 2011.)
+//! when it can be served, and the rarest piece is chosen at that moment. Nor is all asked for that could be, so
+//! that something is left for those who are idle next; and whoever got a rare piece says so at once.
+//! (Join-idle-queue: Lu, Xie, Kliot, Geller, Larus, Greenberg, Performance Evaluation 2011.)
 //!
 //! Beside that, seeders are asked for what they offer, other sites are asked as ever, and whoever
 //! waits for next to nothing asks on its own at each tick: nothing depends on what others say.
@@ -21,6 +22,7 @@ use rand::seq::SliceRandom;
 use super::download::WINDOW_FEW;
 use super::link::Link;
 use super::{LinkId, PieceState, Swarm};
+use crate::geometry::PieceIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::Message;
 
@@ -33,6 +35,8 @@ const FEW_LINKS: usize = 16;
 pub(super) const LITTLE: usize = 5;
 /// How many peers hear of it at first; twice as many where nobody asked.
 const TOLD_FIRST: usize = 2;
+/// Whoever got a piece that fewer linked peers have than this says it at once, however much it sends.
+const RARE_BELOW: u16 = 8;
 /// The shortest pause before others are told, which is half of the time in which a piece comes …
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// … and the longest where pieces are rare: who is idle for longer than one takes to send has lost that time …
@@ -50,9 +54,16 @@ const ANNOUNCE_MIN: Duration = Duration::from_millis(50);
 const ANNOUNCE_MAX: Duration = Duration::from_millis(250);
 /// What was said is believed for so long.
 const BELIEVED_FOR: Duration = Duration::from_millis(10);
-/// Requests that wait at peers of the own site: enough to keep a downlink busy. With less it idles, and
-/// with more the last pieces wait in queues.
+/// Requests that wait at peers of the own site: one of so many pieces that could be asked for. Whoever asks for
+/// all has nothing left for the next one that is idle …
+const WAITING_OF: usize = 2;
+/// … at least so many …
+const WAITING_LEAST: usize = 3;
+/// … and at most this: enough to keep a downlink busy. With less it idles, and with more a newcomer's pieces wait
+/// in queues …
 const WAITING_MAX: usize = 10;
+/// … but more once half of the pieces are here: who has less than others is kept busy to the end.
+const WAITING_MAX_LATE: usize = 16;
 /// Who waits for less than this asks on its own.
 const WAITING_MIN: usize = 2;
 
@@ -143,18 +154,32 @@ impl Swarm {
         if !self.idleness.waits || self.idleness.next_at > now {
             return;
         }
+        let told = self.idleness.say(now);
+        let lack = self.tell_idle(told, now);
+        self.idleness.waits = lack > 0;
+    }
+
+    /// `piece` came: few may have it, and those who lack it are to ask soon.
+    pub(super) fn say_rare(&mut self, piece: PieceIndex, now: Instant) {
+        if self.sends_idle() && self.picker.availability(piece) < RARE_BELOW {
+            self.tell_idle(TOLD_FIRST, now);
+        }
+    }
+
+    /// Tells it to at most `told` random peers of those that lack something and get nothing; how many
+    /// these are.
+    fn tell_idle(&mut self, told: usize, now: Instant) -> usize {
         let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
         let hears =
             |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete() && link.told_all;
         let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link));
         let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();
-        let told = self.idleness.say(now);
         let (chosen, _) = lack.partial_shuffle(&mut self.rng, told);
         for id in chosen {
             self.announce_waiting(*id, now);
             self.send(*id, Message::Idle, now);
         }
-        self.idleness.waits = !lack.is_empty();
+        lack.len()
     }
 
     /// A peer has little to send.
@@ -175,7 +200,7 @@ impl Swarm {
             return;
         }
         let mut waiting = self.waiting(now);
-        while waiting < WAITING_MAX {
+        while waiting < self.waiting_most(waiting) {
             let asked = |id: &LinkId| self.links.get(id).is_some_and(|link| !link.requested.is_empty());
             let Some((_, id)) = self.idleness.said_by.iter().filter(|(_, id)| !asked(id)).max().copied()
             else {
@@ -202,6 +227,13 @@ impl Swarm {
     /// The smallest window of a link, in pieces.
     pub(super) fn window_pieces(&self) -> u64 {
         if self.is_large() { 1 } else { WINDOW_FEW }
+    }
+
+    /// How many requests may wait at peers of the own site, where `waiting` do.
+    fn waiting_most(&self, waiting: usize) -> usize {
+        let is_late = self.lacking * 2 < self.geometry.piece_count();
+        let max = if is_late { WAITING_MAX_LATE } else { WAITING_MAX };
+        ((waiting + self.picker.offered()) / WAITING_OF).clamp(WAITING_LEAST, max)
     }
 
     /// How many requests wait that are not late, and of those whom any node may ask.

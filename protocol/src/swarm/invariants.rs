@@ -40,6 +40,12 @@ impl Swarm {
             self.geometry.pieces().filter(lacking).count(),
             "what is lacking is counted"
         );
+        let offered = |piece: &PieceIndex| self.picker.availability(*piece) > 0;
+        assert_eq!(
+            self.picker.offered(),
+            self.picker.open().iter().filter(offered).count(),
+            "open pieces that a linked peer has are counted"
+        );
         self.check_injector();
         self.book.check_invariants();
     }

@@ -9,8 +9,8 @@
 //! lately took much longer than to others: its wire is what is full, not the one of this end.
 //!
 //! In a large swarm the rarest piece of all goes first: what few have is soon with many. Of those who wait for
-//! equally rare ones, who has least is first: it would be the last to finish. And little waits: whoever asks for
-//! more is rejected at once, and asks somebody who is idle (`idle`).
+//! equally rare ones, who has least is first: it would be the last to finish. And little waits: of what is
+//! too much the most common piece is rejected at once, and asked of somebody who is idle (`idle`).
 
 use std::collections::VecDeque;
 
@@ -83,15 +83,21 @@ impl UploadTimes {
     }
 }
 
+/// Whether this peer turns to somebody else at once where it is rejected.
+const fn asks_elsewhere(link: &Link) -> bool {
+    link.same_site && link.version >= IDLE_SINCE
+}
+
 impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
-        let mut rejected = Vec::new();
+        let mut missing = Vec::new();
+        let mut too_many = 0;
         self.idleness.reset(now);
         let sends_idle = self.sends_idle();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let asks_elsewhere = sends_idle && link.same_site && link.version >= IDLE_SINCE;
+        let may_be_rejected = sends_idle && asks_elsewhere(link);
         for &piece in pieces {
             // A piece that is being sent may have arrived before this end knows that it was sent.
             let known = link.queue.contains(&piece);
@@ -106,10 +112,9 @@ impl Swarm {
                 link.taken.insert(piece, now);
             }
             if !self.have.contains(piece) {
-                rejected.push((piece, RejectReason::Missing));
-            } else if asks_elsewhere && self.queued + self.uploads >= LITTLE {
-                rejected.push((piece, RejectReason::Busy));
+                missing.push(piece);
             } else {
+                too_many += usize::from(may_be_rejected && self.queued + self.uploads >= LITTLE);
                 link.queue.push_back(piece);
                 self.queued += 1;
             }
@@ -118,11 +123,32 @@ impl Swarm {
             // It asks as fast as it is offered: offer more at a time.
             link.offers_max = (link.offers_max * 2).min(super::inject::OFFERS_MAX);
         }
-        for (piece, reason) in rejected {
-            self.send(id, Message::Reject(piece, reason), now);
+        for piece in missing {
+            self.send(id, Message::Reject(piece, RejectReason::Missing), now);
+        }
+        for _ in 0..too_many {
+            self.reject_most_common(id, now);
         }
         self.offer(id, now);
         self.serve(now);
+    }
+
+    /// Of the requests that wait and can be made elsewhere, rejects that for the piece that most linked peers have;
+    /// of equally common ones the latest, which came from `newest`.
+    fn reject_most_common(&mut self, newest: LinkId, now: Instant) {
+        let mut most = None;
+        for (id, link) in self.links.iter().filter(|(_, link)| asks_elsewhere(link)) {
+            for (at, piece) in link.queue.iter().enumerate() {
+                most = most.max(Some((self.picker.availability(*piece), *id == newest, at, *id)));
+            }
+        }
+        let Some((.., at, id)) = most else {
+            return;
+        };
+        if let Some(piece) = self.links.get_mut(&id).and_then(|link| link.queue.remove(at)) {
+            self.queued -= 1;
+            self.send(id, Message::Reject(piece, RejectReason::Busy), now);
+        }
     }
 
     pub(super) fn handle_cancel(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
