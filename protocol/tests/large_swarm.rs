@@ -279,8 +279,8 @@ fn who_got_a_rare_piece_says_at_once_that_it_can_be_asked_for() {
             sent.iter().filter(|(_, message)| *message == Message::Idle).map(|(link, _)| *link).collect();
         assert_eq!(idle.len(), expected, "with {holders} holders: {sent:?}");
         let have = Message::Have(PieceList::one(piece(50)));
-        let know = |link: &LinkId| link.0 < holders || sent.contains(&(*link, have.clone()));
-        assert!(idle.iter().all(know), "they know of it: {sent:?}");
+        let hears_of_it = |link: &LinkId| link.0 >= holders && sent.contains(&(*link, have.clone()));
+        assert!(idle.iter().all(hears_of_it), "they lack it, and know of it: {sent:?}");
     }
 }
 

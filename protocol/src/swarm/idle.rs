@@ -155,24 +155,25 @@ impl Swarm {
             return;
         }
         let told = self.idleness.say(now);
-        let lack = self.tell_idle(told, now);
+        let lack = self.tell_idle(told, None, now);
         self.idleness.waits = lack > 0;
     }
 
     /// `piece` came: few may have it, and those who lack it are to ask soon.
     pub(super) fn say_rare(&mut self, piece: PieceIndex, now: Instant) {
         if self.sends_idle() && self.picker.availability(piece) < RARE_BELOW {
-            self.tell_idle(TOLD_FIRST, now);
+            self.tell_idle(TOLD_FIRST, Some(piece), now);
         }
     }
 
-    /// Tells it to at most `told` random peers of those that lack something and get nothing; how many
-    /// these are.
-    fn tell_idle(&mut self, told: usize, now: Instant) -> usize {
+    /// Tells it to at most `told` random peers of those that lack something, or this piece, and get nothing; how
+    /// many these are.
+    fn tell_idle(&mut self, told: usize, piece: Option<PieceIndex>, now: Instant) -> usize {
         let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
         let hears =
             |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete() && link.told_all;
-        let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link));
+        let lacks = |link: &Link| piece.is_none_or(|piece| !link.have.contains(piece));
+        let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link) && lacks(link));
         let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();
         let (chosen, _) = lack.partial_shuffle(&mut self.rng, told);
         for id in chosen {
