@@ -170,8 +170,7 @@ impl Swarm {
     /// many these are.
     fn tell_idle(&mut self, told: usize, piece: Option<PieceIndex>, now: Instant) -> usize {
         let gets_nothing = |link: &Link| link.sending.is_empty() && link.queue.is_empty();
-        let hears =
-            |link: &Link| link.same_site && link.version >= IDLE_SINCE && !link.complete() && link.told_all;
+        let hears = |link: &Link| link.knows_idle() && !link.complete() && link.told_all;
         let lacks = |link: &Link| piece.is_none_or(|piece| !link.have.contains(piece));
         let lack = self.links.iter().filter(|(_, link)| hears(link) && gets_nothing(link) && lacks(link));
         let mut lack: Vec<LinkId> = lack.map(|(id, _)| *id).collect();

@@ -190,6 +190,11 @@ impl Link {
             && (self.requested.is_empty() || self.in_flight + len <= self.window)
     }
 
+    /// Whether this peer hears `idle`, and turns to somebody else at once where it is rejected as one too many.
+    pub(super) const fn knows_idle(&self) -> bool {
+        self.same_site && self.version >= super::idle::IDLE_SINCE
+    }
+
     /// Whether it has nothing yet: it is served first, to have something to pass on. Whoever
     /// never says what it has is no newcomer for long.
     pub(super) fn is_newcomer(&self) -> bool {

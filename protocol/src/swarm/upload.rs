@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use super::download::time_at;
-use super::idle::{IDLE_SINCE, LITTLE};
+use super::idle::LITTLE;
 use super::inject::Injector;
 use super::link::Link;
 use super::{Command, LinkId, REQUESTS_PER_LINK_MAX, Swarm, Violation};
@@ -83,11 +83,6 @@ impl UploadTimes {
     }
 }
 
-/// Whether this peer turns to somebody else at once where it is rejected.
-const fn asks_elsewhere(link: &Link) -> bool {
-    link.same_site && link.version >= IDLE_SINCE
-}
-
 impl Swarm {
     pub(super) fn handle_request(&mut self, id: LinkId, pieces: &[PieceIndex], now: Instant) {
         let mut missing = Vec::new();
@@ -97,7 +92,7 @@ impl Swarm {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let may_be_rejected = sends_idle && asks_elsewhere(link);
+        let may_be_rejected = sends_idle && link.knows_idle();
         for &piece in pieces {
             // A piece that is being sent may have arrived before this end knows that it was sent.
             let known = link.queue.contains(&piece);
@@ -137,7 +132,7 @@ impl Swarm {
     /// of equally common ones the latest, which came from `newest`.
     fn reject_most_common(&mut self, newest: LinkId, now: Instant) {
         let mut most = None;
-        for (id, link) in self.links.iter().filter(|(_, link)| asks_elsewhere(link)) {
+        for (id, link) in self.links.iter().filter(|(_, link)| link.knows_idle()) {
             for (at, piece) in link.queue.iter().enumerate() {
                 most = most.max(Some((self.picker.availability(*piece), *id == newest, at, *id)));
             }
