@@ -134,6 +134,11 @@ impl LabBuilder {
              echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n\
              echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad\n",
         );
+        // A switch asks no firewall. The file is there where the kernel's module br_netfilter is loaded.
+        for family in ["ip", "ip6", "arp"] {
+            let file = format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables");
+            let _ = writeln!(script, "[ ! -e {file} ] || echo 0 > {file}");
+        }
         for site in 0..self.hosts_per_site.len() {
             let _ = write!(
                 script,
