@@ -30,6 +30,7 @@ use super::ranges::Ranges;
 use super::selection::Selection;
 use super::small::{Finished, Recent};
 use super::tree::{Parents, Tree};
+use crate::buffers::Buffer;
 
 /// With more files than this to sync, one syncfs is cheaper than an fsync each.
 pub(super) const SYNC_EACH_MAX: usize = 64;
@@ -198,10 +199,7 @@ impl Assembly {
             }
             let file = self.files.file(run.entry, || self.open_to_write(run.entry, run.offset, bytes))?;
             write_run(&file, run.offset, bytes, keep_holes)
-                .map_err(StorageError::at("write", &self.path(run.entry)))?;
-        }
-        if is_pack && data.len() as u64 == u64::from(self.manifest.geometry().piece_len(piece)) {
-            self.recent.keep(piece, data);
+                .map_err(|error| StorageError::new("write", self.path(run.entry), error))?;
         }
         let mut progress = self.progress();
         progress.touched.extend(touched);
@@ -230,9 +228,16 @@ impl Assembly {
                 let Ok((parent, name)) = parents.of(path) else { return Ok(false) };
                 self.finished
                     .write((&parent, &name), run.entry, (bytes, *mode, *mtime))
-                    .map_err(StorageError::at("write", &self.path(run.entry)))
+                    .map_err(|error| StorageError::new("write", self.path(run.entry), error))
             }
             _ => Ok(false),
+        }
+    }
+
+    /// A whole piece was written from this buffer, which may hold other memory afterwards.
+    pub(super) fn written(&self, piece: PieceIndex, buffer: &mut Buffer) {
+        if self.manifest.layout().is_pack(piece) {
+            self.recent.keep(piece, buffer);
         }
     }
 

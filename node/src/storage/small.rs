@@ -15,6 +15,7 @@ use dft_protocol::manifest::Mtime;
 use super::assembly::write_run;
 use super::disk;
 use super::tree::{Attributes, Identity};
+use crate::buffers::Buffer;
 
 /// Packs of all datasets of a process that are kept in memory, in bytes.
 const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -90,24 +91,24 @@ struct Kept {
 }
 
 impl Recent {
-    /// Keeps a copy of a whole pack, in place of the oldest.
-    pub(super) fn keep(&self, piece: PieceIndex, bytes: &[u8]) {
+    /// Keeps a whole pack, in place of the oldest: the memory of `buffer`, which gets other memory for it.
+    pub(super) fn keep(&self, piece: PieceIndex, buffer: &mut Buffer) {
         let mut kept = self.kept();
         kept.remove(piece);
         // Memory that one pack leaves is where the next one goes.
-        let mut memory = Vec::new();
-        while kept.bytes + bytes.len() > KEPT_BYTES_OF_ONE_MAX
+        let mut memory = None;
+        while kept.bytes + buffer.len() > KEPT_BYTES_OF_ONE_MAX
             && let Some(oldest) = kept.order.pop_front()
         {
-            memory = kept.remove(oldest).unwrap_or(memory);
+            memory = kept.remove(oldest).or(memory);
         }
-        if KEPT_BYTES.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > KEPT_BYTES_MAX {
-            KEPT_BYTES.fetch_sub(bytes.len(), Ordering::Relaxed);
+        if KEPT_BYTES.fetch_add(buffer.len(), Ordering::Relaxed) + buffer.len() > KEPT_BYTES_MAX {
+            KEPT_BYTES.fetch_sub(buffer.len(), Ordering::Relaxed);
             return;
         }
-        memory.clear();
-        memory.extend_from_slice(bytes);
-        kept.bytes += bytes.len();
+        let mut memory = memory.unwrap_or_else(|| vec![0; buffer.len()]);
+        buffer.swap(&mut memory);
+        kept.bytes += memory.len();
         kept.order.push_back(piece);
         kept.packs.insert(piece, memory);
     }
@@ -155,16 +156,21 @@ mod tests {
     use dft_protocol::geometry::Geometry;
 
     use super::*;
+    use crate::buffers::BufferPool;
 
-    #[test]
-    fn the_oldest_packs_leave_when_there_is_no_room() {
+    #[tokio::test]
+    async fn the_oldest_packs_leave_when_there_is_no_room() {
         const PACK: usize = 1 << 20;
         let geometry = Geometry::new(vec![1 << 20; 10]).expect("few pieces");
         let pieces: Vec<PieceIndex> = geometry.pieces().collect();
-        let recent = Recent::default();
+        let (recent, buffers) = (Recent::default(), BufferPool::new(1, PACK));
         for (number, &piece) in pieces.iter().enumerate() {
-            recent.keep(piece, &vec![u8::try_from(number).expect("there are few"); PACK]);
+            let mut buffer = buffers.take().await;
+            buffer.fill(u8::try_from(number).expect("there are few"));
+            recent.keep(piece, &mut buffer);
         }
+        // Whoever has the buffer next does not write into what is kept.
+        buffers.take().await.fill(77);
         let mut byte = [0];
         let there: Vec<bool> = pieces.iter().map(|piece| recent.read(*piece, 5, &mut byte)).collect();
         assert_eq!(there, [vec![false; 2], vec![true; 8]].concat(), "8 MiB of them");
@@ -172,7 +178,7 @@ mod tests {
         assert!(!recent.read(pieces[9], u32::try_from(PACK).expect("it fits"), &mut byte), "beyond its end");
         recent.forget(pieces[9]);
         assert!(!recent.read(pieces[9], 0, &mut byte));
-        recent.keep(pieces[0], &[7; PACK]);
+        recent.keep(pieces[0], &mut buffers.take().await);
         assert!(recent.read(pieces[2], 0, &mut byte), "there was room");
         recent.clear();
         assert!(!recent.read(pieces[0], 0, &mut byte));

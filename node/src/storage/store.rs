@@ -25,6 +25,7 @@ use super::scan::{InPlace, Scan, Source, Top};
 use super::selection::Selection;
 use super::tree::{Attributes, Tree, open_directory};
 use super::verify::{Depth, Difference, compare};
+use crate::buffers::Buffer;
 
 /// How often the place of a fetch may change hands while it is being opened.
 const OPEN_ATTEMPTS_MAX: u32 = 16;
@@ -302,6 +303,17 @@ impl Store {
             }
             Phase::Serving(_) => Err(StorageError::ReadOnly),
         }
+    }
+
+    /// Writes a whole piece from the beginning of `buffer`, which may hold other memory afterwards: as
+    /// [`write`](Store::write), but what somebody is likely to ask for soon is not copied.
+    pub fn write_whole(&self, piece: PieceIndex, buffer: &mut Buffer) -> Result<(), StorageError> {
+        let len = self.manifest.geometry().piece_len(piece) as usize;
+        self.write(piece, 0, &buffer[..len])?;
+        if let Phase::Assembling(assembly) = &*self.phase() {
+            assembly.written(piece, buffer);
+        }
+        Ok(())
     }
 
     /// Lets the large file that begins with `piece`, where nothing of it is here, share the blocks of that in

@@ -164,14 +164,17 @@ pub(super) struct Parents<'a> {
 impl Parents<'_> {
     /// The directory in which `path` lies and its name there.
     pub(super) fn of(&mut self, path: &SafePath) -> io::Result<(Arc<File>, Vec<u8>)> {
-        let (Some(parent), Some(name)) = (path.parent(), path.components().last()) else {
+        let Some(name) = path.components().last() else {
             return Ok((self.tree.directory.clone(), self.tree.base.clone()));
         };
+        // With the slash, where there is one.
+        let above = &path.as_bytes()[..path.as_bytes().len() - name.len()];
         if let Some((last, directory)) = &self.last
-            && *last == parent
+            && last.as_bytes() == above.strip_suffix(b"/").unwrap_or(above)
         {
             return Ok((directory.clone(), name.to_vec()));
         }
+        let parent = path.parent().unwrap_or_else(SafePath::root);
         let directory = Arc::new(self.tree.open(&parent, OFlags::PATH | OFlags::DIRECTORY)?);
         self.last = Some((parent, directory.clone()));
         Ok((directory, name.to_vec()))

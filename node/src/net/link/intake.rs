@@ -277,10 +277,10 @@ impl Intake {
 
     /// All of a job is hashed.
     fn finish(&self, job: Job) {
-        let Job { hash, buffer, len, packed_form, broken, then, .. } = job;
+        let Job { hash, mut buffer, len, packed_form, broken, then, .. } = job;
         match then {
             Then::Whole { link, piece, reports } => {
-                let stored = if broken { Ok(false) } else { self.store_whole(piece, hash, &buffer[..len]) };
+                let stored = if broken { Ok(false) } else { self.store_whole(piece, hash, &mut buffer) };
                 if let (Ok(true), Some(packed)) = (&stored, packed_form) {
                     self.packer.keep(piece, packed);
                 }
@@ -303,11 +303,16 @@ impl Intake {
     }
 
     /// Writes a whole piece where its hash is right.
-    fn store_whole(&self, piece: PieceIndex, hash: Sha256, data: &[u8]) -> Result<bool, StorageError> {
+    fn store_whole(
+        &self,
+        piece: PieceIndex,
+        hash: Sha256,
+        buffer: &mut Buffer,
+    ) -> Result<bool, StorageError> {
         let valid = hash.finish() == *self.manifest.hash(piece).as_bytes();
         if valid {
             let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.store.write(piece, 0, data)?;
+            self.store.write_whole(piece, buffer)?;
             self.store.verified(piece);
         }
         Ok(valid)

@@ -8,6 +8,7 @@ use dft_protocol::geometry::PieceIndex;
 use dft_protocol::manifest::Entry;
 
 use super::fixture::{Scratch, Seeded, many_small};
+use crate::buffers::BufferPool;
 use crate::storage::Store;
 
 /// A dataset of many small files, and a store with all of it written and nothing finished.
@@ -17,8 +18,12 @@ fn written(scratch: &Scratch) -> (Seeded, Store, PathBuf) {
     let seeded = Seeded::new(&source);
     let target = scratch.directory("target");
     let store = seeded.open(&target).unwrap();
+    let buffers = BufferPool::new(1, seeded.manifest.geometry().piece_len_max() as usize);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for piece in seeded.manifest.geometry().pieces() {
-        store.write(piece, 0, &seeded.piece(piece)).unwrap();
+        let (mut buffer, data) = (runtime.block_on(buffers.take()), seeded.piece(piece));
+        buffer[..data.len()].copy_from_slice(&data);
+        store.write_whole(piece, &mut buffer).unwrap();
         store.verified(piece);
     }
     (seeded, store, target.join(".source.dft-part/data"))
