@@ -3,7 +3,8 @@
 //! A seeder packs a piece (zstd, one frame for the whole piece) where that is worth it: a sample of
 //! it, and then the whole, becomes at least 5% smaller, and the link takes longer for what is saved
 //! than the compressor for the piece; both rates are measured as it goes. On a link that is too
-//! fast for any saving nothing is read twice. The form is kept for
+//! fast for any saving nothing is read twice, and where some pieces in a row did not compress, few of those
+//! behind them are looked at. The form is kept for
 //! whoever asks next. A fetcher keeps what came to it packed, in a bounded cache, and passes it on
 //! as it is; it never compresses by itself, for what is no longer in the cache it sends plain.
 //!
@@ -11,7 +12,7 @@
 //! and no further, in one step, so a frame that would grow beyond all bounds ends in an error.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,10 @@ const SAMPLE_PART_LEN: usize = 4 * 1024;
 /// What a piece can lose at the best, in percent: a link that is too fast even so has nothing read
 /// twice for its sake.
 const SAVED_PERCENT_MAX: u64 = 90;
+/// After so many pieces in a row that do not compress …
+const MISSES_MAX: u32 = 8;
+/// … one of so many is looked at, until one does.
+const LOOKED_AT_OF: usize = 8;
 /// Idle compressors that are kept: as many pieces are packed at once.
 const COMPRESSORS_MAX: usize = 4;
 
@@ -59,6 +64,8 @@ pub(super) struct Packer {
     compressors: Mutex<Vec<Compressor<'static>>>,
     /// Bytes per second that the compressor takes in, of the latest pieces; 0 where nothing is known.
     rate: AtomicU64,
+    /// How many pieces in a row did not compress.
+    misses: AtomicU32,
     /// Bytes that were not sent, since their pieces went packed.
     saved: AtomicU64,
 }
@@ -81,6 +88,7 @@ impl Packer {
             kept: Mutex::new(kept),
             compressors: Mutex::default(),
             rate: AtomicU64::new(0),
+            misses: AtomicU32::new(0),
             saved: AtomicU64::new(0),
         }
     }
@@ -103,10 +111,17 @@ impl Packer {
         let wanted = match self.packing {
             Packing::Off | Packing::PassOn => false,
             Packing::Always => true,
-            Packing::Auto => link_rate.is_some_and(|it| self.is_faster(it, SAVED_PERCENT_MAX)),
+            Packing::Auto => {
+                self.looks_at(piece) && link_rate.is_some_and(|it| self.is_faster(it, SAVED_PERCENT_MAX))
+            }
         };
         let is_plain = || self.kept().plain.as_ref().is_some_and(|plain| plain.contains(piece));
         wanted && len >= PIECE_LEN_MIN && !is_plain()
+    }
+
+    /// Whether to look at a piece, by what became of the latest ones.
+    fn looks_at(&self, piece: PieceIndex) -> bool {
+        self.misses.load(Ordering::Relaxed) < MISSES_MAX || piece.index().is_multiple_of(LOOKED_AT_OF)
     }
 
     /// Whether packing takes less time than it saves where so many percent are saved:
@@ -133,7 +148,12 @@ impl Packer {
             pool.push(compressor);
         }
         drop(pool);
-        match packed? {
+        let packed = packed?;
+        // Two that are counted at once may count as one.
+        let misses = self.misses.load(Ordering::Relaxed);
+        let is_miss = matches!(packed, Outcome::Incompressible);
+        self.misses.store(if is_miss { misses.saturating_add(1) } else { 0 }, Ordering::Relaxed);
+        match packed {
             Outcome::Packed(packed) => {
                 self.keep(piece, packed.clone());
                 Some(packed)
@@ -332,6 +352,28 @@ mod tests {
         assert!(packer.is_worth(piece, LEN, Some(1_000_000)), "on a slower link it is tried again");
         assert!(packer.pack(piece, LEN, Some(1_000_000), reader(&text(7))).is_some());
         assert!(!Packer::new(Packing::PassOn, 1).is_worth(piece, LEN, Some(1)));
+    }
+
+    #[test]
+    fn behind_pieces_that_do_not_compress_few_are_looked_at_until_one_does() {
+        let packer = Packer::new(Packing::Auto, 40);
+        let pieces = pieces(40);
+        packer.learn(1_000_000, Duration::from_millis(10));
+        let looked_at = |packer: &Packer, from: usize| -> Vec<usize> {
+            (from..40).filter(|index| packer.is_worth(pieces[*index], LEN, Some(1_000_000))).collect()
+        };
+        for piece in &pieces[..8] {
+            assert!(packer.pack(*piece, LEN, Some(1_000_000), reader(&noise())).is_none());
+        }
+        assert_eq!(looked_at(&packer, 8), [8, 16, 24, 32]);
+        assert!(packer.pack(pieces[8], LEN, Some(1_000_000), reader(&text(7))).is_some());
+        assert_eq!(looked_at(&packer, 9), (9..40).collect::<Vec<_>>());
+        // Who says «always» has each one looked at.
+        let packer = Packer::new(Packing::Always, 40);
+        for piece in &pieces[..8] {
+            assert!(packer.pack(*piece, LEN, None, reader(&noise())).is_none());
+        }
+        assert_eq!(looked_at(&packer, 8).len(), 32);
     }
 
     #[test]
