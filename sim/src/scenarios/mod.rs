@@ -13,6 +13,7 @@ mod many_datasets;
 mod mixed_rates;
 mod seeder_leaves;
 mod silent;
+mod staggered_lab;
 mod thin_trunk;
 mod trickle;
 mod two_sites;
@@ -40,7 +41,7 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 17] = [
+pub const ALL: [Scenario; 18] = [
     lan_10::SCENARIO,
     lan_10_lab::SCENARIO,
     lan_32_lab::SCENARIO,
@@ -52,6 +53,7 @@ pub const ALL: [Scenario; 17] = [
     mixed_rates::SCENARIO,
     unequal_lab::SCENARIO,
     flash_crowd::SCENARIO,
+    staggered_lab::SCENARIO,
     trickle::SCENARIO,
     seeder_leaves::SCENARIO,
     churn::SCENARIO,
