@@ -188,6 +188,8 @@ pub struct Swarm {
     offences: BTreeMap<PeerId, (u32, u32)>,
     book: AddressBook,
     injector: Option<Injector>,
+    /// When the first of the links came up that there are, or were since.
+    first_link_at: Instant,
     /// Pieces from other sites of which one peer of the own one was told alone: who, and when.
     entrusted: BTreeMap<PieceIndex, (LinkId, Instant)>,
     /// Pieces that are not here and that a peer took back, whoever else may have them.
@@ -257,6 +259,7 @@ impl Swarm {
             offences: BTreeMap::new(),
             book: AddressBook::default(),
             injector,
+            first_link_at: Instant::START,
             entrusted: BTreeMap::new(),
             taken_back: PieceSet::empty(geometry.piece_count()),
             latencies: Latencies::default(),
@@ -332,6 +335,7 @@ impl Swarm {
         if self.next_tick.is_some_and(|at| at <= now) {
             self.next_tick = None;
             self.tick_links(now);
+            self.look_how_far();
             self.forgive(now);
             self.look_elsewhere(now);
             self.dial(now);

@@ -5,11 +5,12 @@
 //! who only keep count, bundled over longer. A request takes along what waits. On a shaped
 //! 50 Mbit/s link, announcing everything to everybody at once would cost about 1.5% of the bytes.
 
+use super::upload::LAGS_FROM;
 use super::{Command, Injector, Link, LinkId, Notification, Swarm, site};
 use crate::geometry::PieceIndex;
 use crate::piece_set::PieceSet;
 use crate::time::{Duration, Instant};
-use crate::wire::{Message, PieceList};
+use crate::wire::{Message, PieceList, RejectReason};
 
 /// How long an announcement waits for company when the peer lacks the piece.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(5);
@@ -30,9 +31,9 @@ const SENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// wait at a slow peer while this end has nothing to send. (Guided self-scheduling:
 /// Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987.)
 const OFFER_SHARE: usize = 2;
-/// A slow peer is offered nothing more once the rest would leave in so many times what receivers lately took to
-/// pass a piece on.
-const PASSES_ON: u32 = 2;
+/// A slow peer is offered nothing more once the rest would leave in so many times what an upload to it takes: it
+/// takes about as long again to pass a piece on.
+const PASSES_ON: u32 = 4;
 /// So many announcements are sent at once, whatever they would wait for …
 const ANNOUNCE_BATCH: usize = 16;
 /// … and so many for a seeder of a large swarm.
@@ -84,6 +85,7 @@ impl Swarm {
 
     /// Offers more pieces to a peer.
     pub(super) fn offer(&mut self, id: LinkId, now: Instant) {
+        self.take_back_from_slow(id, now);
         let peers = self.links.len();
         let comes_last = self.is_offered_last(id);
         let (Some(injector), Some(link)) = (&mut self.injector, self.links.get_mut(&id)) else {
@@ -127,7 +129,35 @@ impl Swarm {
         let left = injector.left_for(link.wanted.as_ref());
         self.queued + self.uploads > 0
             && self.is_slow(link)
-            && self.leaves_in(left) < injector.spreads_in() * PASSES_ON
+            && self.leaves_in(left) < link.uploads_take * PASSES_ON
+    }
+
+    /// Where `id` is a quick peer and it is too late for slow ones: what they were offered and did not begin to get
+    /// is there to be offered again. They would get it long after all else is with somebody.
+    fn take_back_from_slow(&mut self, id: LinkId, now: Instant) {
+        let is_quick = |link: &Link| !link.told_all && !link.uploads_take.is_zero() && !self.is_slow(link);
+        if self.injector.is_none() || self.is_large() || !self.links.get(&id).is_some_and(is_quick) {
+            return;
+        }
+        let owed = |link: &Link| !link.offers.is_empty() || !link.queue.is_empty();
+        let slow = self.links.iter().filter(|(id, link)| owed(link) && self.is_offered_last(**id));
+        let slow: Vec<LinkId> = slow.map(|(id, _)| *id).collect();
+        for id in slow {
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            let mut back = std::mem::take(&mut link.offers);
+            let taken = &mut link.taken;
+            let queue = std::mem::take(&mut link.queue).into_iter();
+            let (rejected, kept): (Vec<_>, Vec<_>) = queue.partition(|piece| taken.remove(piece).is_some());
+            link.queue.extend(kept);
+            self.queued -= rejected.len();
+            for piece in rejected {
+                self.send(id, Message::Reject(piece, RejectReason::Busy), now);
+                back.insert(piece);
+            }
+            for piece in back {
+                self.inject_again(piece);
+            }
+        }
     }
 
     /// Offers more to peers that ask for nothing of what they were offered: they are getting it
@@ -343,6 +373,7 @@ impl Swarm {
         });
         let was_complete = link.complete();
         let old = std::mem::replace(&mut link.have, set);
+        link.came_early &= !old.is_empty() || link.have.count() < LAGS_FROM;
         for piece in old.iter() {
             self.picker.subtract(piece);
         }

@@ -31,7 +31,7 @@ const LIMITED_PIECES_MIN: u64 = 4;
 /// A piece is late after this time, whatever others took.
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// A piece is late after so many times what 95% of the latest ones took: with less, those 5% are
-/// asked of two peers all along, and a part of them comes twice.
+/// asked of two peers all along, and a part of them comes twice. One of the last, after so many times what half took.
 const LATE_FACTOR: u32 = 2;
 /// A piece is late after this time where nothing is known of what others took.
 const LATE_UNKNOWN: Duration = Duration::from_secs(1);
@@ -57,6 +57,8 @@ pub(super) struct Latencies {
     next: usize,
     /// Of these, the 95th percentile: asked for more often than a piece arrives.
     high: Duration,
+    /// Of these, the median.
+    middle: Duration,
 }
 
 impl Latencies {
@@ -68,16 +70,26 @@ impl Latencies {
         }
         self.next = (self.next + 1) % LATENCIES_LEN;
         let mut sorted = self.ring.clone();
-        let (_, high, _) = sorted.select_nth_unstable(self.ring.len() * 95 / 100);
+        let (below, high, _) = sorted.select_nth_unstable(self.ring.len() * 95 / 100);
         self.high = *high;
+        let middle = below.len() / 2;
+        self.middle = if below.is_empty() { self.high } else { *below.select_nth_unstable(middle).1 };
+    }
+
+    /// Whether enough came to tell.
+    const fn are_known(&self) -> bool {
+        self.ring.len() >= LATENCIES_LEN / 8
     }
 
     /// The time after which a piece is late.
     pub(super) fn late_after(&self) -> Duration {
-        if self.ring.len() < LATENCIES_LEN / 8 {
-            return LATE_UNKNOWN;
-        }
-        (self.high * LATE_FACTOR).max(LATE_MIN)
+        if self.are_known() { (self.high * LATE_FACTOR).max(LATE_MIN) } else { LATE_UNKNOWN }
+    }
+
+    /// The same for one of the last pieces, for which alone a node waits: those of the slowest tenth are better
+    /// asked of two peers than waited for.
+    pub(super) fn late_at_end(&self) -> Duration {
+        if self.are_known() { (self.middle * LATE_FACTOR).max(LATE_MIN) } else { LATE_UNKNOWN }
     }
 }
 
@@ -218,7 +230,12 @@ impl Swarm {
     fn late_after(&self, near: bool) -> Duration {
         let limited = self.limits.download.map(|rate| time_at(rate, self.in_flight()) * LATE_FACTOR);
         let latencies = if near { &self.latencies } else { &self.far_latencies };
-        latencies.late_after().max(limited.unwrap_or(Duration::ZERO))
+        // A long piece is changed over to another source, and what came of it is lost: not in haste. In a large
+        // swarm all wait for the same peers.
+        let is_long = self.geometry.piece_len_max() > DATA_LEN_MAX;
+        let is_end = self.picker.open().is_empty() && !is_long && !self.is_large();
+        let late_after = if is_end { latencies.late_at_end() } else { latencies.late_after() };
+        late_after.max(limited.unwrap_or(Duration::ZERO))
     }
 
     /// A piece that all its sources are late with and `id` has: the one that waits longest.

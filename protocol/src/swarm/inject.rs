@@ -87,11 +87,6 @@ impl Injector {
         self.spreads_in = after.max(self.spreads_in * 7 / 8);
     }
 
-    /// How long receivers lately took to announce a piece, at most.
-    pub(super) const fn spreads_in(&self) -> Duration {
-        self.spreads_in
-    }
-
     /// How many pieces there are to be offered to a peer that wants these; `None` for all.
     pub(super) fn left_for(&self, wanted: Option<&PieceSet>) -> usize {
         wanted.map_or(self.pool.count(), |wanted| self.pool.count_common(wanted))

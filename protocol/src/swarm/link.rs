@@ -90,6 +90,8 @@ pub(super) struct Link {
     // Upload: what it wants from us.
     /// When it last took payload.
     pub taken_at: Instant,
+    /// It came along with the first ones, and had next to nothing then.
+    pub came_early: bool,
     /// How many pieces were sent to it.
     pub sent_count: u32,
     /// How often it said that a piece is corrupt.
@@ -136,6 +138,7 @@ impl Link {
             queue: VecDeque::new(),
             sending: Vec::new(),
             taken_at: now,
+            came_early: false,
             uploads_take: Duration::ZERO,
             turn: 0,
             sent_count: 0,

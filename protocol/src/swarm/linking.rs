@@ -1,6 +1,7 @@
 //! How links come and go: which are kept, what is said first, and what their end leaves behind.
 
 use super::link::Link;
+use super::upload::CAME_EARLY;
 use super::{
     BANNED_MAX, Command, DisconnectReason, LINKS_MAX, LinkId, Notification, Swarm, Violation, WANTED_SINCE,
 };
@@ -31,6 +32,10 @@ impl Swarm {
             self.book.add(PeerAddr { peer: Some(peer), addr }, now);
         }
         self.near += usize::from(link.same_site);
+        if self.links.is_empty() {
+            self.first_link_at = now;
+        }
+        link.came_early = now.since(self.first_link_at) < CAME_EARLY;
         self.links.insert(id, link);
         self.peers.insert(peer, id);
         let window = self.window_min();

@@ -6,7 +6,8 @@
 //! A free slot goes to the peer that has waited longest for its turn; a newcomer that has nothing
 //! goes first, and of one peer's requests the rarest piece. An upload that takes much longer than
 //! others keeps no slot: a stuck peer must not keep the rest waiting. Nor does one to a peer to which uploads
-//! lately took much longer than to others: its wire is what is full, not the one of this end.
+//! lately took much longer than to others, a *slow* one: its wire is what is full, not the one of this end. Few
+//! of those run at a time as long as others take something: slow peers have time to serve each other.
 //!
 //! In a large swarm the rarest piece of all goes first: what few have is soon with many. Of those who wait for
 //! equally rare ones, who has least is first: it would be the last to finish. And little waits: of what is
@@ -33,11 +34,16 @@ pub(super) const NEWCOMER_PIECES: u32 = 4;
 const CORRUPT_REPORTS_MAX: u32 = 4;
 /// Most uploads that run at once, those that gave up their slot included.
 const UPLOADS_MAX: usize = 64;
-/// An upload counts against the slots for so long, or for so many times what quick ones lately took …
-const SLOT_HELD_MAX: Duration = Duration::from_millis(100);
-/// … of which this many: other swarms share the wire …
-const SLOT_HELD_UPLOADS: u32 = 4;
-/// … and at most for so long: a stuck peer must not keep the rest waiting.
+/// An upload counts against the slots for so many times what quick ones lately took: a wire of its receiver that
+/// is full leaves room on the one of this end …
+const SLOT_HELD_UPLOADS: u32 = 2;
+/// … but at least for so long.
+const SLOT_HELD_MIN: Duration = Duration::from_millis(40);
+/// In a large swarm several senders meet before each receiver's wire, and uploads differ more …
+const SLOT_HELD_UPLOADS_LARGE: u32 = 4;
+/// … as they do where this end limits what leaves.
+const SLOT_HELD_MIN_LARGE: Duration = Duration::from_millis(100);
+/// At most it counts for so long: a stuck peer must not keep the rest waiting.
 const SLOT_HELD_LONGEST: Duration = Duration::from_secs(1);
 /// What an upload is taken to last, before any did.
 const UPLOAD_TAKES: Duration = Duration::from_millis(50);
@@ -46,6 +52,18 @@ const SLOW_FACTOR: u32 = 3;
 /// … unless they are quicker than this: the kernel takes some pieces at once, and all others would be slow
 /// beside these.
 const SLOW_MIN: Duration = Duration::from_millis(60);
+/// Whoever has less than so many percent of what somebody has who came along with it lags …
+const LAGS_PERCENT: usize = 70;
+/// … where that is so many pieces or more.
+pub(super) const LAGS_FROM: usize = 24;
+/// … if uploads to it take more than so many percent of what quick ones take.
+const LAGS_TAKES_PERCENT: u32 = 125;
+/// Peers came along with each other that came so long after the first one, with next to nothing.
+pub(super) const CAME_EARLY: Duration = Duration::from_millis(500);
+/// Uploads to slow peers that run at once while others take something, too.
+const SLOW_UPLOADS_MAX: usize = 2;
+/// Others take something as long as the latest piece left for one of them so long ago.
+const QUICK_LATELY: Duration = Duration::from_millis(200);
 /// So many latest uploads say what a quick one takes …
 const UPLOADS_LEN: usize = 16;
 /// … which is more than every so-manieth of them took.
@@ -63,11 +81,15 @@ pub(super) struct UploadTimes {
     latest: VecDeque<Duration>,
     /// What a quick one took: to a peer whose wire was not full, if there was any.
     quick: Duration,
+    /// When a piece last left for a peer that is not slow.
+    quick_at: Option<Instant>,
+    /// How many pieces whoever has most of them has, of those who came early and lack some.
+    most: usize,
 }
 
 impl Default for UploadTimes {
     fn default() -> Self {
-        Self { latest: VecDeque::with_capacity(UPLOADS_LEN), quick: UPLOAD_TAKES }
+        Self { latest: VecDeque::with_capacity(UPLOADS_LEN), quick: UPLOAD_TAKES, quick_at: None, most: 0 }
     }
 }
 
@@ -174,10 +196,11 @@ impl Swarm {
                     return;
                 }
             }
-            let ready = self
-                .links
-                .iter()
-                .filter(|(_, link)| !link.queue.is_empty() && link.sending.len() < SENDING_PER_LINK_MAX);
+            let slow_wait = self.slow_ones_wait(now);
+            let waits = |link: &Link| slow_wait && self.is_slow(link);
+            let ready = self.links.iter().filter(|(_, link)| {
+                !link.queue.is_empty() && link.sending.len() < SENDING_PER_LINK_MAX && !waits(link)
+            });
             // One at a time to each before a second to any.
             let next = ready.min_by_key(|(_, link)| {
                 (link.sending.len(), !link.is_newcomer(), self.rarity_of_requests(link), link.turn)
@@ -199,9 +222,34 @@ impl Swarm {
         Some((rarest, link.have.count()))
     }
 
-    /// Whether uploads to this peer lately took much longer than to others.
+    /// Whether uploads to this peer lately took much longer than to others, or it came along with others and has much
+    /// less than these. (Uploads alone do not tell: who alone sends much to a slow peer does so as fast as that one's
+    /// wire allows, and would take it for quick.)
     pub(super) fn is_slow(&self, link: &Link) -> bool {
-        link.uploads_take > (self.upload_times.quick * SLOW_FACTOR).max(SLOW_MIN)
+        let most = self.upload_times.most;
+        let lags = link.came_early && most >= LAGS_FROM && link.have.count() * 100 < most * LAGS_PERCENT;
+        let quick = self.upload_times.quick;
+        // Who is quick catches up, once it is served as others are.
+        (lags && link.uploads_take * 100 > quick * LAGS_TAKES_PERCENT && !self.is_large())
+            || link.uploads_take > (quick * SLOW_FACTOR).max(SLOW_MIN)
+    }
+
+    /// Looks how far those are who came early and lack something.
+    pub(super) fn look_how_far(&mut self) {
+        let fetch = self.links.values().filter(|link| link.came_early && !link.complete());
+        self.upload_times.most = fetch.map(|link| link.have.count()).max().unwrap_or(0);
+    }
+
+    /// Whether no slow peer gets anything now: some do already, and others take something, too.
+    fn slow_ones_wait(&self, now: Instant) -> bool {
+        let lately = |at| now.since(at) < QUICK_LATELY;
+        if self.is_large() || !self.upload_times.quick_at.is_some_and(lately) {
+            return false;
+        }
+        // Those that are stuck do not keep the others waiting.
+        let runs = |link: &Link| link.sending.iter().any(|(_, since)| now.since(*since) < SLOT_HELD_LONGEST);
+        let slow = self.links.values().filter(|link| runs(link) && self.is_slow(link));
+        slow.count() >= SLOW_UPLOADS_MAX
     }
 
     /// How long it takes, at least, until so many pieces left.
@@ -225,12 +273,15 @@ impl Swarm {
     /// How long an upload counts against the slots: with a limit at this end, as long as all slots
     /// need for a piece each.
     fn slot_held_max(&self) -> Duration {
-        let Some(rate) = self.limits.upload else {
-            let held = (self.upload_times.quick * SLOT_HELD_UPLOADS).min(SLOT_HELD_LONGEST);
-            return SLOT_HELD_MAX.max(held);
+        if let Some(rate) = self.limits.upload {
+            let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
+            return SLOT_HELD_MIN_LARGE + time_at(rate, bytes);
+        }
+        let (uploads, min) = match self.is_large() || self.upload_times.latest.len() < UPLOADS_LEN {
+            true => (SLOT_HELD_UPLOADS_LARGE, SLOT_HELD_MIN_LARGE),
+            false => (SLOT_HELD_UPLOADS, SLOT_HELD_MIN),
         };
-        let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
-        SLOT_HELD_MAX + time_at(rate, bytes)
+        (self.upload_times.quick * uploads).clamp(min, SLOT_HELD_LONGEST)
     }
 
     fn start_upload(&mut self, id: LinkId, now: Instant) {
@@ -262,6 +313,9 @@ impl Swarm {
             if let Some(link) = self.links.get_mut(&id) {
                 link.uploads_take =
                     if link.uploads_take.is_zero() { took } else { (link.uploads_take + took) / 2 };
+            }
+            if self.links.get(&id).is_some_and(|link| !self.is_slow(link)) {
+                self.upload_times.quick_at = Some(now);
             }
         }
         self.offer(id, now);

@@ -8,7 +8,7 @@ use dft_protocol::piece_set::PieceSet;
 use dft_protocol::swarm::{Command, Config, Event, LinkId, Swarm};
 use dft_protocol::wire::{Hello, Message, PieceList, RejectReason};
 
-use crate::{at, commands, link_to, one_link, seeder_of_two};
+use crate::{at, commands, link_to, one_link, seeder_of};
 
 /// The pieces that are asked of anybody.
 fn requested(swarm: &mut Swarm) -> Vec<u32> {
@@ -139,7 +139,7 @@ fn what_is_only_read_is_fetched_as_it_is_read_and_goes() {
 
 #[test]
 fn what_a_reader_asked_for_is_offered_to_nobody_else() {
-    let mut swarm = seeder_of_two(100);
+    let mut swarm = seeder_of(&[2, 3], 100);
     let mut offered: Vec<PieceIndex> = Vec::new();
     let mut unoffered = None;
     let reader = LinkId(2);
