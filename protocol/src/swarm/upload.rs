@@ -271,7 +271,7 @@ impl Swarm {
     }
 
     /// How long an upload counts against the slots: with a limit at this end, as long as all slots
-    /// need for a piece each.
+    /// need for a piece each; until enough uploads say what a quick one takes, as in a large swarm.
     fn slot_held_max(&self) -> Duration {
         if let Some(rate) = self.limits.upload {
             let bytes = u64::from(self.geometry.piece_len_max()) * (self.config.upload_slots as u64 + 1);
