@@ -10,11 +10,10 @@ mod cbor;
 
 use std::net::SocketAddr;
 
-use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use self::cbor::{FileCbor, HintsCbor, InfoCbor, to_cbor};
+use self::cbor::{FileCbor, HintsCbor, InfoCbor, file_to_cbor, to_cbor};
 use crate::geometry::{Geometry, PieceIndex, PieceSize, PieceSizeError};
 use crate::id::{DIGEST_LEN, ManifestId, PeerId, PieceHash};
 use crate::layout::Layout;
@@ -208,6 +207,11 @@ pub struct Manifest {
 impl Manifest {
     /// The manifest with this content, where it is valid.
     pub fn new(info: Info, hints: Hints) -> Result<Self, ManifestError> {
+        Ok(Self::with_encoded(info, hints)?.0)
+    }
+
+    /// The same, and its encoded `info`.
+    fn with_encoded(info: Info, hints: Hints) -> Result<(Self, Vec<u8>), ManifestError> {
         check_entries(&info.entries)?;
         check_hints(&hints)?;
         let layout = Layout::new(&info.entries, info.piece_size, &info.packs)?;
@@ -215,12 +219,13 @@ impl Manifest {
         if info.hashes.len() != pieces {
             return Err(ManifestError::HashCount { hashes: info.hashes.len(), pieces });
         }
-        let id = ManifestId::of_info(&to_cbor(&InfoCbor::from(&info)));
+        let encoded = to_cbor(&InfoCbor::from(&info));
+        let id = ManifestId::of_info(&encoded);
         let manifest = Self { id, info, hints, layout };
-        if manifest.encode_with_sum().len() > MANIFEST_LEN_MAX {
+        if manifest.encode_around(&encoded, Some(&manifest.sum())).len() > MANIFEST_LEN_MAX {
             return Err(ManifestError::TooLarge);
         }
-        Ok(manifest)
+        Ok((manifest, encoded))
     }
 
     /// The manifest that these bytes hold. Only the canonical form is accepted.
@@ -233,9 +238,9 @@ impl Manifest {
         if file.dft != u64::from(MANIFEST_VERSION) {
             return Err(ManifestError::Version(file.dft));
         }
-        let manifest = Self::new(file.info.try_into()?, file.hints.try_into()?)?;
+        let (manifest, info) = Self::with_encoded(file.info.try_into()?, file.hints.try_into()?)?;
         let is_right = file.sum.as_ref().is_none_or(|sum| sum[..] == manifest.sum()[..]);
-        if manifest.encode_with(file.sum) != bytes {
+        if manifest.encode_around(&info, file.sum.as_ref().map(|sum| &sum[..])) != bytes {
             return Err(ManifestError::NotCanonical);
         }
         if is_right { Ok(manifest) } else { Err(ManifestError::Damaged) }
@@ -243,22 +248,17 @@ impl Manifest {
 
     /// The canonical bytes: what is sent, and what others may keep.
     pub fn encode(&self) -> Vec<u8> {
-        self.encode_with(None)
+        self.encode_around(&to_cbor(&InfoCbor::from(&self.info)), None)
     }
 
     /// The same with a checksum, by which a reader tells a damaged manifest from one of another
     /// dataset: what is written to `NAME.dft`, which travels by any means.
     pub fn encode_with_sum(&self) -> Vec<u8> {
-        self.encode_with(Some(ByteBuf::from(self.sum())))
+        self.encode_around(&to_cbor(&InfoCbor::from(&self.info)), Some(&self.sum()))
     }
 
-    fn encode_with(&self, sum: Option<ByteBuf>) -> Vec<u8> {
-        to_cbor(&FileCbor {
-            dft: u64::from(MANIFEST_VERSION),
-            sum,
-            info: InfoCbor::from(&self.info),
-            hints: HintsCbor::from(&self.hints),
-        })
+    fn encode_around(&self, info: &[u8], sum: Option<&[u8]>) -> Vec<u8> {
+        file_to_cbor(u64::from(MANIFEST_VERSION), sum, info, &to_cbor(&HintsCbor::from(&self.hints)))
     }
 
     /// The SHA-256 of the id and the canonical hints.

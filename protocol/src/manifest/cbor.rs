@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_bytes::ByteBuf;
+use serde_bytes::{ByteBuf, Bytes};
 
 use super::{ENTRY_COUNT_MAX, Entry, Hints, Info, ManifestError, Mtime, PeerAddr};
 use crate::geometry::PieceSize;
@@ -18,14 +18,32 @@ pub(super) fn to_cbor(value: &impl Serialize) -> Vec<u8> {
     serde_cbor::to_vec(value).expect("a value of our own types always encodes to CBOR")
 }
 
-#[derive(Serialize, Deserialize)]
+/// What [`file_to_cbor`] writes.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileCbor {
     pub dft: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub sum: Option<ByteBuf>,
     pub info: InfoCbor,
     pub hints: HintsCbor,
+}
+
+/// The map of a manifest. What it holds comes encoded, for `info` may be long.
+pub(super) fn file_to_cbor(version: u64, sum: Option<&[u8]>, info: &[u8], hints: &[u8]) -> Vec<u8> {
+    /// Major type 5, with the number of pairs in it (RFC 8949, section 3.1).
+    const MAP: u8 = 0xA0;
+    let sum = sum.map(|sum| to_cbor(&Bytes::new(sum)));
+    let version = to_cbor(&version);
+    let fields =
+        [("dft", Some(&version[..])), ("sum", sum.as_deref()), ("info", Some(info)), ("hints", Some(hints))];
+    let there = || fields.iter().filter_map(|(key, value)| Some((key, (*value)?)));
+    let mut file = vec![MAP | u8::try_from(there().count()).expect("there are four at most")];
+    for (key, value) in there() {
+        file.extend_from_slice(&to_cbor(key));
+        file.extend_from_slice(value);
+    }
+    file
 }
 
 #[derive(Serialize, Deserialize)]
