@@ -15,6 +15,7 @@ mod stream;
 pub mod tls;
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dft_protocol::id::PeerId;
@@ -41,14 +42,21 @@ pub type WriteHalf = Box<dyn Outgoing>;
 
 /// What sends on a link.
 pub trait Outgoing: AsyncWrite + Send + Sync + Unpin {
-    /// From here on, payload is handed to the kernel in steps of about so many bytes, where there is
-    /// one, until the link is fast.
-    fn set_step(&mut self, bytes: usize);
+    /// From here on, payload is handed to the kernel in steps of about so many bytes, where there is one, and
+    /// the next step only while less than `mark` waits there to be sent, until the link is fast.
+    fn set_step(&mut self, bytes: usize, mark: usize);
+
+    /// Ready when less than that mark waits.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>>;
 }
 
 impl Outgoing for tls::Writer<Sender> {
-    fn set_step(&mut self, bytes: usize) {
-        self.carrier_mut().set_step(bytes);
+    fn set_step(&mut self, bytes: usize, mark: usize) {
+        self.carrier_mut().set_step(bytes, mark);
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.carrier_mut().poll_left(cx)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A kernel takes megabytes that no wire has taken yet. Whoever hands them over takes a piece for sent
 //! while it waits; so does the next, to somebody else, and soon pieces to all peers share the wire and
 //! all arrive late, and what opens a link or asks for a piece waits behind them. So a connection takes
-//! payload in *steps*, and the next step only while less than one waits to be sent for the first time
+//! payload in *steps*, and the next step only while less than a mark waits to be sent for the first time
 //! (`TCP_NOTSENT_LOWAT`, tcp(7)). The kernel looks at that mark where it begins a buffer of segments,
 //! which would hold 64 KiB: each step ends its buffer (`MSG_EOR`, send(2)), and is made of whole segments.
 //!
@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::SockRef;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
@@ -28,6 +29,8 @@ const FAST_BYTES: u64 = 1 << 20;
 const FAST_IN: Duration = Duration::from_millis(20);
 /// What a segment holds on Ethernet, beside headers with timestamps: where the kernel doesn't say.
 const SEGMENT_LEN: usize = 1448;
+/// What is longer than a step by less than this part of it goes along with it.
+const REST_PART: usize = 4;
 
 /// Sends on a connection.
 pub(super) struct Sender {
@@ -81,12 +84,32 @@ fn set_mark(socket: &TcpStream, bytes: usize) {
     let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes);
 }
 
+/// Whether less than the mark waits; if not, the kernel tells of the moment from when on it does.
+fn is_below_mark(socket: &TcpStream) -> io::Result<()> {
+    const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&AT_ONCE))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    }
+}
+
 impl Outgoing for Sender {
-    fn set_step(&mut self, bytes: usize) {
+    fn set_step(&mut self, bytes: usize, mark: usize) {
         let segment = SockRef::from(self.socket()).tcp_mss().map_or(SEGMENT_LEN, |len| len as usize).max(1);
         let step = (bytes / segment).max(1) * segment;
-        set_mark(self.socket(), step);
+        set_mark(self.socket(), mark.max(segment));
         (self.step, self.sent, self.since) = (Some(step), 0, Instant::now());
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.step.is_some() {
+            ready!(self.socket().poll_write_ready(cx))?;
+            match self.socket().try_io(Interest::WRITABLE, || is_below_mark(self.socket())) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                known => return Poll::Ready(known),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -96,10 +119,11 @@ impl AsyncWrite for Sender {
         let Some(step) = this.step else {
             return Pin::new(&mut this.half).poll_write(cx, data);
         };
-        let sent = match data.get(..step) {
-            Some(step) => ready!(this.poll_step(cx, step))?,
-            // Short ones share a buffer, and packets.
-            None => ready!(Pin::new(&mut this.half).poll_write(cx, data))?,
+        let sent = if data.len() > step + step / REST_PART {
+            ready!(this.poll_step(cx, &data[..step]))?
+        } else {
+            // What is short, and the end of what is long, shares a buffer with what comes next, and packets.
+            ready!(Pin::new(&mut this.half).poll_write(cx, data))?
         };
         this.count(sent);
         Poll::Ready(Ok(sent))
@@ -117,6 +141,7 @@ impl AsyncWrite for Sender {
 #[cfg(test)]
 mod tests {
     use std::ffi::c_int;
+    use std::future::poll_fn;
     use std::os::fd::AsRawFd;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -160,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_than_two_steps_wait_before_a_wire_that_does_not_move() {
         let (mut sender, _receiver) = pair().await;
-        sender.set_step(0);
+        sender.set_step(0, 0);
         let step = sender.step.expect("it is bounded");
         // What never ends is not fast.
         sender.since =
@@ -171,9 +196,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_has_left_once_it_is_less_than_the_mark() {
+        let (mut sender, mut receiver) = pair().await;
+        let mark = 32 * 1024;
+        sender.set_step(0, mark);
+        sender.since =
+            Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine runs for longer");
+        fill(&mut sender).await;
+        let waiting = unsent(&sender);
+        assert!(sender.step.is_some() && waiting >= mark, "{waiting} bytes wait");
+        let left = tokio::time::timeout(Duration::from_millis(50), poll_fn(|cx| sender.poll_left(cx))).await;
+        assert!(left.is_err(), "nobody reads");
+        let reading = tokio::spawn(async move { receiver.read_to_end(&mut Vec::new()).await });
+        let left = tokio::time::timeout(Duration::from_secs(60), poll_fn(|cx| sender.poll_left(cx))).await;
+        left.expect("the kernel tells of it").expect("the link stands");
+        assert!(unsent(&sender) < mark);
+        drop(sender);
+        reading.await.expect("it does not panic").expect("reads");
+    }
+
+    #[tokio::test]
     async fn a_fast_link_does_without_steps_and_a_slow_one_keeps_them() {
         let (mut sender, mut receiver) = pair().await;
-        sender.set_step(0);
+        sender.set_step(0, 0);
         let some = usize::try_from(FAST_BYTES).expect("small");
         sender.since = Instant::now().checked_sub(FAST_IN).expect("the machine runs for longer");
         sender.count(some);
@@ -192,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn what_goes_in_steps_arrives_as_it_was() {
         let (mut sender, mut receiver) = pair().await;
-        sender.set_step(0);
+        sender.set_step(0, 0);
         let sent: Vec<u8> = (0..3_000_001_u32).map(|i| (i % 251) as u8).collect();
         let copy = sent.clone();
         let writing = tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The sending end of a link: messages and pieces to bytes.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,14 @@ const STEPS: u32 = 4;
 const STEP_MIN: u32 = 16 * 1024;
 /// … and at most so many, as much as one buffer of the kernel holds.
 const STEP_MAX: u32 = 64 * 1024;
+/// On a link that carries so many bytes per second, each step is that long, for steps cost CPU time …
+const LONG_STEPS_FROM: u64 = 7_000_000;
+/// … by what is known once so many have left, for what a wire takes in a burst says nothing …
+const KNOWN_FROM: u64 = 192 * 1024;
+/// … and a piece is sent once no more than a half of one waits.
+const LONG_STEP_MARK: u32 = STEP_MAX / 2;
+/// So many pieces say what a link carries: the weight of each that came before fades.
+const LATEST: u64 = 8;
 
 /// The task that sends what is queued.
 pub(super) struct Writer {
@@ -38,21 +47,55 @@ pub(super) struct Writer {
     leaving_at: Instant,
     /// Whether the peer takes packed pieces.
     packs: bool,
-    /// Bytes per second of the latest pieces, while there was something to send.
-    rate: Option<u64>,
+    pace: Pace,
+    has_long_steps: bool,
+}
+
+/// How fast payload leaves on a link, while there is something to send.
+#[derive(Default)]
+struct Pace {
+    /// What left of the [`LATEST`] pieces or so …
+    bytes: u64,
+    /// … and in how many nanoseconds.
+    nanos: u64,
+}
+
+impl Pace {
+    fn learn(&mut self, bytes: u32, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let fades = |sum: u64| sum - sum / LATEST;
+        self.bytes = fades(self.bytes) + u64::from(bytes);
+        self.nanos = fades(self.nanos).saturating_add(nanos);
+    }
+
+    /// Bytes per second, where something has left.
+    fn rate(&self) -> Option<u64> {
+        (self.nanos > 0).then(|| self.bytes.saturating_mul(1_000_000_000) / self.nanos)
+    }
+
+    fn is_quick(&self) -> bool {
+        self.bytes >= KNOWN_FROM && self.rate().is_some_and(|rate| rate >= LONG_STEPS_FROM)
+    }
 }
 
 impl Writer {
     pub(super) fn new(
         id: LinkId,
-        mut write: WriteHalf,
+        write: WriteHalf,
         (intake, reports): (Arc<Intake>, mpsc::Sender<Report>),
         packs: bool,
     ) -> Self {
         let (frames, block, leaving_at) = (Vec::new(), Vec::new(), Instant::now());
-        let piece_len = intake.manifest().geometry().piece_len_max();
-        write.set_step((piece_len / STEPS).clamp(STEP_MIN, STEP_MAX) as usize);
-        Self { id, write, intake, reports, frames, block, leaving_at, packs, rate: None }
+        let (pace, has_long_steps) = (Pace::default(), false);
+        let mut writer =
+            Self { id, write, intake, reports, frames, block, leaving_at, packs, pace, has_long_steps };
+        let step = writer.short_step() as usize;
+        writer.write.set_step(step, step);
+        writer
+    }
+
+    fn short_step(&self) -> u32 {
+        (self.intake.manifest().geometry().piece_len_max() / STEPS).clamp(STEP_MIN, STEP_MAX)
     }
 
     pub(super) async fn run(
@@ -113,7 +156,9 @@ impl Writer {
         let link = self.id;
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
         self.intake.trace().record(|| trace::Event::Sending { link: link.0, piece: piece.to_u32() });
-        let sent = match self.packed_form(piece, piece_len).await? {
+        let packed = self.packed_form(piece, piece_len).await?;
+        let began = Instant::now();
+        let sent = match packed {
             Some(packed) => self.write_packed(piece, &packed, control).await?,
             None => match self.write_plain(piece, piece_len, control).await? {
                 Ok(sent) => sent,
@@ -124,7 +169,10 @@ impl Writer {
             },
         };
         self.write.flush().await?;
-        self.learn_rate(sent);
+        if self.has_long_steps {
+            self.wait_until_left(control).await?;
+        }
+        self.learn_pace(sent, began.elapsed());
         self.intake.trace().record(|| trace::Event::Sent {
             link: link.0,
             piece: piece.to_u32(),
@@ -134,11 +182,31 @@ impl Writer {
         Ok(())
     }
 
-    /// The latest piece counts for as much as all before.
-    fn learn_rate(&mut self, (bytes, took): (u32, Duration)) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let rate = u64::from(bytes).saturating_mul(1_000_000_000) / nanos;
-        self.rate = Some(self.rate.map_or(rate, |known| known.midpoint(rate)));
+    /// Waits until most of a piece has left the kernel; messages go meanwhile.
+    async fn wait_until_left(&mut self, control: &mut mpsc::Receiver<Message>) -> Result<(), End> {
+        loop {
+            tokio::select! {
+                left = poll_fn(|cx| self.write.poll_left(cx)) => return Ok(left?),
+                Some(message) = control.recv() => {
+                    self.push(&message);
+                    self.write_messages(control).await?;
+                }
+                () = tokio::time::sleep(MOVING_EVERY) => self.say_leaving().await?,
+            }
+        }
+    }
+
+    /// Learns how fast a piece left, but for what may still wait in the kernel, and whether steps are to be long.
+    fn learn_pace(&mut self, bytes: u32, took: Duration) {
+        let short = self.short_step();
+        let waits = if self.has_long_steps { LONG_STEP_MARK } else { short };
+        self.pace.learn(if bytes > waits { bytes - waits } else { bytes }, took);
+        let is_quick = self.pace.is_quick();
+        if short < LONG_STEP_MARK && is_quick != self.has_long_steps {
+            self.has_long_steps = is_quick;
+            let (step, mark) = if is_quick { (STEP_MAX, LONG_STEP_MARK) } else { (short, short) };
+            self.write.set_step(step as usize, mark as usize);
+        }
     }
 
     /// The packed form of a piece, where it is at hand or worth its making.
@@ -150,11 +218,11 @@ impl Writer {
         if let Some(packed) = packer.find(piece) {
             return Ok(Some(packed));
         }
-        if !packer.is_worth(piece, piece_len as usize, self.rate) {
+        if !packer.is_worth(piece, piece_len as usize, self.pace.rate()) {
             return Ok(None);
         }
         let intake = self.intake.clone();
-        let (link_rate, len) = (self.rate, piece_len as usize);
+        let (link_rate, len) = (self.pace.rate(), piece_len as usize);
         let pack = move || {
             // What cannot be read is sent plain, and that finds out what is wrong.
             let read = |offset, buffer: &mut [u8]| intake.store().read(piece, offset, buffer);
@@ -168,10 +236,10 @@ impl Writer {
         piece: PieceIndex,
         packed: &[u8],
         control: &mut mpsc::Receiver<Message>,
-    ) -> Result<(u32, Duration), End> {
+    ) -> Result<u32, End> {
         let piece_len = self.intake.manifest().geometry().piece_len(piece);
         let total = u32::try_from(packed.len()).expect("a packed piece is shorter than the piece");
-        let (mut offset, began) = (0, Instant::now());
+        let mut offset = 0;
         while offset < total {
             let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(total - offset);
             self.wait_for_turn(len, control).await?;
@@ -185,7 +253,7 @@ impl Writer {
             self.after_block(control).await?;
         }
         self.intake.packer().count(piece_len as usize, packed.len());
-        Ok((total, began.elapsed()))
+        Ok(total)
     }
 
     async fn write_plain(
@@ -193,8 +261,8 @@ impl Writer {
         piece: PieceIndex,
         piece_len: u32,
         control: &mut mpsc::Receiver<Message>,
-    ) -> Result<Result<(u32, Duration), StorageError>, End> {
-        let (mut offset, began) = (0, Instant::now());
+    ) -> Result<Result<u32, StorageError>, End> {
+        let mut offset = 0;
         while offset < piece_len {
             let len = self.intake.limits().upload.step_len(BLOCK_LEN).min(piece_len - offset);
             self.wait_for_turn(len, control).await?;
@@ -208,7 +276,7 @@ impl Writer {
             offset += len;
             self.after_block(control).await?;
         }
-        Ok(Ok((piece_len, began.elapsed())))
+        Ok(Ok(piece_len))
     }
 
     /// Messages go between two blocks.
@@ -270,5 +338,44 @@ impl Writer {
             Ok((block, start))
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| End::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_that_of_the_latest_pieces_and_no_burst_hides_it() {
+        let mut pace = Pace::default();
+        assert_eq!((pace.rate(), pace.is_quick()), (None, false));
+        // Two pieces that a token bucket takes at once, and then its rate, 5 MB a second.
+        pace.learn(50_000, Duration::from_nanos(1));
+        pace.learn(50_000, Duration::from_nanos(1));
+        assert!(!pace.is_quick(), "too little is known");
+        for _ in 0..100 {
+            pace.learn(50_000, Duration::from_millis(10));
+            assert!(!pace.is_quick());
+        }
+        assert_eq!(pace.rate().map(|rate| rate / 100_000), Some(50));
+        pace.learn(50_000, Duration::from_nanos(1));
+        assert!(!pace.is_quick(), "a burst");
+        for _ in 0..20 {
+            pace.learn(50_000, Duration::from_millis(2));
+        }
+        assert!(pace.is_quick());
+        for _ in 0..4 {
+            pace.learn(u32::MAX, Duration::MAX);
+        }
+        assert_eq!((pace.rate(), pace.is_quick()), (Some(0), false));
+    }
+
+    #[test]
+    fn what_is_known_of_a_quick_link_stays_enough() {
+        let mut pace = Pace::default();
+        for _ in 0..1000 {
+            pace.learn(STEP_MAX - LONG_STEP_MARK, Duration::from_millis(1));
+        }
+        assert!(pace.is_quick());
     }
 }

@@ -48,7 +48,11 @@ impl Incoming for Pipe {
 }
 
 impl Outgoing for tokio::io::WriteHalf<DuplexStream> {
-    fn set_step(&mut self, _bytes: usize) {}
+    fn set_step(&mut self, _bytes: usize, _mark: usize) {}
+
+    fn poll_left(&mut self, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// A node that fetches a dataset of a long and a short piece.
