@@ -29,7 +29,7 @@ const FAST_BYTES: u64 = 1 << 20;
 const FAST_IN: Duration = Duration::from_millis(20);
 /// What a segment holds on Ethernet, beside headers with timestamps: where the kernel doesn't say.
 const SEGMENT_LEN: usize = 1448;
-/// What is longer than a step by less than this part of it goes along with it.
+/// What is longer than a long step by less than this part of it goes along with it.
 const REST_PART: usize = 4;
 
 /// Sends on a connection.
@@ -37,6 +37,8 @@ pub(super) struct Sender {
     half: OwnedWriteHalf,
     /// Payload is handed over in so many bytes; unbounded where there is none.
     step: Option<usize>,
+    /// What is longer than a step by less goes along with it.
+    rest: usize,
     /// Sent since then.
     sent: u64,
     since: Instant,
@@ -45,7 +47,7 @@ pub(super) struct Sender {
 impl Sender {
     /// Unbounded at first.
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half, step: None, sent: 0, since: Instant::now() }
+        Self { half, step: None, rest: 0, sent: 0, since: Instant::now() }
     }
 
     fn socket(&self) -> &TcpStream {
@@ -98,6 +100,8 @@ impl Outgoing for Sender {
         let segment = SockRef::from(self.socket()).tcp_mss().map_or(SEGMENT_LEN, |len| len as usize).max(1);
         let step = (bytes / segment).max(1) * segment;
         set_mark(self.socket(), mark.max(segment));
+        // Between short ones each rest waits for its turn, too.
+        self.rest = if step > mark { step / REST_PART } else { 0 };
         (self.step, self.sent, self.since) = (Some(step), 0, Instant::now());
     }
 
@@ -119,7 +123,7 @@ impl AsyncWrite for Sender {
         let Some(step) = this.step else {
             return Pin::new(&mut this.half).poll_write(cx, data);
         };
-        let sent = if data.len() > step + step / REST_PART {
+        let sent = if data.len() >= step + this.rest {
             ready!(this.poll_step(cx, &data[..step]))?
         } else {
             // What is short, and the end of what is long, shares a buffer with what comes next, and packets.
