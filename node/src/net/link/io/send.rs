@@ -26,7 +26,7 @@ const STEP_MIN: u32 = 16 * 1024;
 /// … and at most so many, as much as one buffer of the kernel holds.
 const STEP_MAX: u32 = 64 * 1024;
 /// On a link that carries so many bytes per second, each step is that long, for steps cost CPU time …
-const LONG_STEPS_FROM: u64 = 9_000_000;
+const LONG_STEPS_FROM: u64 = 8_000_000;
 /// … by what is known once so many have left, for what a wire takes in a burst says nothing …
 const KNOWN_FROM: u64 = 192 * 1024;
 /// … and a piece is sent once no more than a half of one waits.
